@@ -1,0 +1,119 @@
+"""`judgelit <command>`: the roof. Heavy imports happen inside the command that needs them."""
+
+import sys
+from importlib import import_module
+
+from judgelit.errors import UserError
+
+COMMANDS = {
+    "run": (
+        "judgelit.pipeline",
+        "the whole recipe: synthesise, SFT, sample, DPO, evaluate; continues where it stopped",
+    ),
+    "fit": ("judgelit.training", "train a judge by SFT or DPO"),
+    "validate": ("judgelit.training", "loss and judgments on held-out data"),
+    "test": ("judgelit.training", "loss and judgments on test data"),
+    "predict": ("judgelit.training", "judge the pairs of a configuration and write the judgments"),
+    "tasks": ("judgelit.synthesis.tasks", "make verifiable preference pairs, offline"),
+    "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
+    "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
+    "judge": ("judgelit.synthesis.label", "label the pairs of a file with a judge"),
+    "configs": ("judgelit.tools.configs", "list the shipped configurations or copy one"),
+}
+# These share a module and read the command's name themselves.
+_NAMED = {"fit", "validate", "test", "predict"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Dispatch to a command; a user's mistake is one line on stderr and exit status 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help())
+        return
+    if argv[0] == "--version":
+        from judgelit import __version__
+
+        print(f"judgelit {__version__}")
+        return
+    try:
+        if argv[0] not in COMMANDS:
+            raise UserError(_unknown(argv[0]))
+        _quiet()
+        module, _ = COMMANDS[argv[0]]
+        import_module(module).main(_find_configs(argv if argv[0] in _NAMED else argv[1:]))
+    except UserError as error:
+        print(f"judgelit: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("judgelit: interrupted; the same command continues where it can", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: judgelit COMMAND [options]",
+            "",
+            "Train and use generative judges: models that compare two answers and reason to a verdict.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "judgelit COMMAND --help explains a command; --config takes a file or a shipped name (judgelit configs list).",
+        ]
+    )
+
+
+def _unknown(command: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(command, COMMANDS, n=1)
+    return f"unknown command {command!r}" + (f"; did you mean {close[0]!r}?" if close else "; see judgelit --help")
+
+
+def _find_configs(argv: list[str]) -> list[str]:
+    """The arguments with every `--config` that names a shipped configuration turned into its path."""
+    from judgelit.tools.configs import find
+
+    found = list(argv)
+    for index, argument in enumerate(found):
+        if argument in ("--config", "-c") and index + 1 < len(found):
+            found[index + 1] = find(found[index + 1])
+        elif argument.startswith("--config="):
+            found[index] = "--config=" + find(argument.removeprefix("--config="))
+    return found
+
+
+def _quiet() -> None:
+    """Keep what libraries say to themselves out of the user's terminal."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advert)
+    # Advice on settings that judgelit has chosen on purpose.
+    for about in (
+        ".*does not have many workers.*",
+        ".*smaller than the logging interval.*",
+        ".*litlogger.*",
+        ".*treespec.*",
+        ".*gemm_4bit.*",
+        ".*exists and is not empty.*",
+        ".*log directory.*",
+        ".*across ranks is zero.*",
+    ):
+        warnings.filterwarnings("ignore", message=about)
+
+
+def _not_an_advert(record: object) -> bool:
+    text = str(getattr(record, "msg", ""))
+    return not any(part in text for part in ("litlogger", "litmodels", "Tip:", "TPU available", "stepping batches"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""LightningDataModules: sources of records in, batches of ids out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar, Self
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from judgelit.data.judging import JudgePrompt, Templates, judge_prompts
+from judgelit.data.layout import (
+    Batch,
+    EpochBatches,
+    TokenizedCompletion,
+    TokenizedPreference,
+    pad_completions,
+    pad_preferences,
+    pad_prompts,
+)
+from judgelit.data.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.data.sources import Source, as_sources, split_by_group
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.progress import track
+
+Sources = str | Source | list[str | Source]
+"""A file, folder, glob or hub name; a source by class_path; or a list of these."""
+Example = SFTExample | PreferenceExample
+Row = TokenizedCompletion | TokenizedPreference
+
+
+@dataclass(frozen=True)
+class JudgeData:
+    """Held-out pairs, judged in both orders during and after training."""
+
+    sets: dict[str, Sources]
+    """Pairs of each named set."""
+    templates: Templates = Templates()  # noqa: RUF009 (frozen, so sharing the default is safe)
+    """Judge prompts to ask with."""
+    max_new_tokens: int = 1024
+    """Longest judgment, in tokens."""
+    batch_size: int = 16
+    """Judgments generated at once."""
+    limit: int | None = None
+    """Judge only the first pairs of each set, this many."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Judge prompts padded on the left, with all that generation must know."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    prompts: list[JudgePrompt]
+    max_new_tokens: int
+    stop_ids: tuple[int, ...]
+    pad_id: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """The batch on another device; Lightning calls this for every batch."""
+        return replace(self, input_ids=self.input_ids.to(device), attention_mask=self.attention_mask.to(device))
+
+
+class JudgeDataModule(L.LightningDataModule):
+    """Pairs for a judge to judge: all that `judgelit predict` needs, and the held-out side of a training run."""
+
+    def __init__(
+        self,
+        tokenizer: str,
+        judge: JudgeData | None = None,
+        max_length: int | None = None,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Describe the data; nothing is read yet.
+
+        Args:
+            tokenizer: Hub name, folder or `nano`; the command line takes it from the model.
+            judge: Pairs to judge.
+            max_length: Longest prompt and completion together, in tokens; the model's context if not given.
+            chat_template: A Jinja file in place of the tokenizer's own chat template.
+            trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
+        """
+        super().__init__()
+        self.tokenizer_name = tokenizer
+        self.judge = judge
+        self.chat_template = chat_template
+        self.trust_remote_code = trust_remote_code
+        self._max_length = max_length
+        self._tokenizer: ChatTokenizer | None = None
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The tokenizer, loaded when first asked for."""
+        if self._tokenizer is None:
+            self._tokenizer = ChatTokenizer.load(self.tokenizer_name, self.chat_template, self.trust_remote_code)
+        return self._tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that prompt and completion may take together."""
+        context = self.tokenizer.context
+        if self._max_length is None:
+            return context
+        if self._max_length > context:
+            raise UserError(f"max_length: found {self._max_length}, expected at most the model's context of {context}")
+        return self._max_length
+
+    def judge_sets(self) -> dict[str, list[JudgePrompt]]:
+        """The prompts of every set of pairs, both orders of each pair."""
+        if self.judge is None:
+            return {}
+        room = self.max_length - self.judge.max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"judge.max_new_tokens: found {self.judge.max_new_tokens}, expected less than the {self.max_length} "
+                "tokens that prompt and judgment may take together"
+            )
+        templates = self.judge.templates.load()
+        sets = {}
+        for name, value in self.judge.sets.items():
+            pairs = [pair for source in as_sources(value) for pair in source.read(PreferencePair)]
+            prompts, report = judge_prompts(
+                pairs[: self.judge.limit], templates, self.tokenizer, room, seed=self.judge.templates.seed
+            )
+            rank_zero_info(f"{name}: {report}")
+            if not prompts:
+                raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt")
+            sets[name] = prompts
+        return sets
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The judge prompts, a loader a set."""
+        if self.judge is None:
+            raise UserError("data.judge is not set; expected the pairs to judge")
+        self.predict_sets = self.judge_sets()
+        rank, world = _place(self.trainer)
+        return [
+            DataLoader(
+                prompts[rank::world],
+                batch_size=self.judge.batch_size,
+                collate_fn=partial(
+                    _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens
+                ),
+            )
+            for prompts in self.predict_sets.values()
+        ]
+
+
+class TrainingDataModule(JudgeDataModule):
+    """Examples to train on; a subclass says of which kind, and how they become ids and batches."""
+
+    kind: ClassVar[type[Example]]
+    tokenize: ClassVar[Callable[[Any, str, ChatTokenizer], Row]]
+    collate: ClassVar[Callable[[Any, int], Batch]]
+
+    def __init__(
+        self,
+        tokenizer: str,
+        train: Sources,
+        val: Sources | None = None,
+        val_fraction: float = 0.0,
+        test: Sources | None = None,
+        batch_size: int = 8,
+        judge: JudgeData | None = None,
+        max_length: int | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        """Describe the data; nothing is read yet.
+
+        Args:
+            tokenizer: Hub name, folder or `nano`; the command line takes it from the model.
+            train: What to train on.
+            val: What to validate on; none: `val_fraction` of `train`.
+            val_fraction: Share of the questions of `train` that is held out for validation, both orders together.
+            test: What `judgelit test` computes the loss on.
+            batch_size: Examples of a micro-batch on one device.
+            judge: Pairs to judge during and after training.
+            max_length: Longest prompt and completion together, in tokens; the model's context if not given.
+            seed: Seed of the order of examples and of the split.
+            num_workers: Processes that prepare batches.
+            chat_template: A Jinja file in place of the tokenizer's own chat template.
+            trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
+        """
+        super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
+        if batch_size < 1:
+            raise UserError(f"data.batch_size: found {batch_size}, expected 1 or more")
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction: found {val_fraction}, expected 0 <= val_fraction < 1")
+        if val is not None and val_fraction:
+            raise UserError("data.val and data.val_fraction are both set; expected one of them")
+        self.train, self.val, self.test = train, val, test
+        self.val_fraction = val_fraction
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self._rows: dict[str, list[Row]] = {}
+        self._shares: list[tuple[int, float]] = []
+        self._resume = (0, 0)
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenize what the command needs."""
+        wanted = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}.get(stage, [])
+        for part in wanted:
+            if part not in self._rows:
+                self._rows[part] = self._prepare(part)
+        if stage == "validate" and not self._rows["val"]:
+            raise UserError("nothing to validate on; set data.val or data.val_fraction")
+        if stage == "test" and not self._rows["test"]:
+            raise UserError("nothing to test on; set data.test")
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled batches, continued where a checkpoint left off."""
+        loader = self._loader("train", shuffle=True, shares=self._shares)
+        loader.batch_sampler.resume(*self._resume)  # type: ignore[union-attr]
+        return loader
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The held-out examples in their own order."""
+        return self._loader("val") if self._rows["val"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """The test examples in their own order."""
+        return self._loader("test")
+
+    def state_dict(self) -> dict[str, int]:
+        """How far the run is in its epoch; the order itself follows from the seed."""
+        loop = self.trainer.fit_loop  # type: ignore[union-attr]
+        return {"epoch": self.trainer.current_epoch, "batches": loop.epoch_loop.batch_progress.current.processed}  # type: ignore[union-attr]
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue from such a state."""
+        self._resume = (state_dict["epoch"], state_dict["batches"])
+
+    def _prepare(self, part: str) -> list[Row]:
+        examples = []
+        if part == "val" and self.val is None:
+            if not self.val_fraction:
+                return []
+            for source in as_sources(self.train):
+                examples += split_by_group(source.read(self.kind), self.val_fraction, self.seed)[1]
+            return self._tokenize(examples, part)
+        sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
+        rows: list[Row] = []
+        for source in sources:
+            examples = source.read(self.kind)
+            if part == "train" and self.val_fraction:
+                examples = split_by_group(examples, self.val_fraction, self.seed)[0]
+            fitting = self._tokenize(examples, part)
+            rows += fitting
+            if part == "train":
+                self._shares.append((len(fitting), source.weight))
+        return rows
+
+    def _tokenize(self, examples: Sequence[Example], part: str) -> list[Row]:
+        rows, longest, refused = [], 0, 0
+        for index, example in enumerate(track(examples, f"tokenizing {part}", total=len(examples))):
+            row = type(self).tokenize(example, f"{part}[{index}]", self.tokenizer)
+            longest = max(longest, len(row))
+            if len(row) <= self.max_length:
+                rows.append(row)
+            else:
+                refused += 1
+        if examples and not rows:
+            raise UserError(
+                f"{part}: all {refused} examples are longer than the {self.max_length} tokens that the model takes "
+                f"(the longest has {longest})"
+            )
+        tokens = sum(len(row) for row in rows)
+        skipped = f", {refused} skipped as longer than {self.max_length} tokens" if refused else ""
+        rank_zero_info(f"{part}: {len(rows)} examples, {tokens} tokens{skipped}")
+        return rows
+
+    def _loader(
+        self, part: str, shuffle: bool = False, shares: Sequence[tuple[int, float]] | None = None
+    ) -> DataLoader:
+        rows = self._rows[part]
+        rank, world = _place(self.trainer)
+        batches = EpochBatches(
+            [len(row) for row in rows],
+            self.batch_size,
+            shares=shares,
+            seed=self.seed,
+            rank=rank,
+            world_size=world,
+            shuffle=shuffle,
+        )
+        return DataLoader(
+            rows,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=partial(type(self).collate, pad_id=self.tokenizer.pad_id),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def tokenize_completion(example: SFTExample, name: str, tokenizer: ChatTokenizer) -> TokenizedCompletion:
+    """An SFT example as ids."""
+    prompt = tokenizer.prompt_ids(example.messages)
+    return TokenizedCompletion(example.pair_id or name, prompt, tokenizer.completion_ids(example.completion))
+
+
+def tokenize_preference(example: PreferenceExample, name: str, tokenizer: ChatTokenizer) -> TokenizedPreference:
+    """A preference example as ids."""
+    return TokenizedPreference(
+        str(example.meta.get("pair_id") or name),
+        tokenizer.prompt_ids(example.messages),
+        tokenizer.completion_ids(example.chosen),
+        tokenizer.completion_ids(example.rejected),
+    )
+
+
+class SFTDataModule(TrainingDataModule):
+    """Prompts and completions for the warm-up, in judgelit's own, TRL's, ShareGPT's or Alpaca's form."""
+
+    kind = SFTExample
+    tokenize = staticmethod(tokenize_completion)
+    collate = staticmethod(pad_completions)
+
+
+class DPODataModule(TrainingDataModule):
+    """Prompts with a chosen and a rejected completion, in judgelit's own, TRL's or ShareGPT's form."""
+
+    kind = PreferenceExample
+    tokenize = staticmethod(tokenize_preference)
+    collate = staticmethod(pad_preferences)
+
+
+def _collate_prompts(prompts: Sequence[JudgePrompt], tokenizer: ChatTokenizer, max_new_tokens: int) -> PromptBatch:
+    ids = [tokenizer.prompt_ids(prompt.messages) for prompt in prompts]
+    return PromptBatch(
+        *pad_prompts(ids, tokenizer.pad_id), list(prompts), max_new_tokens, tokenizer.stop_ids, tokenizer.pad_id
+    )
+
+
+def _place(trainer: L.Trainer | None) -> tuple[int, int]:
+    return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)

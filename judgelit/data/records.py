@@ -1,0 +1,247 @@
+"""What judgelit reads and writes, a frozen dataclass a kind of row, each validated where it enters."""
+
+import hashlib
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self, get_args
+
+from judgelit.errors import UserError
+
+Label = Literal["A", "B", "tie"]
+Order = Literal["ab", "ba"]
+Message = dict[str, str]
+"""One turn of a conversation: {"role": "system" | "user" | "assistant", "content": text}."""
+Row = Mapping[str, Any]
+
+ROLES = ("system", "user", "assistant")
+_SWAPPED: dict[Label, Label] = {"A": "B", "B": "A", "tie": "tie"}
+
+
+def swap_label(label: Label) -> Label:
+    """The label of a pair once its answers have changed places."""
+    return _SWAPPED[label]
+
+
+def question_key(question: str, context: Sequence[Message] = ()) -> str:
+    """A key under which equal questions meet, whatever their case, spacing or Unicode form.
+
+    Splits are made over this key, so that no question stands in both train and held-out.
+    """
+    turns = [turn["content"] for turn in context] + [question]
+    folded = "\x1f".join(" ".join(unicodedata.normalize("NFKC", turn).casefold().split()) for turn in turns)
+    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """A question, two answers and which of them is better.
+
+    `context` holds earlier turns and a system text, where there are any, oldest first.
+    """
+
+    id: str
+    question: str
+    answer_a: str
+    answer_b: str
+    label: Label
+    category: str = ""
+    subset: str = ""
+    source: str = ""
+    context: tuple[Message, ...] = ()
+
+    @property
+    def question_key(self) -> str:
+        return question_key(self.question, self.context)
+
+    def swapped(self) -> Self:
+        """The same pair, same id, with the answers in the other order and the label with them."""
+        return replace(self, answer_a=self.answer_b, answer_b=self.answer_a, label=swap_label(self.label))
+
+    def in_order(self, order: Order) -> Self:
+        return self if order == "ab" else self.swapped()
+
+    @classmethod
+    def from_dict(cls, row: Row, at: str) -> Self:
+        return cls(
+            id=text_field(row, "id", at),
+            question=text_field(row, "question", at),
+            answer_a=text_field(row, "answer_a", at, empty=True),
+            answer_b=text_field(row, "answer_b", at, empty=True),
+            label=choice_field(row, "label", at, get_args(Label)),
+            category=text_field(row, "category", at, default=""),
+            subset=text_field(row, "subset", at, default=""),
+            source=text_field(row, "source", at, default=""),
+            context=tuple(messages_field(row, "context", at, empty=True) if row.get("context") else ()),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "context": list(self.context)}
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """A judge's text on one pair in one order, and the verdict read from it.
+
+    `verdict` and `order` speak of the prompt as the judge saw it: with order "ba" a verdict "A" is for the pair's
+    `answer_b`. `margin` is log p([[A]]) - log p([[B]]) where the engine knows it.
+    """
+
+    pair_id: str
+    prompt: tuple[Message, ...]
+    text: str
+    verdict: Label | None
+    order: Order
+    template: str
+    engine: str
+    seed: int
+    margin: float | None = None
+
+    @classmethod
+    def from_dict(cls, row: Row, at: str) -> Self:
+        verdict = None if row.get("verdict") is None else choice_field(row, "verdict", at, get_args(Label))
+        margin = row.get("margin")
+        if margin is not None and not isinstance(margin, int | float):
+            raise bad_field(at, "margin", margin, "a number or null")
+        return cls(
+            pair_id=text_field(row, "pair_id", at),
+            prompt=tuple(messages_field(row, "prompt", at)),
+            text=text_field(row, "text", at, empty=True),
+            verdict=verdict,
+            order=choice_field(row, "order", at, get_args(Order)),
+            template=text_field(row, "template", at),
+            engine=text_field(row, "engine", at),
+            seed=int_field(row, "seed", at),
+            margin=margin,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "prompt": list(self.prompt)}
+
+
+@dataclass(frozen=True)
+class SFTExample:
+    """A prompt and the completion to learn."""
+
+    messages: tuple[Message, ...]
+    completion: str
+    pair_id: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What must stay on one side of a split: the judged question where it is known, else the prompt."""
+        return self.meta.get("question") or _prompt_key(self.messages)
+
+    @classmethod
+    def from_dict(cls, row: Row, at: str) -> Self:
+        return cls(
+            messages=tuple(messages_field(row, "messages", at)),
+            completion=text_field(row, "completion", at),
+            pair_id=text_field(row, "pair_id", at, default=""),
+            meta=dict_field(row, "meta", at),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "messages": list(self.messages)}
+
+
+@dataclass(frozen=True)
+class PreferenceExample:
+    """A prompt and two completions of it, the better one first; either may be empty, as in HH-RLHF."""
+
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """What must stay on one side of a split: the judged question where it is known, else the prompt."""
+        return self.meta.get("question") or _prompt_key(self.messages)
+
+    @classmethod
+    def from_dict(cls, row: Row, at: str) -> Self:
+        chosen, rejected = (text_field(row, name, at, empty=True) for name in ("chosen", "rejected"))
+        if chosen == rejected:
+            raise UserError(f"{at}: fields 'chosen' and 'rejected' are equal; expected two different completions")
+        return cls(
+            messages=tuple(messages_field(row, "messages", at)),
+            chosen=chosen,
+            rejected=rejected,
+            meta=dict_field(row, "meta", at),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "messages": list(self.messages)}
+
+
+Record = PreferencePair | Judgment | SFTExample | PreferenceExample
+
+
+def bad_field(at: str, name: str, found: object, expected: str) -> UserError:
+    """The one form of complaint about a field: `file:line: field 'x': found ..., expected ...`."""
+    shown = "nothing" if found is None else repr(found)
+    if len(shown) > 80:
+        shown = shown[:77] + "..."
+    return UserError(f"{at}: field {name!r}: found {shown}, expected {expected}")
+
+
+def text_field(row: Row, name: str, at: str, *, default: str | None = None, empty: bool = False) -> str:
+    """`row[name]` as text; a missing or null field gives `default`, or is refused where there is none.
+
+    `empty` admits an empty text in a required field.
+    """
+    value = row.get(name)
+    if value is None and default is not None:
+        return default
+    if not isinstance(value, str):
+        raise bad_field(at, name, value, "text")
+    if default is None and not empty and not value.strip():
+        raise bad_field(at, name, value, "text that is not empty")
+    return value
+
+
+def int_field(row: Row, name: str, at: str) -> int:
+    value = row.get(name)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise bad_field(at, name, value, "a whole number")
+    return value
+
+
+def dict_field(row: Row, name: str, at: str) -> dict[str, Any]:
+    value = row.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise bad_field(at, name, value, "an object")
+    return dict(value)
+
+
+def choice_field(row: Row, name: str, at: str, choices: Sequence[str]) -> Any:
+    value = row.get(name)
+    if value not in choices:
+        raise bad_field(at, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
+    return value
+
+
+def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list[Message]:
+    """`row[name]` as a list of messages with a known role and a text each."""
+    value = row.get(name)
+    if not isinstance(value, Sequence) or isinstance(value, str) or (not value and not empty):
+        raise bad_field(at, name, value, "a list of messages")
+    messages = []
+    for index, turn in enumerate(value):
+        where = f"{name}[{index}]"
+        if not isinstance(turn, Mapping):
+            raise bad_field(at, where, turn, "a message with 'role' and 'content'")
+        if turn.get("role") not in ROLES:
+            raise bad_field(at, f"{where}.role", turn.get("role"), "one of " + ", ".join(map(repr, ROLES)))
+        if not isinstance(turn.get("content"), str):
+            raise bad_field(at, f"{where}.content", turn.get("content"), "text")
+        messages.append({"role": turn["role"], "content": turn["content"]})
+    return messages
+
+
+def _prompt_key(messages: Sequence[Message]) -> str:
+    return question_key(messages[-1]["content"], messages[:-1])

@@ -1,0 +1,111 @@
+"""Where records come from, and how they are split."""
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from judgelit.data.files import data_files, looks_like_file, read_rows
+from judgelit.data.records import PreferencePair
+from judgelit.data.rows import R, read_record
+from judgelit.errors import UserError
+
+
+class Source(ABC):
+    """Somewhere to read records from."""
+
+    weight: float = 1.0
+    """How often an epoch passes over this source: 0.5 means half of it, 2 twice."""
+
+    @abstractmethod
+    def read(self, kind: type[R]) -> list[R]:
+        """All records, as PreferencePair, SFTExample or PreferenceExample; UserError where they are no such records."""
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """Files, or a data set of the hub, in judgelit's own or a public form."""
+
+    path: str
+    """A file (.jsonl, .json, either with .gz, .parquet), a folder of such, a glob pattern, or a hub data set's name."""
+    split: str = "train"
+    """Split of the hub's data set."""
+    name: str | None = None
+    """Configuration of the hub's data set."""
+    weight: float = 1.0
+    """How often an epoch passes over this source: 0.5 means half of it, 2 twice."""
+    limit: int | None = None
+    """Read only the first rows, this many."""
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0:
+            raise UserError(f"{self.path}: weight: found {self.weight}, expected more than 0")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"{self.path}: limit: found {self.limit}, expected 1 or more")
+
+    def read(self, kind: type[R]) -> list[R]:
+        """All records; UserError names file, line and field where one cannot be read."""
+        if not looks_like_file(self.path):
+            return self._records(self._hub_rows(), kind, "")
+        if self.split != "train" or self.name is not None:
+            raise UserError(f"{self.path}: found split or name for a file, expected them for a hub data set only")
+        base = data_files(self.path)[0]
+        return self._records(read_rows(self.path), kind, f"{base}{os.sep}")
+
+    def _records(self, rows: Iterator[tuple[str, dict[str, Any]]], kind: type[R], base: str) -> list[R]:
+        # Ids are made from places within the source, so that they do not change where the source is moved.
+        return [read_record(row, at, kind, at.removeprefix(base)) for at, row in islice(rows, self.limit)]
+
+    def _hub_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(self.path, self.name, split=self.split)
+        except datasets.exceptions.DatasetNotFoundError as error:
+            raise UserError(
+                f"{self.path}: no such file, and the hub has no data set of that name that you may read"
+            ) from error
+        except ConnectionError as error:
+            raise UserError(f"{self.path}: no such file, and the hub could not be reached") from error
+        except Exception as error:
+            # The loader runs code for any format of file and passes on whatever that raises.
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"{self.path}: no such file, and loading it from the hub failed: {why}") from error
+        for number, row in enumerate(rows, 1):
+            yield f"{self.path}[{self.split}]: row {number}", row
+
+
+def as_sources(value: str | Source | Sequence[str | Source]) -> list[Source]:
+    """Sources from what a configuration holds: a path or name, a source, or a list of these."""
+    values = [value] if isinstance(value, str | Source) else value
+    return [FileSource(item) if isinstance(item, str) else item for item in values]
+
+
+def split_by_group(records: Sequence[R], fraction: float, seed: int) -> tuple[list[R], list[R]]:
+    """Records to train on and records held out, in their order, with all of a question on one side.
+
+    A hash of the question and the seed gives the side, so that it stays the same whatever rows come or go. Only where
+    a side would be empty does a question change sides: no question at all is held out only if there is just one.
+    """
+    scores = {group: _score(group, seed) for group in map(_group, records)}
+    held_out = {group for group, score in scores.items() if score < fraction}
+    if fraction > 0 and scores:
+        if not held_out:
+            held_out.add(min(scores, key=scores.__getitem__))
+        if len(held_out) == len(scores):
+            held_out.discard(max(scores, key=scores.__getitem__))
+    train = [record for record in records if _group(record) not in held_out]
+    return train, [record for record in records if _group(record) in held_out]
+
+
+def _group(record: Any) -> str:
+    return record.question_key if isinstance(record, PreferencePair) else str(record.group)
+
+
+def _score(group: str, seed: int) -> float:
+    """A number in [0, 1) that looks random."""
+    digest = hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,0 +1,256 @@
+"""Messages and completions to token ids: one chat template, one boundary, no forged control tokens."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from judgelit.data.records import Message, PreferencePair
+from judgelit.errors import UserError
+
+NANO = "nano"
+NANO_FOLDER = Path(__file__).parent / "nano"
+"""The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
+
+# Lone private-use characters carry no meaning in any script, so one of them can mark where text must be cut.
+_CUTS = [chr(code) for code in range(0xE000, 0xE040)]
+
+
+def model_folder(name_or_path: str) -> str:
+    """`name_or_path` as Hugging Face's loaders take it: `nano` stands for the built-in folder."""
+    return str(NANO_FOLDER) if name_or_path == NANO else name_or_path
+
+
+@dataclass(frozen=True)
+class ChatTokenizer:
+    """A Hugging Face tokenizer together with the rules by which judgelit turns chats into ids.
+
+    - The chat template is applied once, to the whole prompt; a completion's ids are appended to the prompt's, so
+      the boundary is known by construction and training sees the ids that inference sees.
+    - Text inside a message can never become a control token: what it spells is cut into ordinary pieces.
+    - A completion ends with the model's own end-of-turn token.
+    """
+
+    hf: Any
+    """The tokenizer of transformers."""
+    context: int = 1 << 30
+    """Tokens that the model can take, where its configuration says."""
+
+    @classmethod
+    def load(
+        cls, name_or_path: str, chat_template: str | None = None, trust_remote_code: bool = False
+    ) -> "ChatTokenizer":
+        """Load a tokenizer by hub name, folder or `nano`.
+
+        Args:
+            name_or_path: Hub name, local folder or `nano`.
+            chat_template: A Jinja file that takes the place of the tokenizer's own chat template.
+            trust_remote_code: Whether the model's own Python code may run.
+
+        Raises:
+            UserError: There is no such tokenizer, or it has no chat template.
+        """
+        from transformers import AutoConfig, AutoTokenizer
+
+        folder = model_folder(name_or_path)
+        try:
+            hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise UserError(f"tokenizer {name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+        if chat_template is not None:
+            path = Path(chat_template)
+            if not path.is_file():
+                raise UserError(f"chat_template {chat_template!r}: no such file")
+            hf.chat_template = path.read_text(encoding="utf-8")
+        if not hf.chat_template:
+            raise UserError(
+                f"tokenizer {name_or_path!r} has no chat template; give a Jinja file as `chat_template`, or start "
+                "from an instruction-tuned model"
+            )
+        return cls(hf, min(hf.model_max_length, getattr(config, "max_position_embeddings", None) or 1 << 30))
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the rendered conversation up to where the assistant begins to speak."""
+        return self._encode(self._render(messages, add_generation_prompt=True))
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Ids of the assistant's text and its end-of-turn token."""
+        return [*self.text_ids(completion), self.end_of_turn_id]
+
+    def text_ids(self, text: str) -> list[int]:
+        """Ids of plain text, none of which is a control token whatever the text spells."""
+        cut, marked = self._defuse([text])
+        return self._encode((marked[0], cut))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of generated ids up to the end of the turn, control tokens left out."""
+        kept = []
+        for token in ids:
+            if token in self.stop_ids:
+                break
+            kept.append(token)
+        return self.hf.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """An id to fill rows with; masks come from lengths, so any id will do."""
+        return next(i for i in (self.hf.pad_token_id, self.hf.eos_token_id, self.end_of_turn_id) if i is not None)
+
+    @cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids at which generation stops: end of turn and end of text."""
+        ids = dict.fromkeys([self.end_of_turn_id, self.hf.eos_token_id])
+        return tuple(i for i in ids if i is not None)
+
+    @cached_property
+    def end_of_turn_id(self) -> int:
+        """The control token that the chat template writes after an assistant's text, else the end-of-text token."""
+        probe = "judgelit-end-of-turn"
+        conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": probe}]
+        rendered, _ = self._render(conversation, add_generation_prompt=False)
+        tail = self.hf(rendered[rendered.rindex(probe) + len(probe) :], add_special_tokens=False)["input_ids"]
+        controls = set(self.control_ids)
+        for token in tail:
+            if token in controls:
+                return token
+        if self.hf.eos_token_id is None:
+            raise UserError("the chat template closes no turn with a control token and the tokenizer has no eos_token")
+        return self.hf.eos_token_id
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """Text and id of every token by which a template speaks.
+
+        These are the tokenizer's special tokens, and added tokens that the chat template writes without declaring
+        them special (`<think>` in some models). Added tokens for mere text (runs of spaces, HTML tags) stay text.
+        """
+        added = {token.content: (index, token.special) for index, token in self.hf.added_tokens_decoder.items()}
+        named = set(self.hf.all_special_tokens)
+        template = self.hf.chat_template if isinstance(self.hf.chat_template, str) else str(self.hf.chat_template)
+        tokens = {
+            text: index
+            for text, (index, special) in added.items()
+            if special or text in named or (len(text) > 1 and not text.isspace() and text in template)
+        }
+        for text in named - tokens.keys():
+            tokens[text] = self.hf.convert_tokens_to_ids(text)
+        return tokens
+
+    @property
+    def control_ids(self) -> list[int]:
+        return list(self.control_tokens.values())
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str] | None:
+        # A look-ahead finds overlapping occurrences too; one- and two-character tokens are cut at their first character.
+        longest_first = sorted(self.control_tokens, key=len, reverse=True)
+        return re.compile("(?=(" + "|".join(map(re.escape, longest_first)) + "))") if longest_first else None
+
+    def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
+        """`texts` with a mark inside everything that spells a control token, and the mark ("" where none was needed)."""
+        pattern = self._control_pattern
+        if pattern is None or not any(pattern.search(text) for text in texts):
+            return "", list(texts)
+        mark = next((cut for cut in _CUTS if not any(cut in text for text in texts)), None)
+        if mark is None:
+            raise UserError("a text holds all of U+E000 to U+E03F, private-use characters that no script uses")
+        marked = []
+        for text in texts:
+            places = sorted({found.start() + 1 for found in pattern.finditer(text)})
+            pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+            marked.append(mark.join(pieces))
+        return mark, marked
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, str]:
+        mark, contents = self._defuse([turn["content"] for turn in messages])
+        turns = [{**turn, "content": content} for turn, content in zip(messages, contents, strict=True)]
+        try:
+            text = self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        except Exception as error:
+            # Jinja templates refuse what they cannot show (a system turn, two user turns in a row) by raising.
+            roles = ", ".join(turn["role"] for turn in messages)
+            raise UserError(f"the chat template refuses the turns ({roles}): {first_line(error)}") from error
+        return text, mark
+
+    def _encode(self, rendered: tuple[str, str]) -> list[int]:
+        text, mark = rendered
+        first, *others = text.split(mark) if mark else [text]
+        return [*self._plain_ids(first), *(token for piece in others for token in self._continuation_ids(piece))]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        # The template writes its own BOS where the model wants one: adding special tokens here would double it.
+        return self.hf(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _continuation_ids(self, text: str) -> list[int]:
+        """Ids of text that goes on in the middle of a word: some tokenizers put a blank before what comes first."""
+        anchor = self._plain_ids("\n")
+        ids = self._plain_ids("\n" + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, for one-line messages."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__
+
+
+@dataclass(frozen=True)
+class FittedPrompt:
+    """A judge prompt that fits, as messages and ids, and whether answers were shortened for it."""
+
+    messages: tuple[Message, ...]
+    ids: list[int]
+    shortened: bool
+
+
+def fit_prompt(
+    pair: PreferencePair,
+    render: Callable[[PreferencePair], tuple[Message, ...]],
+    tokenizer: ChatTokenizer,
+    max_tokens: int,
+) -> FittedPrompt | None:
+    """The prompt for `pair` in at most `max_tokens` ids, or None if it cannot fit.
+
+    Where the whole prompt is too long, answers lose their middle: one limit of characters, the largest that fits,
+    holds for both, so that shortening favours neither. The question is never cut.
+    """
+    # No tokenizer packs text so densely that an answer beyond this could fit whole; it spares tokenizing gigabytes.
+    ceiling = 64 * max_tokens
+    longest = max(len(pair.answer_a), len(pair.answer_b))
+    if longest <= ceiling:
+        messages = render(pair)
+        ids = tokenizer.prompt_ids(messages)
+        if len(ids) <= max_tokens:
+            return FittedPrompt(messages, ids, shortened=False)
+    if len(pair.question) > ceiling:
+        return None
+    best = None
+    low, high = _SHORTEST_ANSWER, min(longest, ceiling) - 1
+    while low <= high:
+        limit = (low + high) // 2
+        cut = replace(
+            pair, answer_a=_without_middle(pair.answer_a, limit), answer_b=_without_middle(pair.answer_b, limit)
+        )
+        messages = render(cut)
+        ids = tokenizer.prompt_ids(messages)
+        if len(ids) <= max_tokens:
+            best = FittedPrompt(messages, ids, shortened=True)
+            low = limit + 1
+        else:
+            high = limit - 1
+    return best
+
+
+_SHORTEST_ANSWER = 64
+"""Characters of an answer below which a judgment of it would say nothing."""
+
+
+def _without_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    head = (limit + 1) // 2
+    tail = limit - head
+    return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"

@@ -1,0 +1,36 @@
+"""What synthesis and evaluation ask of whatever generates text."""
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Protocol
+
+from judgelit.data.records import Message
+from judgelit.modules.generation import Sampling
+
+
+class Engine(Protocol):
+    """Conversations in, texts out; what the conversations say is the caller's business."""
+
+    name: str
+    """How judgments name their judge."""
+    identity: str
+    """Changes whenever answers might: of a local model, a hash of its weights."""
+
+    def answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index, texts) for every conversation, in whatever order they finish.
+
+        Args:
+            conversations: Messages, the last of them the user's.
+            sampling: Length, temperature, top-p.
+            samples: Texts a conversation.
+            seed: Equal seeds give equal texts, also when a part is `done` already.
+            done: Indices that are answered already and may be left out.
+        """
+        ...

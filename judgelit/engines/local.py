@@ -1,0 +1,83 @@
+"""A Hugging Face model on this machine as an engine."""
+
+from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+from judgelit.data.layout import pad_prompts
+from judgelit.data.records import Message
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.modules.backbone import Backbone, fingerprint
+from judgelit.modules.generation import Sampling, generate
+
+if TYPE_CHECKING:
+    from judgelit.modules.backbone import CausalLM
+
+
+class LocalEngine:
+    """Batched generation, conversations of similar length together.
+
+    Args:
+        model: The model, on whichever device it is.
+        tokenizer: Its tokenizer.
+        name: How judgments name their judge.
+        batch_size: Texts generated at once.
+    """
+
+    def __init__(self, model: "CausalLM", tokenizer: ChatTokenizer, name: str, batch_size: int = 32) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.batch_size = batch_size
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of the weights."""
+        return fingerprint(self.model)
+
+    @classmethod
+    def load(cls, backbone: Backbone, batch_size: int = 32) -> "LocalEngine":
+        """Build the model of `backbone` on the GPU where there is one."""
+        tokenizer = ChatTokenizer.load(backbone.name_or_path, trust_remote_code=backbone.trust_remote_code)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = backbone.build().to(device)
+        return cls(model, tokenizer, backbone.adapter or backbone.name_or_path, batch_size)
+
+    def answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[int, list[str]]]:
+        """Yield (index, texts), batch by batch; see `Engine`.
+
+        Batches are the same whatever is `done`, and each has a seed of its own, so a run that was interrupted gives
+        the texts that it would have given.
+        """
+        prompts = [self.tokenizer.prompt_ids(messages) for messages in conversations]
+        by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        size = max(1, self.batch_size // samples)
+        device = next(self.model.parameters()).device
+        for start in range(0, len(by_length), size):
+            batch = by_length[start : start + size]
+            if all(index in done for index in batch):
+                continue
+            input_ids, attention_mask = pad_prompts([prompts[index] for index in batch], self.tokenizer.pad_id)
+            with torch.random.fork_rng():
+                torch.manual_seed(seed * 1_000_003 + start)
+                answers = generate(
+                    self.model,
+                    input_ids.to(device),
+                    attention_mask.to(device),
+                    sampling,
+                    stop_ids=self.tokenizer.stop_ids,
+                    pad_id=self.tokenizer.pad_id,
+                    samples=samples,
+                )
+            for index, texts in zip(batch, answers, strict=True):
+                yield index, [self.tokenizer.decode(ids) for ids in texts]

@@ -1,0 +1,1 @@
+"""Held-out pairs to numbers: verdicts in both orders, metrics with intervals."""

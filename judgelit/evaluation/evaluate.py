@@ -1,0 +1,165 @@
+"""`judgelit evaluate`: a judge on labelled pairs, in both orders, with every judgment kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from judgelit.data.datamodules import Sources
+from judgelit.data.files import write_records
+from judgelit.data.judging import Templates, judge_prompts
+from judgelit.data.records import Judgment, PreferencePair
+from judgelit.data.sources import as_sources
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.engines.engine import Engine
+from judgelit.engines.journal import Journaled
+from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
+from judgelit.evaluation.judging import judge, table_rows
+from judgelit.evaluation.metrics import Estimate, estimates, outcomes
+from judgelit.modules.backbone import trained_folder
+from judgelit.modules.generation import Sampling
+from judgelit.parsing import call
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A judge on one set: what it said, as rows for the metrics, and the metrics."""
+
+    judgments: list[Judgment]
+    rows: np.ndarray
+    metrics: dict[str, Estimate]
+
+
+def measure(
+    engine: Engine,
+    tokenizer: ChatTokenizer,
+    name: str,
+    pairs: Sequence[PreferencePair],
+    templates: Templates,
+    max_new_tokens: int,
+    seed: int = 0,
+) -> Measured:
+    """Judge `pairs` greedily in both orders.
+
+    Raises:
+        UserError: No pair leaves room for a judgment in the model's context.
+    """
+    room = tokenizer.context - max_new_tokens
+    if room < 1:
+        raise UserError(
+            f"max_new_tokens: found {max_new_tokens}, expected less than the context of {tokenizer.context}"
+        )
+    prompts, report = judge_prompts(pairs, templates.load(), tokenizer, room, seed=templates.seed)
+    if not prompts:
+        raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
+    if report.skipped or report.shortened:
+        print(f"{name}: {report}")
+    judgments = judge(engine, prompts, Sampling(max_new_tokens), seed, f"judging {name}")
+    rows = outcomes(pairs, judgments).numpy()
+    return Measured(judgments, rows, estimates(rows))
+
+
+def evaluate(
+    model: str,
+    pairs: str | list[str] | dict[str, Sources],
+    output: str,
+    templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
+    max_new_tokens: int = 1024,
+    batch_size: int = 16,
+    limit: int | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    seed: int = 0,
+) -> None:
+    """Measure a judge on labelled pairs, in both orders, greedily.
+
+    Writes OUTPUT/results.json and one JSONL line a judgment, from which every figure can be recomputed. Killed and
+    started again, it goes on where it was.
+
+    Args:
+        model: Hub name, a Hugging Face folder (of a model or of a LoRA adapter), or `nano`.
+        pairs: Labelled pairs: a file, several, or named sets.
+        output: Folder to write to.
+        templates: Judge prompts to ask with.
+        max_new_tokens: Longest judgment, in tokens.
+        batch_size: Judgments generated at once.
+        limit: Judge only the first pairs of each set, this many.
+        dtype: The weights' dtype.
+        seed: Seed of the engine.
+    """
+    folder = Path(output)
+    sets = {name: read_pairs(value)[:limit] for name, value in named_sets(pairs).items()}
+    local = LocalEngine.load(trained_folder(model, dtype), batch_size)
+    engine = Journaled(local, folder / "journal.sqlite")
+    results: dict[str, dict[str, Estimate]] = {}
+    for name, of_set in sets.items():
+        measured = measure(engine, local.tokenizer, name, of_set, templates, max_new_tokens, seed)
+        write_records(folder / f"{name}.judgments.jsonl", measured.judgments)
+        results[name] = measured.metrics
+    written = {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in results.items()}
+    write_json(folder / "results.json", {"model": model, "seed": seed, "sets": written})
+    print_table({model: results})
+    print(f"judgments and results.json are in {folder}")
+
+
+def read_pairs(value: Sources) -> list[PreferencePair]:
+    """All pairs of some sources; each id once.
+
+    Raises:
+        UserError: Two pairs share an id.
+    """
+    pairs = [pair for source in as_sources(value) for pair in source.read(PreferencePair)]
+    seen: dict[str, PreferencePair] = {}
+    for pair in pairs:
+        if pair.id in seen and seen[pair.id].swapped() != pair:
+            raise UserError(f"pair id {pair.id!r} stands for two different pairs; expected ids that differ")
+        seen.setdefault(pair.id, pair)
+    return list(seen.values())
+
+
+def named_sets(pairs: str | Sequence[str] | Mapping[str, Sources]) -> dict[str, Sources]:
+    """Sets by name; a file without one goes by its own."""
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
+    paths = [pairs] if isinstance(pairs, str) else list(pairs)
+    named: dict[str, Sources] = {}
+    for path in paths:
+        name = Path(path).name.split(".")[0]
+        if name in named:
+            # Benchmarks often call every file dataset.json; the folder tells them apart.
+            name = f"{Path(path).parent.name}-{name}"
+        named[name] = path
+    return named
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader finds the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def print_table(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:
+    """Print {stage: {set: metrics}} as people read it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("set", "judge", "accuracy", "right in both orders", "consistent", "no verdict"):
+        table.add_column(column, no_wrap=True)
+    last = None
+    for row in table_rows(results):
+        if last not in (None, row[0]):
+            table.add_section()
+        last = row[0]
+        table.add_row(*row)
+    Console(width=None if Console().is_terminal else 140).print(table)
+
+
+def main(argv: list[str]) -> None:
+    """Run `judgelit evaluate`."""
+    call(evaluate, argv, "judgelit evaluate")

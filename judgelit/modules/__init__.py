@@ -1,0 +1,1 @@
+"""The losses, the reference and the Lightning modules that train with them."""

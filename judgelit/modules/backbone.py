@@ -1,0 +1,164 @@
+"""Which model is trained, and how it is built: name, dtype, attention, LoRA."""
+
+import hashlib
+import itertools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from judgelit.data.tokenization import NANO, first_line, model_folder
+from judgelit.errors import UserError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+    CausalLM = PreTrainedModel | PeftModel
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685), trained in float32 whatever the model's dtype."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale of the update: alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input; DPO switches it off, since policy and reference must agree at the start."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers to adapt: `all-linear`, names such as [q_proj, v_proj], or a regular expression over full names."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A causal language model and how it is fine-tuned."""
+
+    name_or_path: str
+    """Hub name, a Hugging Face folder, or `nano`: the built-in small model, from scratch."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The weights' dtype."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel; flash_attention_2 needs a CUDA GPU and its package."""
+    lora: LoRA | None = None
+    """Train an adapter instead of the whole model."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to start from; its own settings then take the place of `lora`."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether an adapter is trained and the model's own weights stay as they are."""
+        return self.lora is not None or self.adapter is not None
+
+    def build(self) -> "CausalLM":
+        """The model with its adapter, ready to train.
+
+        Raises:
+            UserError: The model or adapter cannot be loaded, or LoRA's targets match no layer.
+        """
+        model = self._load()
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.adapter is not None:
+            return self._start_from_adapter(model)
+        return model if self.lora is None else self._add_adapter(model, self.lora)
+
+    def _load(self) -> "PreTrainedModel":
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        options = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
+        folder = model_folder(self.name_or_path)
+        if self.attention == "flash_attention_2" and not torch.cuda.is_available():
+            raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
+        try:
+            if self.name_or_path == NANO:
+                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+            return AutoModelForCausalLM.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=self.trust_remote_code, **options
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+
+    def _add_adapter(self, model: "PreTrainedModel", lora: LoRA) -> "PeftModel":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        settings = asdict(lora)
+        config = LoraConfig(
+            r=settings["r"],
+            lora_alpha=settings["alpha"],
+            lora_dropout=settings["dropout"],
+            target_modules=settings["target_modules"],
+            use_rslora=settings["rslora"],
+            task_type=TaskType.CAUSAL_LM,
+        )
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+            raise UserError(
+                f"lora.target_modules {lora.target_modules!r} cannot be adapted in {self.name_or_path!r}; its linear "
+                f"layers are named {', '.join(linear)}"
+            ) from error
+
+    def _start_from_adapter(self, model: "PreTrainedModel") -> "PeftModel":
+        from peft import PeftModel
+
+        assert self.adapter is not None
+        if not (Path(self.adapter) / "adapter_config.json").is_file():
+            raise UserError(f"adapter {self.adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
+        try:
+            return PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"adapter {self.adapter!r} does not fit {self.name_or_path!r}: {first_line(error)}"
+            ) from error
+
+
+def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:
+    """The backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter on the base that it names."""
+    settings = Path(folder) / "adapter_config.json"
+    if not settings.is_file():
+        return Backbone(folder, dtype)
+    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"{settings}: field 'base_model_name_or_path': found nothing, expected the base model")
+    return Backbone(base, dtype, adapter=folder)
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module, skip: str | None = None) -> str:
+    """A hash of a model's weights, leaving out parameters with `skip` in their name."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.named_parameters()):
+        if skip is None or skip not in name:
+            digest.update(f"{name} {tuple(weight.shape)} {_checksum(weight)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _checksum(weight: Tensor) -> int:
+    """A sum over a tensor's bits, each weighted by its place, without moving the tensor to the host.
+
+    Whole numbers wrap around at 2^64 in whatever order they are added: any device gives the same, to the last bit.
+    """
+    bits = weight.detach().contiguous().flatten().view(_AS_INTEGER[weight.element_size()])
+    total = 0
+    for start, chunk in zip(itertools.count(0, _CHUNK), bits.split(_CHUNK), strict=False):
+        places = torch.arange(start, start + len(chunk), device=chunk.device).mul_(_ODD).add_(1)
+        total += int(chunk.to(torch.int64).mul_(places).sum())
+    return total % (1 << 64)
+
+
+_AS_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CHUNK = 1 << 24
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
+"""Spreads consecutive places over all 64 bits (Knuth's multiplicative hashing)."""

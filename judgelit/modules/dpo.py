@@ -1,0 +1,154 @@
+"""Direct preference optimisation with its frozen reference."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from judgelit.data.layout import PreferenceBatch
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.finetuning import FineTuningModule
+from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.losses import PreferenceLoss, length_normalised_nll
+from judgelit.modules.reference import Reference, ReferenceKind, build_reference
+
+_START_TOLERANCE = 1e-3
+"""Nats by which a completion's log-probability may differ between policy and reference before the first step."""
+
+
+class DPOModule(FineTuningModule):
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290) with a length-normalised NLL term (Pang et al. 2024).
+
+    loss = preference_loss(log-ratios of policy to reference) + nll_weight * (-log pi(chosen) / |chosen|),
+    averaged over the pairs of the whole optimizer step, accumulation and ranks included.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        loss: PreferenceLoss = PreferenceLoss(),  # noqa: B008 (frozen, so sharing the default is safe)
+        reference: ReferenceKind = "auto",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        """Describe the run; nothing is built yet.
+
+        Args:
+            backbone: The policy and how it is fine-tuned.
+            loss: Which preference loss, and its weights.
+            reference: `adapter` (LoRA: the same weights with the starting adapter, or none), `frozen` (a second
+                model), or `auto`: adapter for LoRA, frozen otherwise.
+            optimizer: Any optimizer, by class_path.
+            lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
+        """
+        super().__init__(backbone, optimizer, lr_scheduler)
+        self.loss = loss
+        self.reference_kind = reference
+        self.reference: Reference | None = None
+        self._start_checked = False
+
+    def configure_model(self) -> None:
+        """Build policy and reference; dropout is off in both, for they must agree at the start."""
+        if self.model is None:
+            super().configure_model()
+            assert self.model is not None
+            _disable_dropout(self.model)
+            self.reference = build_reference(self.reference_kind, self.backbone, self.model)
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        """The summed loss of a micro-batch of pairs."""
+        sums = self._sums(batch)
+        return self.accumulate(sums.pop("loss"), batch.pairs, batch, **sums)
+
+    def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Log all that training logs, over the whole validation set."""
+        self.log_validation(batch.pairs, **self._sums(batch))
+
+    def on_fit_start(self) -> None:
+        """Bring the reference to the policy's device."""
+        self._place_reference()
+
+    def on_validation_start(self) -> None:
+        """Bring the reference to the policy's device."""
+        self._place_reference()
+
+    def on_test_start(self) -> None:
+        """Bring the reference to the policy's device."""
+        self._place_reference()
+
+    def on_train_start(self) -> None:
+        """Check the start of a new run; a continued one, whose step is known only now, has left it behind."""
+        self._start_checked = self.trainer.global_step > 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note which reference the run has, so that it cannot be continued against another."""
+        super().on_save_checkpoint(checkpoint)
+        assert self.reference is not None
+        checkpoint["reference"] = self.reference.fingerprint()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to continue against another reference."""
+        super().on_load_checkpoint(checkpoint)
+        assert self.reference is not None
+        found = self.reference.fingerprint()
+        if checkpoint.get("reference", found) != found:
+            raise UserError(
+                "the run of this checkpoint began from other weights than model.backbone gives now, so its reference "
+                "would change; continue it with the backbone it began with"
+            )
+
+    def _place_reference(self) -> None:
+        # Lightning moves the module only after `setup` and `configure_model`, and the reference is no part of it.
+        assert self.reference is not None
+        self.reference.to(self.device)
+
+    def _sums(self, batch: PreferenceBatch) -> dict[str, Tensor]:
+        """The loss and all logged quantities, each summed over the pairs of `batch`."""
+        assert self.model is not None and self.reference is not None
+        pairs = batch.pairs
+        reference = self.reference.logprobs(batch)
+        policy = completion_logprobs(self.model, batch)
+        ratios = policy.sums - reference.sums
+        if self.trainer.training and not self._start_checked:
+            self._check_start(ratios)
+        chosen, rejected = ratios[:pairs], ratios[pairs:]
+        lengths = policy.lengths
+        nll = length_normalised_nll(policy.sums[:pairs], lengths[:pairs])
+        loss = self.loss(chosen, rejected, lengths[:pairs], lengths[pairs:]) + self.loss.nll_weight * nll
+        # Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the data's tokens rather than the policy's own.
+        gap = (reference.tokens - policy.tokens).detach()
+        token_kl = torch.zeros_like(ratios).index_add(0, policy.rows, gap.exp() - 1 - gap) / lengths
+        beta = self.loss.beta
+        return {
+            "loss": loss.sum(),
+            "nll": nll.sum(),
+            "rewards/chosen": beta * chosen.sum(),
+            "rewards/rejected": beta * rejected.sum(),
+            "rewards/margin": beta * (chosen - rejected).sum(),
+            "rewards/accuracy": (chosen > rejected).sum().float(),
+            "log_ratio": (chosen - rejected).sum(),
+            "kl": (token_kl[:pairs] + token_kl[pairs:]).sum() / 2,
+            "logps/chosen": policy.sums[:pairs].sum(),
+            "logps/rejected": policy.sums[pairs:].sum(),
+        }
+
+    def _check_start(self, ratios: Tensor) -> None:
+        self._start_checked = True
+        worst = ratios.detach().abs().max().item()
+        if worst > _START_TOLERANCE:
+            raise UserError(
+                f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the reference "
+                "must be the policy's own start"
+            )
+
+
+def _disable_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Models that call the function rather than the layer keep its rate in `attention_dropout`, `dropout`, ...
+        for name, value in vars(module).items():
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)

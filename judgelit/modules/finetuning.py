@@ -1,0 +1,161 @@
+"""What SFT and DPO share: the backbone's life in Lightning, and a loss that no split of the batch can change."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from judgelit.data.layout import Batch
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.generation import Sampling, generate
+from judgelit.modules.schedule import WarmupCosine
+
+if TYPE_CHECKING:
+    from judgelit.modules.backbone import CausalLM
+
+
+class FineTuningModule(L.LightningModule):
+    """A backbone with its optimizer; the step itself is in the subclasses.
+
+    A subclass gives `accumulate` the *sum* of its loss over a micro-batch and how many things it summed over (tokens
+    or pairs). Before the optimizer steps, gradients are divided by the count of the whole window, over accumulated
+    micro-batches and ranks alike, so that one global batch gives one loss however it is split.
+    """
+
+    def __init__(
+        self, backbone: Backbone, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.model: CausalLM | None = None
+        # A LoRA run's checkpoint holds the adapter alone; the rest comes from the backbone's own files.
+        self.strict_loading = not backbone.uses_lora
+        self.tokens_seen = 0
+        self._window: dict[str, Tensor] = {}
+        self._window_ids: list[str] = []
+        self._validation = nn.ModuleDict()
+
+    def configure_model(self) -> None:
+        """Build the model once, on whichever process and for whichever command needs it."""
+        if self.model is None:
+            self.model = self.backbone.build()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over trainable weights, matrices with weight decay, the rest (norms, biases) without."""
+        trainable = [weight for weight in self.parameters() if weight.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [weight for weight in trainable if weight.ndim >= 2]},
+            {"params": [weight for weight in trainable if weight.ndim < 2], "weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer([group for group in groups if group["params"]])
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, WarmupCosine):
+            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def accumulate(self, loss_sum: Tensor, count: int, batch: Batch, **sums: Tensor) -> Tensor:
+        """Enter a micro-batch into the window and return what `training_step` returns.
+
+        Args:
+            loss_sum: Scalar float32, the loss summed over the micro-batch.
+            count: What the sum ran over: completion tokens or pairs.
+            batch: The micro-batch, whose ids are saved if the loss is not finite.
+            sums: Further scalars, summed over the micro-batch, whose means over the window are logged.
+        """
+        if not torch.isfinite(loss_sum):
+            self._stop_on(loss_sum, batch.ids)
+        self._window_ids += batch.ids
+        self.tokens_seen += batch.tokens
+        for name, value in {"loss": loss_sum, "count": loss_sum.new_tensor(count), **sums}.items():
+            self._window[name] = self._window.get(name, loss_sum.new_zeros(())) + value.detach().float()
+        # Lightning divides by the number of micro-batches and DDP and FSDP average over ranks: undo both here.
+        return loss_sum * self.trainer.accumulate_grad_batches * self.trainer.world_size
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the window's sums into means: of the gradient, before it is clipped, and of what is logged."""
+        names = sorted(self._window)
+        totals = self.trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
+        window = dict(zip(names, totals, strict=True))
+        count = window.pop("count")
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.div_(count)
+        for name, value in window.items():
+            self.log(f"train/{name}", value / count, prog_bar=name == "loss")
+        self._window, self._window_ids = {}, []
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log what validation logs, as `test/...`."""
+        self.validation_step(batch, batch_idx)
+
+    def log_validation(self, count: int, **sums: Tensor) -> None:
+        """Log means over the whole validation (or test) set of quantities summed over one batch."""
+        part = "test" if self.trainer.testing else "val"
+        for name, value in sums.items():
+            if name not in self._validation:
+                self._validation[name] = MeanMetric().to(self.device)
+            metric = self._validation[name]
+            metric.update(value / count, weight=count)
+            self.log(f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[list[int]]:
+        """The ids of one greedy judgment of each prompt."""
+        assert self.model is not None
+        answers = generate(
+            self.model,
+            batch.input_ids,
+            batch.attention_mask,
+            Sampling(max_new_tokens=batch.max_new_tokens),
+            stop_ids=batch.stop_ids,
+            pad_id=batch.pad_id,
+        )
+        return [ids for (ids,) in answers]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was trained: the adapter of a LoRA run, everything else of a full one."""
+        checkpoint["tokens_seen"] = self.tokens_seen
+        if self.backbone.uses_lora:
+            trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {name: weight for name, weight in state.items() if name in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model or adapter, which lenient loading would half accept."""
+        self.tokens_seen = checkpoint.get("tokens_seen", 0)
+        if self.model is None:
+            return
+        trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
+        own = self.state_dict()
+        wanted = trained if self.backbone.uses_lora else own.keys()
+        expected = {name: tuple(own[name].shape) for name in wanted}
+        found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise UserError(
+                    f"the checkpoint is of another model: {name} has shape {found.get(name, 'none')} in it, expected "
+                    f"{expected.get(name, 'none')}"
+                )
+
+    def _stop_on(self, loss: Tensor, ids: list[str]) -> None:
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"not-finite-loss-rank{self.global_rank}.json"
+        # A preference batch names each pair twice, for its chosen and its rejected row.
+        once, earlier = list(dict.fromkeys(ids)), list(dict.fromkeys(self._window_ids))
+        report = {"step": self.trainer.global_step, "loss": str(loss.item()), "ids": once, "earlier": earlier}
+        path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        raise UserError(
+            f"loss is {loss.item()} at step {self.trainer.global_step}; the batch's ids are in {path}; try a lower "
+            "learning rate, gradient clipping or dtype float32"
+        )

@@ -1,0 +1,109 @@
+"""The frozen reference of DPO: what the policy was when training began."""
+
+import copy
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+
+from judgelit.data.layout import Batch
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone, fingerprint
+from judgelit.modules.logprobs import CompletionLogProbs, completion_logprobs
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from judgelit.modules.backbone import CausalLM
+
+ReferenceKind = Literal["auto", "adapter", "frozen"]
+_NAME = "reference"
+
+
+class Reference(Protocol):
+    """What answers for the policy as it was at the start."""
+
+    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+        """Log-probabilities of `batch` under the starting weights, without gradient."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of the reference's weights, equal between a run and its continuation."""
+        ...
+
+    def to(self, device: torch.device) -> None:
+        """Follow the policy to its device."""
+        ...
+
+
+class AdapterReference:
+    """The policy's own weights with the adapter it started from, or with none: no second model.
+
+    Disabling the adapter would give the base model; a policy that starts from a warm judge's adapter needs that
+    adapter, so a frozen copy of it stands beside the trained one.
+    """
+
+    def __init__(self, model: "PeftModel", starting_adapter: str | None) -> None:
+        self.model = model
+        self.has_adapter = starting_adapter is not None
+        if starting_adapter is not None:
+            model.load_adapter(starting_adapter, adapter_name=_NAME, is_trainable=False)
+            # Loading leaves the model in eval mode and may leave the new adapter's parameters marked trainable.
+            model.train()
+            model.set_adapter("default")
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+        """Log-probabilities of `batch` under the starting adapter."""
+        if not self.has_adapter:
+            with self.model.disable_adapter():
+                return completion_logprobs(self.model, batch)
+        self.model.set_adapter(_NAME, inference_mode=True)
+        try:
+            return completion_logprobs(self.model, batch)
+        finally:
+            self.model.set_adapter("default")
+
+    def fingerprint(self) -> str:
+        """A hash of all weights but the trained adapter's."""
+        return fingerprint(self.model, skip=".default.")
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to do: the weights are the policy's."""
+
+
+class FrozenReference:
+    """A second model: a copy of the policy taken before its first step, in eval mode and without gradient.
+
+    It is no submodule of the LightningModule, so neither the optimizer nor a checkpoint ever sees it.
+    """
+
+    def __init__(self, model: "CausalLM") -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+        """Log-probabilities of `batch` under the copy."""
+        return completion_logprobs(self.model, batch)
+
+    def fingerprint(self) -> str:
+        """A hash of the copy's weights."""
+        return fingerprint(self.model)
+
+    def to(self, device: torch.device) -> None:
+        """Move the copy."""
+        self.model.to(device)
+
+
+def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") -> Reference:
+    """The reference for a policy that has just been built.
+
+    Raises:
+        UserError: `adapter` was asked for a policy without LoRA.
+    """
+    if kind == "auto":
+        kind = "adapter" if backbone.uses_lora else "frozen"
+    if kind == "frozen":
+        return FrozenReference(model)
+    if not backbone.uses_lora:
+        raise UserError("reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'")
+    return AdapterReference(model, backbone.adapter)  # type: ignore[arg-type]

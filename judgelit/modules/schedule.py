@@ -1,0 +1,44 @@
+"""Learning-rate schedules that know the length of the run."""
+
+import math
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from judgelit.errors import UserError
+
+
+class WarmupCosine(LambdaLR):
+    """Linear warm-up, then a half cosine down to `floor` at the last step.
+
+    The module that owns the optimizer says how long the run is (`set_total_steps`), so one setting serves any length.
+    """
+
+    def __init__(self, optimizer: Optimizer, warmup: float = 0.03, floor: float = 0.0) -> None:
+        """Set the shape.
+
+        Args:
+            optimizer: What to schedule.
+            warmup: Share of all steps that the warm-up takes, below 1.
+            floor: Learning rate at the end, as a share of the highest one.
+        """
+        if not 0 <= warmup < 1:
+            raise UserError(f"warmup: found {warmup}, expected 0 <= warmup < 1")
+        self.warmup = warmup
+        self.floor = floor
+        self.total_steps = 1
+        super().__init__(optimizer, self.factor)
+
+    def set_total_steps(self, total_steps: int) -> None:
+        """Stretch the schedule over `total_steps` optimizer steps."""
+        self.total_steps = max(1, total_steps)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * self.factor(self.last_epoch)
+
+    def factor(self, step: int) -> float:
+        """The share of the highest learning rate at `step`, counted from 0."""
+        rising = self.warmup * self.total_steps
+        if step + 1 <= rising:
+            return (step + 1) / (rising + 1)
+        progress = min(1.0, (step - rising) / max(1.0, self.total_steps - rising))
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,385 @@
+"""`judgelit run`: the whole recipe as stages, each finished once and for all."""
+
+import resource
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse.typing import Path_fr
+
+from judgelit import __version__
+from judgelit.data.datamodules import Sources
+from judgelit.data.files import read_rows, write_records
+from judgelit.data.judging import Templates
+from judgelit.data.records import Judgment, PreferencePair
+from judgelit.data.sources import as_sources
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.engines.journal import Journaled
+from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
+from judgelit.evaluation.evaluate import measure, print_table, read_pairs, write_json
+from judgelit.evaluation.metrics import METRICS, Estimate, estimates, gains, outcomes
+from judgelit.modules.backbone import Backbone, trained_folder
+from judgelit.parsing import OneLineErrors
+from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
+from judgelit.synthesis.tasks import TaskPairs
+from judgelit.synthesis.teachers import Teacher
+from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.tools.export import save_model
+from judgelit.training import TrainingCLI, refuse_used_folder
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Preference pairs in, a trained judge with measured accuracy out."""
+
+    output: str
+    """Folder of the run."""
+    train: Sources
+    """Labelled pairs to learn from."""
+    sets: dict[str, Sources]
+    """Held-out pairs by name; questions that stand in them are left out of `train`."""
+    teacher: Teacher
+    """Who writes the judgments of the warm-up."""
+    sft: Path_fr
+    """Configuration of `judgelit fit` for the warm-up; its training data is this run's."""
+    dpo: Path_fr
+    """Configuration of `judgelit fit` for the enhancement; it starts from the warm judge."""
+    templates: Templates = Templates()  # noqa: RUF009 (frozen)
+    """Judge prompts, one drawn for each pair, in training and evaluation alike."""
+    enhancement: Enhancement = Enhancement()  # noqa: RUF009 (frozen)
+    """How the warm judge is sampled and its judgments are paired."""
+    enhancement_pairs: int | None = None
+    """Sample judgments of only the first pairs of `train`, this many."""
+    max_new_tokens: int = 1024
+    """Longest judgment in evaluation, in tokens."""
+    batch_size: int = 64
+    """Judgments generated at once."""
+    seed: int = 0
+    """Seed of everything: data made on the spot, weights from scratch, order, sampling."""
+
+
+class Run:
+    """A recipe at work in its folder. A stage that has ended has a `done.json`, and is never entered again."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.output)
+        self.cost: dict[str, dict[str, float]] = {}
+        self.measured: dict[str, dict[str, list[Judgment]]] = {}
+        self.pairs: dict[str, list[PreferencePair]] = {}
+
+    def go(self) -> None:
+        """All stages in order, then the table."""
+        began = time.monotonic()
+        self.stage("01-pairs", self.make_pairs)
+        self.pairs = {name: read_pairs(str(self.path("01-pairs", f"{name}.jsonl"))) for name in self.recipe.sets}
+        self.stage("02-warmup", self.make_warmup)
+        start = self.backbone_of(self.recipe.sft)
+        self.evaluate("03-base", "base", start)
+        self.stage("04-sft", self.train_sft)
+        warm = trained_folder(str(self.path("04-sft", "model")), start.dtype)
+        self.evaluate("05-sft-judged", "sft", warm)
+        self.stage("06-enhancement", lambda folder: self.make_enhancement(folder, warm))
+        self.stage("07-dpo", lambda folder: self.train_dpo(folder, warm))
+        judge = trained_folder(str(self.path("07-dpo", "model")), start.dtype)
+        self.evaluate("08-dpo-judged", "dpo", judge)
+        self.stage("09-export", lambda folder: self.export(judge))
+        self.report(time.monotonic() - began)
+
+    def stage(self, name: str, work: Callable[[Path], int]) -> None:
+        """Do `work` in the stage's folder unless it has been done; it returns how many tokens it went through."""
+        folder = self.path(name)
+        done = folder / "done.json"
+        if done.exists():
+            print(f"{name}: done before")
+        else:
+            print(f"{name}: begins", flush=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            _reset_peak_memory()
+            began = time.monotonic()
+            tokens = work(folder)
+            cost = {"seconds": round(time.monotonic() - began, 2), "tokens": tokens, "peak_memory_bytes": _peak_memory()}
+            write_json(done, cost)
+        self.cost[name] = yaml.safe_load(done.read_text(encoding="utf-8"))
+        self.write_results()
+
+    def make_pairs(self, folder: Path) -> int:
+        """Read or make all pairs; what is held out is not trained on."""
+        sets = {name: read_pairs(self.seeded(value)) for name, value in self.recipe.sets.items()}
+        train = read_pairs(self.seeded(self.recipe.train))
+        held_out = {pair.question_key for pairs in sets.values() for pair in pairs}
+        kept = [pair for pair in train if pair.question_key not in held_out]
+        if not kept:
+            raise UserError(f"all {len(train)} training pairs ask questions that are held out; expected some that differ")
+        for name, pairs in {"train": kept, **sets}.items():
+            write_records(folder / f"{name}.jsonl", pairs)
+        counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
+        print(f"{len(kept)} training pairs ({len(train) - len(kept)} left out: their questions are held out); {counts}")
+        return 0
+
+    def make_warmup(self, folder: Path) -> int:
+        """The SFT set."""
+        tokenizer = ChatTokenizer.load(self.backbone_of(self.recipe.sft).name_or_path)
+        examples, report = synthesize_warmup(
+            self.train_pairs(),
+            self.recipe.teacher,
+            self.recipe.templates,
+            tokenizer,
+            folder / "journal.sqlite",
+            max_prompt_tokens=tokenizer.context - self.recipe.max_new_tokens,
+            seed=self.recipe.seed,
+        )
+        write_records(folder / "sft.jsonl", examples)
+        _write_card(folder / "README.md", "Judgments for the warm-up", str(report), report.templates)
+        print(report)
+        return sum(len(tokenizer.text_ids(example.completion)) for example in examples)
+
+    def train_sft(self, folder: Path) -> int:
+        """The warm-up."""
+        return self.fit(folder, self.recipe.sft, self.path("02-warmup", "sft.jsonl"))
+
+    def make_enhancement(self, folder: Path, warm: Backbone) -> int:
+        """The DPO set, sampled from the warm judge."""
+        judge = LocalEngine.load(warm, self.recipe.batch_size)
+        settings = self.recipe.enhancement
+        examples, report = synthesize_enhancement(
+            self.train_pairs()[: self.recipe.enhancement_pairs],
+            judge,
+            self.recipe.templates,
+            judge.tokenizer,
+            folder / "journal.sqlite",
+            max_prompt_tokens=judge.tokenizer.context - settings.sampling.max_new_tokens,
+            settings=settings,
+            seed=self.recipe.seed,
+        )
+        write_records(folder / "dpo.jsonl", examples)
+        _write_card(folder / "README.md", "Judgments for the enhancement", str(report), {})
+        print(report)
+        return sum(len(judge.tokenizer.text_ids(text)) for example in examples for text in (example.chosen, example.rejected))
+
+    def train_dpo(self, folder: Path, warm: Backbone) -> int:
+        """The enhancement, starting from the warm judge and held to it."""
+        model = [f"--model.init_args.backbone.name_or_path={warm.name_or_path}"]
+        if warm.adapter is not None:
+            model.append(f"--model.init_args.backbone.adapter={warm.adapter}")
+        return self.fit(folder, self.recipe.dpo, self.path("06-enhancement", "dpo.jsonl"), model)
+
+    def fit(self, folder: Path, config: Path_fr, train: Path, more: Sequence[str] = ()) -> int:
+        """`judgelit fit`, continued from its last checkpoint if there is one."""
+        seed = self.recipe.seed
+        arguments = [
+            "fit",
+            f"--config={config.absolute}",
+            f"--trainer.default_root_dir={folder}",
+            f"--seed_everything={seed}",
+            f"--data.init_args.train={train}",
+            f"--data.init_args.seed={seed}",
+            *more,
+        ]
+        last = folder / "checkpoints" / "last.ckpt"
+        if last.exists():
+            print(f"continuing from {last}")
+            arguments.append(f"--ckpt_path={last}")
+        return TrainingCLI(arguments).model.tokens_seen
+
+    def evaluate(self, stage: str, name: str, backbone: Backbone) -> None:
+        """Judge all sets, in both orders."""
+
+        def work(folder: Path) -> int:
+            local = LocalEngine.load(backbone, self.recipe.batch_size)
+            engine = Journaled(local, folder / "journal.sqlite")
+            tokens = 0
+            for set_name, pairs in self.pairs.items():
+                found = measure(
+                    engine, local.tokenizer, set_name, pairs, self.recipe.templates, self.recipe.max_new_tokens
+                )
+                write_records(folder / f"{set_name}.jsonl", found.judgments)
+                tokens += sum(len(local.tokenizer.text_ids(judgment.text)) for judgment in found.judgments)
+            return tokens
+
+        self.measured[name] = {}
+        if (self.path(stage) / "done.json").exists():
+            self.read_judgments(stage, name)
+        self.stage(stage, work)
+        self.read_judgments(stage, name)
+        self.write_results()
+
+    def read_judgments(self, stage: str, name: str) -> None:
+        """Take up what a stage of evaluation has written."""
+        for set_name in self.recipe.sets:
+            rows = read_rows(str(self.path(stage, f"{set_name}.jsonl")))
+            self.measured[name][set_name] = [Judgment.from_dict(row, at) for at, row in rows]
+
+    def export(self, judge: Backbone) -> int:
+        """The trained judge as a Hugging Face folder of its own, an adapter merged into its base."""
+        model = judge.build()
+        if judge.uses_lora:
+            model = model.merge_and_unload()  # type: ignore[operator]
+        part = self.folder / "export.part"
+        shutil.rmtree(part, ignore_errors=True)
+        save_model(model, ChatTokenizer.load(judge.name_or_path), part)
+        shutil.rmtree(self.folder / "export", ignore_errors=True)
+        part.rename(self.folder / "export")
+        return 0
+
+    def write_results(self) -> None:
+        """results.json as far as the run has come."""
+        tables = self.tables()
+        content = {
+            "judgelit": __version__,
+            "seed": self.recipe.seed,
+            "stages": {
+                stage: {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in sets.items()}
+                for stage, sets in tables.items()
+            },
+            "gains": [*self.gains("base", "sft"), *self.gains("sft", "dpo")],
+            "cost": self.cost,
+        }
+        write_json(self.folder / "results.json", content)
+
+    def tables(self) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """Metrics by stage and set."""
+        return {
+            stage: {name: estimates(self.rows(stage, name)) for name in by_set}
+            for stage, by_set in self.measured.items()
+            if by_set
+        }
+
+    def gains(self, before: str, after: str) -> list[dict[str, Any]]:
+        """What every metric gained between two stages."""
+        if not self.measured.get(before) or not self.measured.get(after):
+            return []
+        return [
+            {"from": before, "to": after, "set": name, "metric": metric, **found[metric].to_dict()}
+            for name in self.recipe.sets
+            for found in [gains(self.rows(before, name), self.rows(after, name))]
+            for metric in METRICS
+        ]
+
+    def rows(self, stage: str, name: str) -> Any:
+        """A stage's judgments of a set as rows for the metrics."""
+        return outcomes(self.pairs[name], self.measured[stage][name]).numpy()
+
+    def report(self, seconds: float) -> None:
+        """Say what came out and where it is."""
+        print_table(self.tables())
+        for gain in self.gains("sft", "dpo"):
+            if gain["metric"] in ("accuracy", "consistent_accuracy"):
+                print(
+                    f"DPO over SFT, {gain['set']}, {gain['metric']}: {100 * gain['value']:+.1f} points "
+                    f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
+                )
+        print(f"{seconds:.0f} s in this call; 95% bootstrap intervals over questions, both orders of each pair")
+        print(f"results: {self.folder / 'results.json'}")
+        print(f"judge:   {self.folder / 'export'} (a Hugging Face folder)")
+        print(f"stages:  {self.folder / 'stages'} (data, judgments, logs, checkpoints)")
+
+    def train_pairs(self) -> list[PreferencePair]:
+        """The pairs to learn from."""
+        return read_pairs(str(self.path("01-pairs", "train.jsonl")))
+
+    def seeded(self, value: Sources) -> Sources:
+        """Sources with the run's seed where they make data and name none."""
+        return [
+            replace(source, seed=self.recipe.seed) if isinstance(source, TaskPairs) and source.seed is None else source
+            for source in as_sources(value)
+        ]
+
+    def backbone_of(self, config: Path_fr) -> Backbone:
+        """The backbone that a configuration of `judgelit fit` names."""
+        content = yaml.safe_load(Path(config.absolute).read_text(encoding="utf-8"))
+        try:
+            settings = content["model"]["init_args"]["backbone"]
+            return Backbone(settings["name_or_path"], settings.get("dtype", "float32"))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{config}: model.init_args.backbone.name_or_path is not set") from error
+
+    def path(self, stage: str, *more: str) -> Path:
+        """A stage's folder, or a file in it."""
+        return self.folder.joinpath("stages", stage, *more)
+
+
+def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Make `folder` this run's, or find that it is already.
+
+    Raises:
+        UserError: Another run is in it.
+    """
+    if not (folder / "config.yaml").exists():
+        refuse_used_folder(folder)
+    for name, text in files.items():
+        path = folder / name
+        if path.exists() and path.read_text(encoding="utf-8") != text:
+            key = _first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
+            raise UserError(f"{folder} holds another run ({name}: {key}); choose another folder with --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        part = folder / (name + ".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(folder / name)
+
+
+def main(argv: list[str]) -> None:
+    """Run `judgelit run`."""
+    parser = OneLineErrors(prog="judgelit run", description=Recipe.__doc__)
+    parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped configuration.")
+    parser.add_class_arguments(Recipe)
+    parsed = parser.parse_args(argv)
+    settings = parser.instantiate_classes(parsed)
+    recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
+    saved = {
+        **yaml.safe_load(parser.dump(parsed)),
+        # The two files stand beside the saved configuration, so that it runs again from there.
+        "sft": "sft.yaml",
+        "dpo": "dpo.yaml",
+    }
+    files = {
+        "config.yaml": yaml.safe_dump(saved, sort_keys=False, allow_unicode=True),
+        "sft.yaml": Path(recipe.sft.absolute).read_text(encoding="utf-8"),
+        "dpo.yaml": Path(recipe.dpo.absolute).read_text(encoding="utf-8"),
+    }
+    claim_folder(Path(recipe.output), files)
+    Run(recipe).go()
+
+
+def _first_difference(old: Any, new: Any, key: str = "") -> str:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *new]:
+            if old.get(name) != new.get(name):
+                return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+    return f"{key or 'it'} is {old!r} there and {new!r} here"
+
+
+def _write_card(path: Path, title: str, report: str, templates: Mapping[str, int]) -> None:
+    lines = [f"# {title}", "", f"Made by judgelit {__version__}. {report}"]
+    if templates:
+        lines += ["", "| template | judgments |", "|---|---|", *(f"| {name} | {n} |" for name, n in templates.items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        # Linux counts the peak of resident memory anew after this.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,25 @@
+"""One look for everything that takes long."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Pass `items` through while a progress bar on stderr counts them; silent where nobody watches."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        if total is None and hasattr(items, "__len__"):
+            total = len(items)
+        task = progress.add_task(description, total=total)
+        for item in items:
+            yield item
+            progress.advance(task)

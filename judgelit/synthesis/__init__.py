@@ -1,0 +1,1 @@
+"""From preference pairs to judgments: what the two training sets are made of."""

@@ -1,0 +1,159 @@
+"""`judgelit fit | validate | test | predict`: LightningCLI with judgelit's modules, data and habits."""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from judgelit.data.datamodules import JudgeDataModule
+from judgelit.errors import UserError
+from judgelit.evaluation.callbacks import JudgmentWriter
+from judgelit.modules.finetuning import FineTuningModule
+from judgelit.parsing import OneLineErrors
+from judgelit.tools.export import save_model
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with one-line errors."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the whole resolved configuration as `config.yaml` in the run's folder.
+
+    A folder that holds another run is refused, unless this run continues that one from its checkpoint.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save when `fit` begins; other commands change nothing in the folder of the run they look at."""
+        if stage != "fit" or self.already_saved:
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
+
+
+class LogLines(Callback):
+    """A line every few seconds where no terminal shows a progress bar, so that a log file tells what goes on."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds = seconds
+        self._last = 0.0
+        self._began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._began = self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Say where the run is, if the last line is old enough."""
+        now = time.monotonic()
+        if now - self._last < self.seconds or not trainer.is_global_zero:
+            return
+        self._last = now
+        total = trainer.estimated_stepping_batches
+        loss = trainer.callback_metrics.get("train/loss")
+        shown = "" if loss is None else f", loss {float(loss):.4f}"
+        print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
+
+
+class TrainingCLI(LightningCLI):
+    """What `judgelit fit` and its siblings run.
+
+    The tokenizer is said once, as the model's `backbone.name_or_path`. A run leaves its folder
+    (`trainer.default_root_dir`) with config.yaml, csv/, tensorboard/, checkpoints/, judgments/ and, once trained, model/:
+    a Hugging Face folder, of the adapter alone for LoRA.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            FineTuningModule,
+            JudgeDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            parser_class=TrainingParser,
+            parser_kwargs={"prog": "judgelit"},
+            # The sampler of judgelit deals batches out to ranks itself.
+            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
+            seed_everything_default=0,
+            # Automatic optimizers would ask for parameters before the model is built.
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what model and data share."""
+        parser.link_arguments("model.init_args.backbone.name_or_path", "data.init_args.tokenizer")
+        parser.link_arguments("model.init_args.backbone.trust_remote_code", "data.init_args.trust_remote_code")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse a list of arguments, be it the command line's or one of `judgelit run`'s stages."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer with loggers and progress where the user has not said otherwise."""
+        trainer = self._get(self.config_init, "trainer")
+        root = Path(trainer["default_root_dir"])
+        if self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is None:
+            refuse_used_folder(root)
+        if trainer["logger"] is None or trainer["logger"] is True:
+            kwargs["logger"] = (
+                [TensorBoardLogger(root, name="tensorboard", version=""), CSVLogger(root, name="csv")]
+                if self.subcommand == "fit"
+                else False
+            )
+        callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter()]
+        if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(ModelCheckpoint(save_last=True))
+        for callback in callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                # Left to itself, Lightning would put checkpoints into the first logger's folder.
+                callback.dirpath = str(root / "checkpoints")
+        kwargs["callbacks"] = callbacks
+        if trainer["enable_progress_bar"] is not False and not any(
+            isinstance(callback, ProgressBar) for callback in kwargs["callbacks"]
+        ):
+            if sys.stderr.isatty():
+                kwargs["callbacks"].append(RichProgressBar())
+            else:
+                kwargs["callbacks"].append(LogLines())
+                kwargs["enable_progress_bar"] = False
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """Leave the trained model as a Hugging Face folder."""
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            folder = Path(self.trainer.default_root_dir) / "model"
+            save_model(self.model.model, self.datamodule.tokenizer, folder)
+            print(f"model written to {folder}")
+
+
+def refuse_used_folder(root: Path) -> None:
+    """Refuse a folder in which another run has left something to lose."""
+    for left in ("checkpoints", "model", "results.json"):
+        if (root / left).exists():
+            raise UserError(
+                f"{root} holds another run ({left} is there); choose another folder with --trainer.default_root_dir, or "
+                "continue that run with --ckpt_path last"
+            )
+
+
+def main(argv: list[str]) -> None:
+    """Run one of the Trainer's commands; `argv` begins with its name."""
+    TrainingCLI(argv)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
