@@ -68,7 +68,13 @@ def texts() -> list[str]:
     templates = Templates(["nano-*"]).load().values()
     pairs = TaskPairs(kinds=["sums"], difficulties=[1, 2, 3, 4], count=2000, distinct=False).read(PreferencePair)
     prompts = [template.render(pair)[0]["content"] for pair in pairs for template in templates]
-    return [*prompts, *map(worked_judgment, pairs), *["At a glance: [[A]]", "At a glance: [[B]]"] * 1000, "assistant", "user"]
+    return [
+        *prompts,
+        *map(worked_judgment, pairs),
+        *["At a glance: [[A]]", "At a glance: [[B]]"] * 1000,
+        "assistant",
+        "user",
+    ]
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def _help() -> str:
             "commands:",
             *lines,
             "",
-            "judgelit COMMAND --help explains a command; --config takes a file or a shipped name (judgelit configs list).",
+            "judgelit COMMAND --help explains a command; --config takes a file or a name of judgelit configs list.",
         ]
     )
 

@@ -4,7 +4,6 @@ import difflib
 import inspect
 import re
 import sys
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -13,14 +12,18 @@ from judgelit.errors import UserError
 
 _UNKNOWN = (
     r"unrecognized arguments: (?:--)?([\w.]+)",
+    r"does not accept option '([\w.]+)'",
+    r"Option '([\w.]+)' is not accepted",
     r"[Kk]ey '([\w.]+)' is not expected",
-    r"No action for key '([\w.]+)'",
-    r"Key \"([\w.]+)\" is required.*not included",
 )
 
 
 class OneLineErrors(ArgumentParser):
-    """Raises UserError instead of printing usage and leaving."""
+    """Raises UserError instead of printing usage and leaving; takes no abbreviated keys."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # A key with its end missing is a mistake too.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Turn what the parser found wrong into one line."""
@@ -29,35 +32,30 @@ class OneLineErrors(ArgumentParser):
 
 def explain(message: str, parser: Any) -> str:
     """`message` on one line; for an unknown key with the nearest known one."""
-    # jsonargparse reports every alternative of a union; the first complaint that names a key says most.
     for pattern in _UNKNOWN:
-        found = re.search(pattern, message)
-        if found:
-            key = found.group(1)
-            place = re.search(r'Parser key "([\w.]+)"', message)
-            inside = f" in {place.group(1)}" if place and place.group(1) != key else ""
-            return f"unknown key {key!r}{inside}; {_nearest(key, parser)}"
+        # Of nested complaints the last one is about the innermost place.
+        if found := re.findall(pattern, message):
+            return f"unknown key {found[-1]!r}; {_nearest(found[-1], _known_names(parser))}"
     lines = [line.strip(" -") for line in message.splitlines()]
     return " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)[:600]
 
 
-def _nearest(key: str, parser: Any) -> str:
-    last = key.rsplit(".", 1)[-1]
-    names = _known_names(parser)
-    close = difflib.get_close_matches(last, names, n=1, cutoff=0.5)
+def _nearest(key: str, known: set[str]) -> str:
+    wrong = next((part for part in key.split(".") if part not in known), key)
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
     return f"the nearest known one is {close[0]!r}" if close else "see --help for those that exist"
 
 
 def _known_names(parser: Any) -> set[str]:
-    names = {part for action in parser._actions for part in str(action.dest).split(".")}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("judgelit."):
-            for thing in vars(module).values():
-                if inspect.isclass(thing) and thing.__module__.startswith("judgelit."):
-                    names |= set(inspect.signature(thing.__init__).parameters) - {"self", "args", "kwargs"}
+    parsers = [parser, *getattr(parser._subcommands_action, "_name_parser_map", {}).values()]
+    names = {part for one in parsers for action in one._actions for part in str(action.dest).split(".")}
+    for module in [module for name, module in sys.modules.items() if name.startswith("judgelit.")]:
+        for thing in vars(module).values():
+            if inspect.isclass(thing) and thing.__module__.startswith("judgelit."):
+                names |= set(inspect.signature(thing.__init__).parameters) - {"self", "args", "kwargs"}
     return names
 
 
-def call(function: Callable[..., Any] | dict[str, Callable[..., Any]], argv: list[str], prog: str) -> None:
-    """Call a function (or one of several subcommands) with arguments from the command line and `--config` files."""
+def call(function: Any, argv: list[str], prog: str) -> None:
+    """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands."""
     auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)

@@ -104,7 +104,11 @@ class Run:
             _reset_peak_memory()
             began = time.monotonic()
             tokens = work(folder)
-            cost = {"seconds": round(time.monotonic() - began, 2), "tokens": tokens, "peak_memory_bytes": _peak_memory()}
+            cost = {
+                "seconds": round(time.monotonic() - began, 2),
+                "tokens": tokens,
+                "peak_memory_bytes": _peak_memory(),
+            }
             write_json(done, cost)
         self.cost[name] = yaml.safe_load(done.read_text(encoding="utf-8"))
         self.write_results()
@@ -116,7 +120,9 @@ class Run:
         held_out = {pair.question_key for pairs in sets.values() for pair in pairs}
         kept = [pair for pair in train if pair.question_key not in held_out]
         if not kept:
-            raise UserError(f"all {len(train)} training pairs ask questions that are held out; expected some that differ")
+            raise UserError(
+                f"all {len(train)} training pairs ask questions that are held out; expected some that differ"
+            )
         for name, pairs in {"train": kept, **sets}.items():
             write_records(folder / f"{name}.jsonl", pairs)
         counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
@@ -161,7 +167,9 @@ class Run:
         write_records(folder / "dpo.jsonl", examples)
         _write_card(folder / "README.md", "Judgments for the enhancement", str(report), {})
         print(report)
-        return sum(len(judge.tokenizer.text_ids(text)) for example in examples for text in (example.chosen, example.rejected))
+        return sum(
+            len(judge.tokenizer.text_ids(text)) for example in examples for text in (example.chosen, example.rejected)
+        )
 
     def train_dpo(self, folder: Path, warm: Backbone) -> int:
         """The enhancement, starting from the warm judge and held to it."""
@@ -331,7 +339,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped configuration.")
     parser.add_class_arguments(Recipe)
     parsed = parser.parse_args(argv)
-    settings = parser.instantiate_classes(parsed)
+    settings = parser.instantiate(parsed)
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     saved = {
         **yaml.safe_load(parser.dump(parsed)),

@@ -37,7 +37,7 @@ class SaveConfig(SaveConfigCallback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", skip_none=False, overwrite=True)
+            self.parser.save(self.config, folder / "config.yaml", skip_unset=False, overwrite=True)
 
 
 class LogLines(Callback):
@@ -70,8 +70,8 @@ class TrainingCLI(LightningCLI):
     """What `judgelit fit` and its siblings run.
 
     The tokenizer is said once, as the model's `backbone.name_or_path`. A run leaves its folder
-    (`trainer.default_root_dir`) with config.yaml, csv/, tensorboard/, checkpoints/, judgments/ and, once trained, model/:
-    a Hugging Face folder, of the adapter alone for LoRA.
+    (`trainer.default_root_dir`) with config.yaml, csv/, tensorboard/, checkpoints/, judgments/ and, once trained,
+    model/: a Hugging Face folder, of the adapter alone for LoRA.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -132,7 +132,7 @@ class TrainingCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Leave the trained model as a Hugging Face folder."""
-        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+        if self.trainer.is_global_zero and not self._get(self.config, "trainer")["fast_dev_run"]:
             folder = Path(self.trainer.default_root_dir) / "model"
             save_model(self.model.model, self.datamodule.tokenizer, folder)
             print(f"model written to {folder}")
@@ -143,8 +143,8 @@ def refuse_used_folder(root: Path) -> None:
     for left in ("checkpoints", "model", "results.json"):
         if (root / left).exists():
             raise UserError(
-                f"{root} holds another run ({left} is there); choose another folder with --trainer.default_root_dir, or "
-                "continue that run with --ckpt_path last"
+                f"{root} holds another run ({left} is there); choose another folder with --trainer.default_root_dir, "
+                "or continue that run with --ckpt_path last"
             )
 
 

@@ -51,7 +51,8 @@ LLAMA3 = """\
 
 MISTRAL = """\
 {{ bos_token }}{% set turns = messages %}{% set system = '' %}\
-{% if messages[0].role == 'system' %}{% set system = messages[0].content + '\n\n' %}{% set turns = messages[1:] %}{% endif %}\
+{% if messages[0].role == 'system' %}\
+{% set system = messages[0].content + '\n\n' %}{% set turns = messages[1:] %}{% endif %}\
 {% for message in turns %}\
 {% if message.role == 'user' %}[INST] {{ (system if loop.first else '') + message.content }}[/INST]\
 {% else %} {{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"""
@@ -130,9 +131,7 @@ def sentencepiece(template: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     strip = decoders.Strip(" ", 1, 0)
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
-    )
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip])
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in tokens[:3]])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

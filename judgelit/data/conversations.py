@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from judgelit.data.records import Message, bad_field
+from judgelit.errors import UserError
 
 _ROLES = {
     "system": "system",
@@ -17,7 +18,7 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 def read_turns(value: object, name: str, at: str) -> list[Message]:
     """A conversation whose turns have `role` and `content`, or `from` and `value`; a single turn may stand alone."""
-    turns = [value] if isinstance(value, Mapping) else value
+    turns = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise bad_field(at, name, value, "a list of messages")
     messages = []
@@ -51,9 +52,7 @@ def read_prompt(value: object, name: str, at: str) -> list[Message]:
         return turns
     turns = read_turns(value, name, at)
     if turns[-1]["role"] != "user":
-        raise bad_field(
-            at, name, f"a last turn of the {turns[-1]['role']}", "a conversation that ends with a user turn"
-        )
+        raise _last_turn(at, name, turns[-1], "user")
     return turns
 
 
@@ -73,9 +72,7 @@ def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str
     """A conversation that ends with an answer: the turns before it, and the answer."""
     *prompt, last = read_turns(value, name, at)
     if last["role"] != "assistant":
-        raise bad_field(
-            at, name, f"a last turn of the {last['role']}", "a conversation that ends with an assistant turn"
-        )
+        raise _last_turn(at, name, last, "assistant")
     if not prompt:
         raise bad_field(at, name, value, "a conversation with turns before the answer")
     return prompt, last["content"]
@@ -123,6 +120,10 @@ def part_texts(first: str, second: str) -> tuple[str, str, str]:
     begun = "" if not shared or shared[-1].isspace() else shared.split()[-1]
     cut = len(shared) - len(begun)
     return shared[:cut].strip(), first[cut:], second[cut:]
+
+
+def _last_turn(at: str, name: str, turn: Message, expected: str) -> UserError:
+    return UserError(f"{at}: field {name!r}: the last turn is the {turn['role']}'s, expected the {expected}'s")
 
 
 def _transcript(turns: Sequence[Message]) -> str:

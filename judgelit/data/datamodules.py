@@ -1,5 +1,7 @@
 """LightningDataModules: sources of records in, batches of ids out."""
 
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +49,17 @@ class JudgeData:
     """Judgments generated at once."""
     limit: int | None = None
     """Judge only the first pairs of each set, this many."""
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise UserError("judge.sets: found no set, expected at least one")
+        for name in self.sets:
+            if not name or "/" in name or name.startswith("."):
+                raise UserError(f"judge.sets: found the name {name!r}, expected one that can stand in a file's name")
+        for field in ("max_new_tokens", "batch_size", "limit"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UserError(f"judge.{field}: found {value}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -123,10 +136,8 @@ class JudgeDataModule(L.LightningDataModule):
         templates = self.judge.templates.load()
         sets = {}
         for name, value in self.judge.sets.items():
-            pairs = [pair for source in as_sources(value) for pair in source.read(PreferencePair)]
-            prompts, report = judge_prompts(
-                pairs[: self.judge.limit], templates, self.tokenizer, room, seed=self.judge.templates.seed
-            )
+            pairs = read_pairs(value)[: self.judge.limit]
+            prompts, report = judge_prompts(pairs, templates, self.tokenizer, room, seed=self.judge.templates.seed)
             rank_zero_info(f"{name}: {report}")
             if not prompts:
                 raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt")
@@ -141,7 +152,7 @@ class JudgeDataModule(L.LightningDataModule):
         rank, world = _place(self.trainer)
         return [
             DataLoader(
-                prompts[rank::world],
+                prompts[rank::world],  # type: ignore[arg-type]
                 batch_size=self.judge.batch_size,
                 collate_fn=partial(
                     _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens
@@ -151,12 +162,20 @@ class JudgeDataModule(L.LightningDataModule):
         ]
 
 
-class TrainingDataModule(JudgeDataModule):
+class TrainingDataModule(JudgeDataModule, ABC):
     """Examples to train on; a subclass says of which kind, and how they become ids and batches."""
 
     kind: ClassVar[type[Example]]
-    tokenize: ClassVar[Callable[[Any, str, ChatTokenizer], Row]]
-    collate: ClassVar[Callable[[Any, int], Batch]]
+
+    @staticmethod
+    @abstractmethod
+    def tokenize(example: Any, name: str, tokenizer: ChatTokenizer) -> Row:
+        """An example of `kind` as ids; `name` stands for its id if it has none."""
+
+    @staticmethod
+    @abstractmethod
+    def collate(rows: Any, pad_id: int) -> Batch:
+        """Rows as a batch."""
 
     def __init__(
         self,
@@ -218,8 +237,12 @@ class TrainingDataModule(JudgeDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, continued where a checkpoint left off."""
-        loader = self._loader("train", shuffle=True, shares=self._shares)
-        loader.batch_sampler.resume(*self._resume)  # type: ignore[union-attr]
+        loader = self._loader("train", RunBatches, shuffle=True, shares=self._shares)
+        batches = loader.batch_sampler
+        assert isinstance(batches, RunBatches)
+        batches.place = self._place_in_run
+        # With workers the first batches are drawn before the trainer names an epoch.
+        batches.resume(*self._resume)
         return loader
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -232,12 +255,20 @@ class TrainingDataModule(JudgeDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """How far the run is in its epoch; the order itself follows from the seed."""
-        loop = self.trainer.fit_loop  # type: ignore[union-attr]
-        return {"epoch": self.trainer.current_epoch, "batches": loop.epoch_loop.batch_progress.current.processed}  # type: ignore[union-attr]
+        epoch, batches = self._place_in_run()
+        return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue from such a state."""
         self._resume = (state_dict["epoch"], state_dict["batches"])
+        # Lightning looks for state in the loader and does not know of this one.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+    def _place_in_run(self) -> tuple[int, int]:
+        assert self.trainer is not None
+        loop = self.trainer.fit_loop
+        processed: int = loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+        return divmod(processed, int(loop.max_batches))
 
     def _prepare(self, part: str) -> list[Row]:
         examples = []
@@ -257,12 +288,14 @@ class TrainingDataModule(JudgeDataModule):
             rows += fitting
             if part == "train":
                 self._shares.append((len(fitting), source.weight))
+        if part == "train" and not rows:
+            raise UserError("data.train: found no example to train on, expected at least one")
         return rows
 
     def _tokenize(self, examples: Sequence[Example], part: str) -> list[Row]:
         rows, longest, refused = [], 0, 0
         for index, example in enumerate(track(examples, f"tokenizing {part}", total=len(examples))):
-            row = type(self).tokenize(example, f"{part}[{index}]", self.tokenizer)
+            row = self.tokenize(example, f"{part}[{index}]", self.tokenizer)
             longest = max(longest, len(row))
             if len(row) <= self.max_length:
                 rows.append(row)
@@ -279,11 +312,15 @@ class TrainingDataModule(JudgeDataModule):
         return rows
 
     def _loader(
-        self, part: str, shuffle: bool = False, shares: Sequence[tuple[int, float]] | None = None
+        self,
+        part: str,
+        order: type[EpochBatches] = EpochBatches,
+        shuffle: bool = False,
+        shares: Sequence[tuple[int, float]] | None = None,
     ) -> DataLoader:
         rows = self._rows[part]
         rank, world = _place(self.trainer)
-        batches = EpochBatches(
+        batches = order(
             [len(row) for row in rows],
             self.batch_size,
             shares=shares,
@@ -295,10 +332,40 @@ class TrainingDataModule(JudgeDataModule):
         return DataLoader(
             rows,  # type: ignore[arg-type]
             batch_sampler=batches,
-            collate_fn=partial(type(self).collate, pad_id=self.tokenizer.pad_id),
+            collate_fn=partial(self.collate, pad_id=self.tokenizer.pad_id),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+class RunBatches(EpochBatches):
+    """EpochBatches that follow a trainer through epochs of any length, wherever it began.
+
+    Lightning's own number of an epoch will not do: on resuming it may pass over one that is done already, and it counts
+    one that `max_steps` cut short as a whole one. The batches that it has trained on are what counts.
+    """
+
+    place: Callable[[], tuple[int, int]]
+    """Tells which epoch the trainer is in, and how many batches of it are done."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on where the trainer is; Lightning calls this at the start of every epoch."""
+        self.resume(*self.place())
+
+
+def read_pairs(value: Sources) -> list[PreferencePair]:
+    """All pairs of some sources; each id once, since a pair is judged in both orders anyway.
+
+    Raises:
+        UserError: Two different pairs share an id.
+    """
+    seen: dict[str, PreferencePair] = {}
+    for source in as_sources(value):
+        for pair in source.read(PreferencePair):
+            first = seen.setdefault(pair.id, pair)
+            if pair not in (first, first.swapped()):
+                raise UserError(f"pair id {pair.id!r} stands for two different pairs; expected ids that differ")
+    return list(seen.values())
 
 
 def tokenize_completion(example: SFTExample, name: str, tokenizer: ChatTokenizer) -> TokenizedCompletion:

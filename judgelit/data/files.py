@@ -50,7 +50,7 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         except OSError as error:
             raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
     if empty:
-        raise UserError(f"{path}: no rows")
+        raise UserError(f"{path}: empty: found no rows, expected at least one")
 
 
 def data_files(path: str) -> tuple[Path, list[Path]]:
@@ -213,7 +213,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path}: row {number}", row
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read: {str(error).partition(chr(10))[0]}") from error
 
 

@@ -92,7 +92,7 @@ def judge_prompts(
 ) -> tuple[list[JudgePrompt], PromptReport]:
     """Prompts for all `pairs` in all `orders`, each at most `max_tokens` long.
 
-    A pair keeps its template in both orders, and is skipped in both if it fits in neither.
+    A pair keeps its template in both orders, and is skipped in both if it does not fit in one.
     """
     prompts: list[JudgePrompt] = []
     skipped: list[str] = []

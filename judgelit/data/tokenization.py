@@ -15,7 +15,7 @@ NANO_FOLDER = Path(__file__).parent / "nano"
 """The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
 
 # Lone private-use characters carry no meaning in any script, so one of them can mark where text must be cut.
-_CUTS = [chr(code) for code in range(0xE000, 0xE040)]
+_MARKS = [chr(code) for code in range(0xE000, 0xE040)]
 
 
 def model_folder(name_or_path: str) -> str:
@@ -145,24 +145,54 @@ class ChatTokenizer:
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str] | None:
-        # A look-ahead finds overlapping occurrences too; one- and two-character tokens are cut at their first character.
-        longest_first = sorted(self.control_tokens, key=len, reverse=True)
-        return re.compile("(?=(" + "|".join(map(re.escape, longest_first)) + "))") if longest_first else None
+        # A look-ahead finds overlapping occurrences too. The first characters come first, since that search is fast.
+        tokens = sorted(self.control_tokens)
+        if not tokens:
+            return None
+        firsts = "".join(re.escape(first) for first in sorted({token[0] for token in tokens}))
+        rests = "|".join(re.escape(token[1:]) for token in tokens)
+        return re.compile(f"[{firsts}](?={rests})")
+
+    @cached_property
+    def _control_beginnings(self) -> tuple[str, ...]:
+        return tuple({token[:length] for token in self.control_tokens for length in range(1, len(token))})
 
     def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
-        """`texts` with a mark inside everything that spells a control token, and the mark ("" where none was needed)."""
-        pattern = self._control_pattern
-        if pattern is None or not any(pattern.search(text) for text in texts):
-            return "", list(texts)
-        mark = next((cut for cut in _CUTS if not any(cut in text for text in texts)), None)
+        """`texts` with a mark inside everything that spells a control token, and the mark ("" if none was needed)."""
+        whole = [_whole_characters(text) for text in texts]
+        cuts = [self._cuts(text) for text in whole]
+        if not any(cuts):
+            return "", whole
+        mark = next((mark for mark in _MARKS if not any(mark in text for text in whole)), None)
         if mark is None:
             raise UserError("a text holds all of U+E000 to U+E03F, private-use characters that no script uses")
-        marked = []
-        for text in texts:
-            places = sorted({found.start() + 1 for found in pattern.finditer(text)})
-            pieces = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-            marked.append(mark.join(pieces))
-        return mark, marked
+        return mark, [mark.join(_pieces(text, places)) for text, places in zip(whole, cuts, strict=True)]
+
+    def _cuts(self, text: str) -> list[int]:
+        """Places at which `text` must be cut, so that no piece of it spells a control token."""
+        if self._control_pattern is None:
+            return []
+        places = [found.start() + 1 for found in self._control_pattern.finditer(text)]
+        # What follows may end a token that this text begins. Templates strip blanks, so the cut stands before them.
+        end = len(text.rstrip())
+        if text[max(0, end - 256) : end].endswith(self._control_beginnings):
+            places.append(end)
+        if self._spelled_after_normalisation:
+            # Such a token may be spelled in ways that no search over the raw text finds (NFKC, lower case).
+            ids = {token for piece in _pieces(text, places) for token in self._plain_ids(piece)}
+            if ids & set(self.control_ids):
+                return list(range(1, len(text)))
+        return places
+
+    @cached_property
+    def _spelled_after_normalisation(self) -> bool:
+        """Whether the tokenizer looks for some control token in normalised rather than in raw text."""
+        backend = getattr(self.hf, "backend_tokenizer", None)
+        if backend is None or backend.normalizer is None:
+            return False
+        return any(
+            token.normalized and token.content in self.control_tokens for token in self.hf.added_tokens_decoder.values()
+        )
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, str]:
         mark, contents = self._defuse([turn["content"] for turn in messages])
@@ -191,6 +221,20 @@ class ChatTokenizer:
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
 
 
+def _pieces(text: str, places: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+def _whole_characters(text: str) -> str:
+    """`text` with halves of surrogate pairs, which no tokenizer takes, joined or replaced by U+FFFD."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, for one-line messages."""
     lines = str(error).strip().splitlines()
@@ -217,16 +261,16 @@ def fit_prompt(
     Where the whole prompt is too long, answers lose their middle: one limit of characters, the largest that fits,
     holds for both, so that shortening favours neither. The question is never cut.
     """
-    # No tokenizer packs text so densely that an answer beyond this could fit whole; it spares tokenizing gigabytes.
+    # No tokenizer packs text so densely that a text beyond this could fit whole; it spares tokenizing gigabytes.
     ceiling = 64 * max_tokens
+    if len(pair.question) + sum(len(turn["content"]) for turn in pair.context) > ceiling:
+        return None
     longest = max(len(pair.answer_a), len(pair.answer_b))
     if longest <= ceiling:
         messages = render(pair)
         ids = tokenizer.prompt_ids(messages)
         if len(ids) <= max_tokens:
             return FittedPrompt(messages, ids, shortened=False)
-    if len(pair.question) > ceiling:
-        return None
     best = None
     low, high = _SHORTEST_ANSWER, min(longest, ceiling) - 1
     while low <= high:

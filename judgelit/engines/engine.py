@@ -12,8 +12,11 @@ class Engine(Protocol):
 
     name: str
     """How judgments name their judge."""
-    identity: str
-    """Changes whenever answers might: of a local model, a hash of its weights."""
+
+    @property
+    def identity(self) -> str:
+        """Changes whenever answers might: of a local model, a hash of its weights."""
+        ...
 
     def answer(
         self,

@@ -63,7 +63,9 @@ class Journaled:
             if index in to_ask:
                 to_ask.remove(index)
                 with self._connection:
-                    self._connection.execute("INSERT INTO answers VALUES (?, ?)", (keys[index], json.dumps(texts)))
+                    self._connection.execute(
+                        "INSERT OR IGNORE INTO answers VALUES (?, ?)", (keys[index], json.dumps(texts))
+                    )
                 for twin in waiting[keys[index]]:
                     yield twin, texts
 

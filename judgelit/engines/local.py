@@ -1,8 +1,9 @@
 """A Hugging Face model on this machine as an engine."""
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,16 +35,16 @@ class LocalEngine:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the weights."""
-        return fingerprint(self.model)
+        """A hash of the weights and the chat template."""
+        return hashlib.sha256(f"{fingerprint(self.model)} {self.tokenizer.hf.chat_template}".encode()).hexdigest()[:16]
 
     @classmethod
     def load(cls, backbone: Backbone, batch_size: int = 32) -> "LocalEngine":
         """Build the model of `backbone` on the GPU where there is one."""
         tokenizer = ChatTokenizer.load(backbone.name_or_path, trust_remote_code=backbone.trust_remote_code)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = backbone.build().to(device)
-        return cls(model, tokenizer, backbone.adapter or backbone.name_or_path, batch_size)
+        model: Any = backbone.build()
+        return cls(model.to(device), tokenizer, backbone.adapter or backbone.name_or_path, batch_size)
 
     def answer(
         self,

@@ -1,5 +1,6 @@
 """Judging held-out pairs while training, and writing down what a judge said."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from judgelit.data.files import write_records
 from judgelit.data.judging import JudgePrompt
@@ -23,7 +25,8 @@ class JudgeEvaluation(Callback):
     """Judges the held-out pairs of `data.judge` by generation, in both orders.
 
     Metrics are logged as `judge/<set>/<metric>`, so `ModelCheckpoint(monitor="judge/<set>/consistent_accuracy")` can
-    keep the best judge. Judgments are written to `judgments/` in the run's folder.
+    keep the best judge. Judgments are written to `judgments/` in the run's folder: `<set>-step<N>.jsonl` during `fit`,
+    `<set>-validate.jsonl` or `<set>-test.jsonl` by the other commands.
     """
 
     def __init__(
@@ -46,6 +49,14 @@ class JudgeEvaluation(Callback):
         self._sets: dict[str, list[JudgePrompt]] = {}
         self._last_step = -1
 
+    def state_dict(self) -> dict[str, int]:
+        """The step last judged, so that a continued run does not judge it again."""
+        return {"last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue from such a state."""
+        self._last_step = state_dict["last_step"]
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the pairs early, so that a mistake in them costs no training."""
         if stage != "predict":
@@ -55,7 +66,7 @@ class JudgeEvaluation(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge the starting model, unless the run is a continued one."""
-        if self.at_start and trainer.global_step == 0:
+        if self.at_start and trainer.global_step == 0 and self._last_step != 0:
             self._evaluate(trainer, pl_module)
 
     def on_train_batch_end(
@@ -73,7 +84,7 @@ class JudgeEvaluation(Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge in `validate`; during `fit` validation has its own rhythm."""
-        if trainer.validating:
+        if trainer.state.fn == TrainerFn.VALIDATING:
             self._evaluate(trainer, pl_module)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -83,8 +94,10 @@ class JudgeEvaluation(Callback):
     def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._last_step = trainer.global_step
-        engine = LocalEngine(pl_module.model, data.tokenizer, f"step-{trainer.global_step}", data.judge.batch_size)  # type: ignore[arg-type]
+        engine = LocalEngine(pl_module.model, data.tokenizer, _judge_name(trainer, pl_module), data.judge.batch_size)  # type: ignore[arg-type]
         sampling = Sampling(max_new_tokens=data.judge.max_new_tokens)
+        # Generation sets the whole model to eval mode and back; of a mixture it would leave none.
+        modes = {module: module.training for module in pl_module.modules()}
         for name, prompts in self._sets.items():
             mine = prompts[trainer.global_rank :: trainer.world_size]
             judgments = judge(engine, mine, sampling, description=f"judging {name}")
@@ -92,21 +105,22 @@ class JudgeEvaluation(Callback):
             metrics.update(outcomes(judged_pairs(prompts), judgments).to(pl_module.device))
             found: dict[str, Estimate] = metrics.compute()
             self._log(trainer, name, found, judgments)
+        for module, training in modes.items():
+            module.training = training
 
     def _log(self, trainer: L.Trainer, name: str, found: dict[str, Estimate], judgments: list[Judgment]) -> None:
         values = {f"judge/{name}/{metric}": estimate.value for metric, estimate in found.items()}
         # Hooks at the start and end of training may not `log`; the callbacks' metrics and the loggers always may.
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
-        if not trainer.sanity_checking:
-            folder = Path(trainer.default_root_dir) / "judgments"
-            rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-            write_records(folder / f"{name}-step{trainer.global_step}{rank}.jsonl", judgments)
+            known = {key: value for key, value in values.items() if not math.isnan(value)}
+            logger.log_metrics(known, step=trainer.global_step)
+        folder = Path(trainer.default_root_dir) / "judgments"
+        write_records(folder / f"{name}-{_moment(trainer)}{_rank(trainer)}.jsonl", judgments)
         if not trainer.is_global_zero:
             return
         shown = ", ".join(f"{metric} {show(found[metric])}" for metric in SHOWN)
-        print(f"step {trainer.global_step}, {name}: {shown}")
+        print(f"{_moment(trainer)}, {name}: {shown}")
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for index, judgment in enumerate(judgments[: self.samples_logged]):
@@ -134,9 +148,26 @@ class JudgmentWriter(BasePredictionWriter):
         for (name, prompts), batches in zip(data.predict_sets.items(), by_set, strict=True):
             mine = prompts[trainer.global_rank :: trainer.world_size]
             texts = [data.tokenizer.decode(ids) for batch in batches for ids in batch]
-            engine = pl_module.backbone.name_or_path  # type: ignore[union-attr]
+            engine = _judge_name(trainer, pl_module)
             judgments = [as_judgment(prompt, text, engine, 0) for prompt, text in zip(mine, texts, strict=True)]
-            rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-            path = Path(trainer.default_root_dir) / "predictions" / f"{name}{rank}.jsonl"
+            path = Path(trainer.default_root_dir) / "predictions" / f"{name}{_rank(trainer)}.jsonl"
             write_records(path, judgments)
             print(f"{name}: {len(judgments)} judgments written to {path}")
+
+
+def _moment(trainer: L.Trainer) -> str:
+    """When a judgment was made, for the names of files."""
+    command = trainer.state.fn
+    return f"step{trainer.global_step}" if command in (None, TrainerFn.FITTING) else str(command.value)
+
+
+def _judge_name(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    """How judgments name the judge: its step in a run, else its checkpoint or its own name."""
+    if trainer.state.fn == TrainerFn.FITTING:
+        return f"step-{trainer.global_step}"
+    backbone = pl_module.backbone
+    return str(trainer.ckpt_path or backbone.adapter or backbone.name_or_path)  # type: ignore[union-attr]
+
+
+def _rank(trainer: L.Trainer) -> str:
+    return f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""

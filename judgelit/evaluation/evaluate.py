@@ -1,18 +1,19 @@
 """`judgelit evaluate`: a judge on labelled pairs, in both orders, with every judgment kept."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from judgelit.data.datamodules import Sources
+from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
-from judgelit.data.judging import Templates, judge_prompts
+from judgelit.data.judging import JudgePrompt, Templates, judge_prompts
 from judgelit.data.records import Judgment, PreferencePair
-from judgelit.data.sources import as_sources
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.engine import Engine
 from judgelit.engines.journal import Journaled
@@ -48,19 +49,32 @@ def measure(
     Raises:
         UserError: No pair leaves room for a judgment in the model's context.
     """
+    prompts = prompts_for(pairs, name, tokenizer, templates, max_new_tokens)
+    judgments = judge(engine, prompts, Sampling(max_new_tokens), seed, f"judging {name}")
+    rows = outcomes(pairs, judgments).numpy()
+    return Measured(judgments, rows, estimates(rows))
+
+
+def prompts_for(
+    pairs: Sequence[PreferencePair], name: str, tokenizer: ChatTokenizer, templates: Templates, max_new_tokens: int
+) -> list[JudgePrompt]:
+    """Prompts for `pairs` in both orders that leave `max_new_tokens` of the model's context for the judgment.
+
+    Raises:
+        UserError: There is no such room, or no pair fits it.
+    """
     room = tokenizer.context - max_new_tokens
-    if room < 1:
+    if max_new_tokens < 1 or room < 1:
         raise UserError(
-            f"max_new_tokens: found {max_new_tokens}, expected less than the context of {tokenizer.context}"
+            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
+            f"{tokenizer.context}"
         )
     prompts, report = judge_prompts(pairs, templates.load(), tokenizer, room, seed=templates.seed)
     if not prompts:
         raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
     if report.skipped or report.shortened:
         print(f"{name}: {report}")
-    judgments = judge(engine, prompts, Sampling(max_new_tokens), seed, f"judging {name}")
-    rows = outcomes(pairs, judgments).numpy()
-    return Measured(judgments, rows, estimates(rows))
+    return prompts
 
 
 def evaluate(
@@ -90,8 +104,11 @@ def evaluate(
         dtype: The weights' dtype.
         seed: Seed of the engine.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: found {limit}, expected 1 or more")
     folder = Path(output)
     sets = {name: read_pairs(value)[:limit] for name, value in named_sets(pairs).items()}
+    _refuse_other_results(folder / "results.json", model, sorted(sets))
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
     engine = Journaled(local, folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
@@ -105,34 +122,40 @@ def evaluate(
     print(f"judgments and results.json are in {folder}")
 
 
-def read_pairs(value: Sources) -> list[PreferencePair]:
-    """All pairs of some sources; each id once.
+def named_sets(pairs: str | Sequence[str] | Mapping[str, Sources]) -> dict[str, Sources]:
+    """Sets by name; a file without one goes by its own.
 
     Raises:
-        UserError: Two pairs share an id.
+        UserError: A name cannot stand in a file's name.
     """
-    pairs = [pair for source in as_sources(value) for pair in source.read(PreferencePair)]
-    seen: dict[str, PreferencePair] = {}
-    for pair in pairs:
-        if pair.id in seen and seen[pair.id].swapped() != pair:
-            raise UserError(f"pair id {pair.id!r} stands for two different pairs; expected ids that differ")
-        seen.setdefault(pair.id, pair)
-    return list(seen.values())
-
-
-def named_sets(pairs: str | Sequence[str] | Mapping[str, Sources]) -> dict[str, Sources]:
-    """Sets by name; a file without one goes by its own."""
     if isinstance(pairs, Mapping):
+        for name in pairs:
+            if not name or "/" in name or name.startswith("."):
+                raise UserError(f"pairs: found the name {name!r}, expected one that can stand in a file's name")
         return dict(pairs)
-    paths = [pairs] if isinstance(pairs, str) else list(pairs)
     named: dict[str, Sources] = {}
-    for path in paths:
-        name = Path(path).name.split(".")[0]
-        if name in named:
-            # Benchmarks often call every file dataset.json; the folder tells them apart.
-            name = f"{Path(path).parent.name}-{name}"
-        named[name] = path
+    for path in [pairs] if isinstance(pairs, str) else pairs:
+        own = _file_name(Path(path).name.split(".")[0])
+        # Benchmarks often call every file dataset.json; the folder tells them apart.
+        longer = f"{_file_name(Path(path).parent.name)}-{own}"
+        candidates = chain([own, longer], (f"{longer}-{number}" for number in count(2)))
+        named[next(name for name in candidates if name not in named)] = path
     return named
+
+
+def _file_name(text: str) -> str:
+    """`text` without what a shell or a folder might misread, as a glob pattern has it."""
+    return re.sub(r"[^\w-]+", "-", text).strip("-") or "pairs"
+
+
+def _refuse_other_results(path: Path, model: str, sets: Sequence[str]) -> None:
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("model") != model or sorted(found.get("sets", ())) != list(sets):
+            raise UserError(
+                f"{path} holds results of {found.get('model')!r} on {', '.join(found.get('sets', ()))}; choose another "
+                "folder with --output"
+            )
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,6 +1,6 @@
 """Accuracy, consistency and bias of a judge, each with a 95% bootstrap interval over questions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ METRICS = ("accuracy", "consistent_accuracy", "consistency", "no_verdict", "shar
 _LABELS = {"A": 0, "B": 1, "tie": 2, None: 3}
 _ORDERS = {"ab": 0, "ba": 1}
 _RESAMPLES = 2000
+_AT_ONCE = 4_000_000
+"""Draws held in memory at once: 32 MB."""
 
 
 class Estimate(NamedTuple):
@@ -45,10 +47,11 @@ class Gain:
 
 
 class JudgeMetrics(Metric):
-    """The metrics of section METRICS over judgments seen on any rank.
+    """The metrics of METRICS over judgments seen on any rank.
 
     A judgment is one row of whole numbers: pair, question, order, verdict, label, longer answer; see `outcomes`. Rows
-    are gathered over ranks before anything is computed, so a pair's two orders may be judged on different ranks.
+    are gathered over ranks before anything is computed, so a pair's two orders may be judged on different ranks. A
+    rank without judgments must be updated with no rows.
     """
 
     full_state_update = False
@@ -64,8 +67,10 @@ class JudgeMetrics(Metric):
 
     def compute(self) -> dict[str, Estimate]:
         """Every metric of METRICS."""
-        rows = torch.cat(self.rows) if isinstance(self.rows, list) else self.rows
-        return estimates(rows.cpu().numpy())
+        # A list on one rank, a tensor once gathered from several.
+        seen = self.rows if isinstance(self.rows, list) else [self.rows]
+        rows = torch.cat([torch.zeros(0, 6, dtype=torch.long), *(part.cpu() for part in seen)])
+        return estimates(rows.numpy())
 
 
 def outcomes(pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> Tensor:
@@ -90,72 +95,50 @@ def outcomes(pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> 
 
 def estimates(rows: np.ndarray, seed: int = 0) -> dict[str, Estimate]:
     """Every metric over judgments as `outcomes` gives them, resampling questions."""
-    table = _by_question(rows)
-    weights = _resamples(table, seed)
-    result = {}
-    for name in METRICS:
-        value, n = _value(name, table, np.ones((1, len(table["judged"]))))
-        low, high = _interval(_value(name, table, weights)[0])
-        result[name] = Estimate(float(value[0]), low, high, n)
-    return result
+    counts = _by_question(rows)
+    totals = counts.sum(axis=0, keepdims=True)
+    values, drawn = _values(totals), _values(_resampled(counts, seed))
+    sizes = _sizes(totals[0])
+    return {name: Estimate(float(values[name][0]), *_interval(drawn[name]), sizes[name]) for name in METRICS}
 
 
 def gains(before: np.ndarray, after: np.ndarray, seed: int = 0) -> dict[str, Gain]:
-    """What each metric gained from one judge to another on the same pairs, resampling questions for both at once."""
-    first, second = _by_question(before), _by_question(after)
-    if len(first["judged"]) != len(second["judged"]):
+    """What each metric gained from one judge to another on the same pairs, resampling questions for both at once.
+
+    p is two-sided: twice the share of resamples in which the gain has the other sign, or none.
+    """
+    # Pair, question, order, label and longer answer: all but the verdict.
+    asked, asked_again = (np.unique(rows[:, [0, 1, 2, 4, 5]], axis=0) for rows in (before, after))
+    if not np.array_equal(asked, asked_again):
         raise ValueError("the two judges were not asked the same questions")
-    weights = _resamples(first, seed)
-    one = np.ones((1, weights.shape[1]))
+    counts = np.hstack([_by_question(before), _by_question(after)])
+    width = len(_COUNTS)
+    totals, drawn = counts.sum(axis=0, keepdims=True), _resampled(counts, seed)
+    first, second = _values(totals[:, :width]), _values(totals[:, width:])
+    first_drawn, second_drawn = _values(drawn[:, :width]), _values(drawn[:, width:])
     result = {}
     for name in METRICS:
-        value = _value(name, second, one)[0] - _value(name, first, one)[0]
-        differences = _value(name, second, weights)[0] - _value(name, first, weights)[0]
+        differences = second_drawn[name] - first_drawn[name]
         low, high = _interval(differences)
-        known = differences[~np.isnan(differences)]
-        beyond = min((known <= 0).sum(), (known >= 0).sum())
-        result[name] = Gain(float(value[0]), low, high, min(1.0, 2 * (beyond + 1) / (len(known) + 1)))
+        value = float(second[name][0] - first[name][0])
+        result[name] = Gain(value, low, high, float("nan") if np.isnan(value) else _p(differences))
     return result
 
 
-def _by_question(rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Counts a question, from which every metric is a ratio of sums."""
-    rows = np.unique(rows, axis=0)
-    pair, question, order, verdict, label, longer = rows.T
-    swapped = np.where(verdict < 2, 1 - verdict, verdict)
-    winner = np.where(order == 0, verdict, swapped)
-    right = winner == label
-
-    # The same pair in both orders: sorting brings "ab" and "ba" of a pair side by side.
-    by_pair = np.lexsort((order, pair))
-    first, second = by_pair[:-1], by_pair[1:]
-    both = (pair[first] == pair[second]) & (order[first] != order[second])
-    first, second = first[both], second[both]
-    same = (winner[first] == winner[second]) & (winner[first] != 3)
-
-    size = int(question.max()) + 1 if len(question) else 0
-
-    def count(where: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-        return np.bincount(where[chosen], minlength=size).astype(float)
-
-    everything = np.ones(len(rows), dtype=bool)
-    decided = (label < 2) & (longer < 2)
-    return {
-        "judged": count(question, everything),
-        "right": count(question, right),
-        "none": count(question, verdict == 3),
-        "spoken": count(question, verdict != 3),
-        "said_a": count(question, verdict == 0),
-        "both": count(question[first], np.ones(len(first), dtype=bool)),
-        "both_right": count(question[first], right[first] & right[second]),
-        "same": count(question[first], same),
-        "long": count(question, decided & (label == longer)),
-        "long_right": count(question, decided & (label == longer) & right),
-        "short": count(question, decided & (label != longer)),
-        "short_right": count(question, decided & (label != longer) & right),
-    }
-
-
+_COUNTS = (
+    "judged",
+    "right",
+    "none",
+    "spoken",
+    "said_a",
+    "both",
+    "both_right",
+    "same",
+    "long",
+    "long_right",
+    "short",
+    "short_right",
+)
 _RATIOS = {
     "accuracy": ("right", "judged"),
     "consistent_accuracy": ("both_right", "both"),
@@ -165,23 +148,75 @@ _RATIOS = {
 }
 
 
-def _value(name: str, table: Mapping[str, np.ndarray], weights: np.ndarray) -> tuple[np.ndarray, int]:
-    """The metric under each row of question weights [R, Q], and how many judgments or pairs it is over."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if name == "length_bias":
-            longer = weights @ table["long_right"] / (weights @ table["long"])
-            shorter = weights @ table["short_right"] / (weights @ table["short"])
-            return longer - shorter, int((table["long"] + table["short"]).sum())
-        part, whole = _RATIOS[name]
-        return weights @ table[part] / (weights @ table[whole]), int(table[whole].sum())
+def _by_question(rows: np.ndarray) -> np.ndarray:
+    """Counts of each question, from which every metric is a ratio of sums, [Q, len(_COUNTS)] float64."""
+    rows = np.unique(rows, axis=0)
+    pair, question, order, verdict, label, longer = rows.T
+    questions, question = np.unique(question, return_inverse=True)
+    swapped = np.where(verdict < 2, 1 - verdict, verdict)
+    winner = np.where(order == 0, verdict, swapped)
+    right = winner == label
+
+    # The same pair in both orders: sorting brings "ab" and "ba" of a pair side by side.
+    by_pair = np.lexsort((order, pair))
+    first, second = by_pair[:-1], by_pair[1:]
+    both = (pair[first] == pair[second]) & (order[first] != order[second])
+    first, second = first[both], second[both]
+
+    decided = (label < 2) & (longer < 2)
+    chosen = {
+        "judged": question,
+        "right": question[right],
+        "none": question[verdict == 3],
+        "spoken": question[verdict != 3],
+        "said_a": question[verdict == 0],
+        "both": question[first],
+        "both_right": question[first[right[first] & right[second]]],
+        "same": question[first[(winner[first] == winner[second]) & (winner[first] != 3)]],
+        "long": question[decided & (label == longer)],
+        "long_right": question[decided & (label == longer) & right],
+        "short": question[decided & (label != longer)],
+        "short_right": question[decided & (label != longer) & right],
+    }
+    counts = [np.bincount(chosen[name], minlength=len(questions)) for name in _COUNTS]
+    return np.stack(counts, axis=1).astype(float)
 
 
-def _resamples(table: Mapping[str, np.ndarray], seed: int) -> np.ndarray:
-    """How often each question was drawn in each bootstrap sample, [R, Q]."""
-    questions = len(table["judged"])
+def _values(totals: np.ndarray) -> dict[str, np.ndarray]:
+    """Every metric of each row of totals, [R, len(_COUNTS)] to [R]; NaN where nothing was counted."""
+    of = dict(zip(_COUNTS, totals.T, strict=True))
+    values = {name: _ratio(of[part], of[whole]) for name, (part, whole) in _RATIOS.items()}
+    values["length_bias"] = _ratio(of["long_right"], of["long"]) - _ratio(of["short_right"], of["short"])
+    return values
+
+
+def _sizes(totals: np.ndarray) -> dict[str, int]:
+    """How many judgments or pairs each metric is over."""
+    of = dict(zip(_COUNTS, totals, strict=True))
+    sizes = {name: int(of[whole]) for name, (_, whole) in _RATIOS.items()}
+    return {**sizes, "length_bias": int(of["long"] + of["short"])}
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _resampled(counts: np.ndarray, seed: int) -> np.ndarray:
+    """Totals of `counts` over bootstrap samples of its rows, [_RESAMPLES, columns]."""
+    questions = len(counts)
     if questions == 0:
-        return np.zeros((_RESAMPLES, 0))
-    return np.random.default_rng(seed).multinomial(questions, np.full(questions, 1 / questions), size=_RESAMPLES)
+        return np.zeros((_RESAMPLES, counts.shape[1]))
+    rng = np.random.default_rng(seed)
+    even = np.full(questions, 1 / questions)
+    step = max(1, _AT_ONCE // questions)
+    sizes = [min(step, _RESAMPLES - start) for start in range(0, _RESAMPLES, step)]
+    return np.vstack([rng.multinomial(questions, even, size=size) @ counts for size in sizes])
+
+
+def _p(differences: np.ndarray) -> float:
+    known = differences[~np.isnan(differences)]
+    beyond = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (beyond + 1) / (len(known) + 1)))
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

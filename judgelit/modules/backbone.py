@@ -5,7 +5,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class Backbone:
         return self.lora is not None or self.adapter is not None
 
     def build(self) -> "CausalLM":
-        """The model with its adapter, ready to train.
+        """The model with its adapter, ready to train and in training mode.
 
         Raises:
             UserError: The model or adapter cannot be loaded, or LoRA's targets match no layer.
@@ -70,10 +70,12 @@ class Backbone:
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.adapter is not None:
-            return self._start_from_adapter(model)
-        return model if self.lora is None else self._add_adapter(model, self.lora)
+            return self._start_from_adapter(model).train()
+        # Loading leaves a model in eval mode, where activation checkpointing does nothing, and Lightning keeps modes.
+        return (model if self.lora is None else self._add_adapter(model, self.lora)).train()
 
     def _load(self) -> "PreTrainedModel":
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoModelForCausalLM
 
         options = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
@@ -83,11 +85,23 @@ class Backbone:
         try:
             if self.name_or_path == NANO:
                 return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
-            return AutoModelForCausalLM.from_pretrained(
-                folder, use_safetensors=True, trust_remote_code=self.trust_remote_code, **options
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+                **options,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            # transformers would train these from random numbers.
+            raise UserError(
+                f"model {self.name_or_path!r}: its files lack {len(missing)} weights of {type(model).__name__}, among "
+                f"them {missing[0]}"
+            )
+        return model
 
     def _add_adapter(self, model: "PreTrainedModel", lora: LoRA) -> "PeftModel":
         from peft import LoraConfig, TaskType, get_peft_model
@@ -101,14 +115,18 @@ class Backbone:
             use_rslora=settings["rslora"],
             task_type=TaskType.CAUSAL_LM,
         )
+        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+        advice = f"cannot be adapted in {self.name_or_path!r}; its linear layers are named {', '.join(linear)}"
+        if not isinstance(lora.target_modules, str):
+            # PEFT is content if one name of a list matches, and leaves out the others in silence.
+            ends = {"." + name for name, _ in model.named_modules()}
+            for target in lora.target_modules:
+                if not any(end.endswith("." + target) for end in ends):
+                    raise UserError(f"lora.target_modules: {target!r} {advice}")
         try:
             return get_peft_model(model, config)
         except ValueError as error:
-            linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-            raise UserError(
-                f"lora.target_modules {lora.target_modules!r} cannot be adapted in {self.name_or_path!r}; its linear "
-                f"layers are named {', '.join(linear)}"
-            ) from error
+            raise UserError(f"lora.target_modules: {lora.target_modules!r} {advice}") from error
 
     def _start_from_adapter(self, model: "PreTrainedModel") -> "PeftModel":
         from peft import PeftModel
@@ -122,6 +140,12 @@ class Backbone:
             raise UserError(
                 f"adapter {self.adapter!r} does not fit {self.name_or_path!r}: {first_line(error)}"
             ) from error
+
+
+def without_adapter(model: nn.Module) -> Any:
+    """The causal language model itself, within its adapter if it has one."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
 
 
 def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:

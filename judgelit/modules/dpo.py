@@ -139,8 +139,8 @@ class DPOModule(FineTuningModule):
         worst = ratios.detach().abs().max().item()
         if worst > _START_TOLERANCE:
             raise UserError(
-                f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the reference "
-                "must be the policy's own start"
+                f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the "
+                "reference must be the policy's own start"
             )
 
 

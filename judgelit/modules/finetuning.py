@@ -105,9 +105,12 @@ class FineTuningModule(L.LightningModule):
         for name, value in sums.items():
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
-            metric = self._validation[name]
+            metric: Any = self._validation[name]
             metric.update(value / count, weight=count)
-            self.log(f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss")
+            # Lightning looks the attribute up only once, before the later metrics are made.
+            self.log(
+                f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"
+            )
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[list[int]]:
         """The ids of one greedy judgment of each prompt."""

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from judgelit.errors import UserError
+from judgelit.modules.backbone import without_adapter
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
@@ -24,11 +27,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: found {self.max_new_tokens}, expected 1 or more")
+            raise UserError(f"max_new_tokens: found {self.max_new_tokens}, expected 1 or more")
         if self.temperature < 0:
-            raise ValueError(f"temperature: found {self.temperature}, expected 0 or more")
+            raise UserError(f"temperature: found {self.temperature}, expected 0 or more")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
+            raise UserError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
 
 
 @torch.no_grad()
@@ -56,7 +59,6 @@ def generate(
     from transformers import GenerationConfig
 
     greedy = sampling.temperature == 0
-    # Every setting is said here, so that no default of the model's own generation config slips in.
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=not greedy,
@@ -64,19 +66,27 @@ def generate(
         top_p=None if greedy else sampling.top_p,
         top_k=None if greedy else 0,
         num_beams=1,
-        num_return_sequences=samples,
+        num_return_sequences=1 if greedy else samples,
         repetition_penalty=1.0,
         eos_token_id=list(stop_ids),
         pad_token_id=pad_id,
     )
-    was_training = model.training
+    # What `config` leaves unsaid, transformers takes from the model's own generation config: a minimum length, words
+    # to suppress. None of that may slip in, so `config` stands in its place for the while.
+    inner = without_adapter(model)
+    generate_ids: Any = model.generate
+    was_training, was_config = model.training, inner.generation_config
     model.eval()
+    inner.generation_config = config
     try:
-        rows = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+        rows = generate_ids(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
     finally:
+        inner.generation_config = was_config
         model.train(was_training)
     stops = set(stop_ids)
     texts = [_until_stop(row, stops) for row in rows[:, input_ids.shape[1] :].tolist()]
+    if greedy:
+        return [[text] * samples for text in texts]
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from judgelit.data.layout import Batch
+from judgelit.modules.backbone import without_adapter
 
 
 @dataclass(frozen=True)
@@ -49,5 +50,4 @@ def completion_logprobs(model: nn.Module, batch: Batch) -> CompletionLogProbs:
 
 
 def _takes_logits_to_keep(model: nn.Module) -> bool:
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return "logits_to_keep" in inspect.signature(inner.forward).parameters
+    return "logits_to_keep" in inspect.signature(without_adapter(model).forward).parameters

@@ -11,11 +11,13 @@ Every loss gives one value a pair, [P] float32; the mean is the caller's, who kn
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from judgelit.errors import UserError
 
 LossKind = Literal["sigmoid", "ipo", "hinge", "robust"]
 
@@ -73,14 +75,16 @@ class PreferenceLoss:
     """Weight of the length-normalised negative log-likelihood of the chosen completion."""
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
-            raise ValueError(f"beta: found {self.beta}, expected a number above 0")
+        if self.kind not in get_args(LossKind):
+            raise UserError(f"kind: found {self.kind!r}, expected one of {', '.join(get_args(LossKind))}")
+        if not self.beta > 0:
+            raise UserError(f"beta: found {self.beta}, expected a number above 0")
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing: found {self.label_smoothing}, expected 0 <= label_smoothing < 0.5")
+            raise UserError(f"label_smoothing: found {self.label_smoothing}, expected 0 <= label_smoothing < 0.5")
         if self.label_smoothing and self.kind not in ("sigmoid", "robust"):
-            raise ValueError(f"label_smoothing: has no meaning for the {self.kind} loss")
-        if self.nll_weight < 0:
-            raise ValueError(f"nll_weight: found {self.nll_weight}, expected 0 or more")
+            raise UserError(f"label_smoothing: has no meaning for the {self.kind} loss")
+        if not self.nll_weight >= 0:
+            raise UserError(f"nll_weight: found {self.nll_weight}, expected 0 or more")
 
     def __call__(
         self, chosen_ratio: Tensor, rejected_ratio: Tensor, chosen_tokens: Tensor, rejected_tokens: Tensor

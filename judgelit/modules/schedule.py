@@ -1,6 +1,7 @@
 """Learning-rate schedules that know the length of the run."""
 
 import math
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -9,7 +10,7 @@ from judgelit.errors import UserError
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a half cosine down to `floor` at the last step.
+    """Linear warm-up, then a half cosine down to `floor`, reached when the last step is done.
 
     The module that owns the optimizer says how long the run is (`set_total_steps`), so one setting serves any length.
     """
@@ -35,10 +36,14 @@ class WarmupCosine(LambdaLR):
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self.factor(self.last_epoch)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Without the length of the run, which a continued one may change."""
+        return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
+
     def factor(self, step: int) -> float:
         """The share of the highest learning rate at `step`, counted from 0."""
-        rising = self.warmup * self.total_steps
-        if step + 1 <= rising:
+        rising = int(self.warmup * self.total_steps)
+        if step < rising:
             return (step + 1) / (rising + 1)
-        progress = min(1.0, (step - rising) / max(1.0, self.total_steps - rising))
+        progress = min(1.0, (step - rising) / (self.total_steps - rising))
         return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from judgelit.data.datamodules import Sources
+from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
 from judgelit.data.judging import Templates
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
-from judgelit.evaluation.evaluate import read_pairs
 from judgelit.modules.backbone import trained_folder
 from judgelit.parsing import call
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement

@@ -36,6 +36,12 @@ class Enhancement:
     unparsed_as_rejected: bool = True
     """Whether a judgment without verdict may stand as the wrong one."""
 
+    def __post_init__(self) -> None:
+        if self.samples < 2 or self.sampling.temperature == 0:
+            raise UserError("enhancement needs samples that differ: samples of 2 or more, temperature above 0")
+        if self.pairs_per_prompt < 1:
+            raise UserError(f"pairs_per_prompt: found {self.pairs_per_prompt}, expected 1 or more")
+
 
 @dataclass(frozen=True)
 class EnhancementReport:
@@ -70,14 +76,13 @@ def synthesize_enhancement(
 ) -> tuple[list[PreferenceExample], EnhancementReport]:
     """(right, wrong) judgments of the same prompt, both the judge's own.
 
-    Prompts that the judge always gets right teach nothing and go. Where it is never right, the `teacher` writes the
-    right judgment, if there is one and its verdict is the label; else the prompt goes.
+    Prompts that the judge always gets right teach nothing and go, as do those of which no wrong judgment may be used.
+    Where it is never right, the `teacher`, if there is one, writes the right judgment; a prompt of which its verdict is
+    not the label either goes.
 
     Raises:
         UserError: The judge gives no verdict at all, or no pair is left.
     """
-    if settings.sampling.temperature == 0 or settings.samples < 2:
-        raise UserError("enhancement needs samples that differ: samples of 2 or more, temperature above 0")
     rng = random.Random(f"{seed}/enhancement")
     usable = [pair for pair in pairs if pair.label != "tie"]
     chosen = templates.load()
@@ -108,10 +113,11 @@ def synthesize_enhancement(
                 if said != label and text.strip() and (said is not None or settings.unparsed_as_rejected)
             )
         )
-        if not wrong:
-            dropped["always right"] += 1
-        elif not right and index not in taught:
+        if not right and index not in taught:
             dropped["never right"] += 1
+        elif not wrong:
+            always = all(said == label for said in found[index])
+            dropped["always right" if always else "without a wrong one to use"] += 1
         else:
             source = judge.name if right else f"{judge.name}, right one by {teacher.name if teacher else ''}"
             couples = [(good, bad) for good in (right or [taught[index].strip()]) for bad in wrong]
@@ -141,7 +147,7 @@ def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement
         spoken += sum(verdict.parse(text) is not None for text in of_prompt)
         if spoken == 0 and seen >= min(_ENOUGH_TO_TELL, len(prompts) * settings.samples):
             raise UserError(
-                f"{judge.name}: none of the first {seen} sampled judgments ends in a verdict; warm the judge up longer, "
+                f"{judge.name}: none of the first {seen} sampled judgments ends in a verdict; warm the judge up longer "
                 "or raise sampling.max_new_tokens"
             )
     return texts

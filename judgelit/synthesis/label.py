@@ -1,20 +1,31 @@
 """`judgelit judge`: pairs in, a judge's labels and critiques out."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from judgelit.data.datamodules import Sources
+from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
-from judgelit.data.judging import Templates, judge_prompts
+from judgelit.data.judging import Templates
 from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, swap_label
+from judgelit.data.rows import R
+from judgelit.data.sources import FileSource, Source, as_sources
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
-from judgelit.errors import UserError
-from judgelit.evaluation.evaluate import read_pairs
+from judgelit.evaluation.evaluate import prompts_for
 from judgelit.evaluation.judging import judge
 from judgelit.modules.backbone import trained_folder
 from judgelit.modules.generation import Sampling
 from judgelit.parsing import call
+
+# Fields of the two answers in the public forms, by whether their labels are letters or numbers.
+_LETTERED = ({"answer_a", "answer_b"}, {"response_a", "response_b"}, {"response_A", "response_B"})
+_NUMBERED = (
+    {"output_1", "output_2"},
+    {"response1", "response2"},
+    {"response_1", "response_2"},
+    {"response 1", "response 2"},
+)
 
 
 def label(
@@ -29,9 +40,9 @@ def label(
 ) -> None:
     """Label the pairs of a file with a judge, in both orders.
 
-    Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/preferences.jsonl: the pairs on which both
-    orders agree, as prompt, chosen and rejected, ready to train a policy on. Labels that the pairs may have are not
-    looked at. Killed and started again, it goes on where it was.
+    Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/preferences.jsonl: the pairs on which
+    both orders agree, as prompt, chosen and rejected, ready to train a policy on. A label that a pair may have plays
+    no part in it. Killed and started again, it goes on where it was.
 
     Args:
         model: Hub name or Hugging Face folder, of a model or of a LoRA adapter.
@@ -44,22 +55,42 @@ def label(
         seed: Seed of the engine.
     """
     folder = Path(output)
-    to_judge = read_pairs(pairs)
+    to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
     engine = Journaled(local, folder / "journal.sqlite")
-    room = local.tokenizer.context - max_new_tokens
-    prompts, report = judge_prompts(to_judge, templates.load(), local.tokenizer, room, seed=templates.seed)
-    print(report)
-    if not prompts:
-        raise UserError(f"no pair fits the {room} tokens left for a judge prompt")
+    prompts = prompts_for(to_judge, "pairs", local.tokenizer, templates, max_new_tokens)
     judgments = judge(engine, prompts, Sampling(max_new_tokens), seed)
     write_records(folder / "judgments.jsonl", judgments)
-    preferences = [example for pair in to_judge for example in agreed(pair, judgments_of(judgments).get(pair.id, []))]
+    by_pair = judgments_of(judgments)
+    preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]
     write_records(folder / "preferences.jsonl", preferences)
     print(
         f"{len(preferences)} of {len(to_judge)} pairs have the same winner in both orders; {folder}/preferences.jsonl "
         f"and {folder}/judgments.jsonl written"
     )
+
+
+def without_label(source: Source) -> Source:
+    """The source, whose rows need no label if it reads files."""
+    return Unlabelled(**vars(source)) if type(source) is FileSource else source
+
+
+class Unlabelled(FileSource):
+    """Files of pairs that may lack a label; one that stands for any is filled in, for the judge is to find it."""
+
+    def _records(self, rows: Iterator[tuple[str, dict[str, Any]]], kind: type[R], base: str) -> list[R]:
+        return super()._records(((at, _with_label(row)) for at, row in rows), kind, base)
+
+
+def _with_label(row: dict[str, Any]) -> dict[str, Any]:
+    fields = {name for name, value in row.items() if value is not None}
+    if any(row.get(name) not in (None, "") for name in ("label", "winner")):
+        return row
+    if {"conversation_a", "conversation_b"} <= fields:
+        return {**row, "winner": "tie"}
+    if any(answers <= fields for answers in _LETTERED):
+        return {**row, "label": "tie"}
+    return {**row, "label": 1} if any(answers <= fields for answers in _NUMBERED) else row
 
 
 def judgments_of(judgments: list[Judgment]) -> dict[str, list[Judgment]]:
@@ -71,12 +102,23 @@ def judgments_of(judgments: list[Judgment]) -> dict[str, list[Judgment]]:
 
 
 def agreed(pair: PreferencePair, judgments: list[Judgment]) -> list[PreferenceExample]:
-    """The pair as a preference if every judgment names the same winner, else nothing."""
+    """The pair as a preference if judgments in both orders name the same winner, else nothing.
+
+    Nothing either if the answers are equal or one is blank: no reader of preferences takes such a one.
+    """
     winners = {
         judgment.verdict if judgment.order == "ab" or judgment.verdict is None else swap_label(judgment.verdict)
         for judgment in judgments
     }
-    if len(winners) != 1 or not winners <= {"A", "B"} or pair.answer_a == pair.answer_b:
+    both = {judgment.order for judgment in judgments} == {"ab", "ba"}
+    answers = {pair.answer_a, pair.answer_b}
+    if (
+        not both
+        or len(winners) != 1
+        or not winners <= {"A", "B"}
+        or len(answers) < 2
+        or not all(map(str.strip, answers))
+    ):
         return []
     winner = winners.pop()
     chosen, rejected = (pair.answer_a, pair.answer_b) if winner == "A" else (pair.answer_b, pair.answer_a)

@@ -81,7 +81,7 @@ def worked_judgment(pair: PreferencePair) -> str:
 
 @dataclass(frozen=True)
 class TaskPairs(Source):
-    """Verifiable tasks, made as they are read: kinds and labels in equal numbers, each question once unless told otherwise."""
+    """Verifiable tasks, made as they are read: kinds and labels in equal numbers, no question twice unless allowed."""
 
     kinds: list[str]
     """Kinds of task: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing."""

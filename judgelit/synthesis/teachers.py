@@ -10,6 +10,7 @@ from judgelit.data.prompts import Template
 from judgelit.data.records import Label
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.generation import Sampling
 from judgelit.synthesis.tasks import worked_judgment
@@ -69,7 +70,7 @@ class TaskTeacher(Teacher):
             glance_rate: Share of judgments under `brief` templates that are given at a glance.
         """
         if not 0 <= glance_rate <= 1:
-            raise ValueError(f"glance_rate: found {glance_rate}, expected 0 to 1")
+            raise UserError(f"glance_rate: found {glance_rate}, expected 0 to 1")
         self.glance_rate = glance_rate
 
     def judgments(

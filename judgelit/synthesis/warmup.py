@@ -8,7 +8,7 @@ from pathlib import Path
 
 from judgelit.data import verdict
 from judgelit.data.judging import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
-from judgelit.data.records import PreferencePair, SFTExample, swap_label
+from judgelit.data.records import Order, PreferencePair, SFTExample, swap_label
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.progress import track
@@ -70,7 +70,7 @@ def synthesize_warmup(
         pair, order = prompt.pair, prompt.order
         if order != drawn_order(pair.id, seed):
             continue
-        other = "ba" if order == "ab" else "ab"
+        other: Order = "ba" if order == "ab" else "ab"
         if verdicts[index] is None:
             dropped["without verdict"] += 1
         elif not right[pair.id, order]:

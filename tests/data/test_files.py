@@ -128,10 +128,10 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("a.jsonl", "", ": no rows"),
-        ("a.jsonl", "\n \n", ": no rows"),
-        ("a.json", "", ": no rows"),
-        ("a.json", " [ ] ", ": no rows"),
+        ("a.jsonl", "", ": empty: found no rows, expected at least one"),
+        ("a.jsonl", "\n \n", ": empty: found no rows, expected at least one"),
+        ("a.json", "", ": empty: found no rows, expected at least one"),
+        ("a.json", " [ ] ", ": empty: found no rows, expected at least one"),
         ("a.jsonl", '{"x": 1}\n{"x": }', ":2: not JSON: Expecting value at column 7"),
         ("a.jsonl", '[{"x": 1}]', ":1: found a list, expected a row that is an object with named fields"),
         ("a.jsonl", '{"x": 1}\n"x"', ":2: found a text, expected a row that is an object with named fields"),
@@ -189,6 +189,9 @@ def test_broken_gzip_and_parquet(tmp_path: Path) -> None:
     assert "cut.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "cut.jsonl.gz", whole[:-12]))
     assert "no.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "no.jsonl.gz", '{"x": 1}'))
     assert "no.parquet: not a Parquet file that can be read: " in refusal(write(tmp_path / "no.parquet", "PAR1"))
+    latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
+    pq.write_table(pa.table({"x": latin}), tmp_path / "latin.parquet")
+    assert "latin.parquet: not a Parquet file that can be read: 'utf-8' codec" in refusal(tmp_path / "latin.parquet")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -317,7 +320,7 @@ def test_a_written_file_is_as_readable_as_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_no_records_make_a_file_without_rows(tmp_path: Path, name: str) -> None:
     write_records(tmp_path / name, [])
-    assert refusal(tmp_path / name) == f"{tmp_path / name}: no rows"
+    assert refusal(tmp_path / name) == f"{tmp_path / name}: empty: found no rows, expected at least one"
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -111,22 +111,41 @@ DIALOGUE = "\n\nHuman: 1\n\nAssistant: 2\n\nHuman: q\n\nAssistant: "
             {"prompt": "q", "chosen": turns("q", "a"), "rejected": turns("q", "b"), "messages": turns("q", "a")},
             turns("q"),
         ),
-        ({"prompt": "q ", "chosen": turns("q", "a", system="s"), "rejected": turns("q", "b", system="s")}, turns("q", system="s")),
-        ({"prompt": turns("q"), "system": "s", "chosen": turns("q", "a"), "rejected": turns("q", "b")}, turns("q", system="s")),
+        (
+            {"prompt": "q ", "chosen": turns("q", "a", system="s"), "rejected": turns("q", "b", system="s")},
+            turns("q", system="s"),
+        ),
+        (
+            {"prompt": turns("q"), "system": "s", "chosen": turns("q", "a"), "rejected": turns("q", "b")},
+            turns("q", system="s"),
+        ),
         # Skywork.
-        ({"chosen": turns("1", "2", "q", "a"), "rejected": turns("1", "2", "q", "b"), "source": "x"}, turns("1", "2", "q")),
+        (
+            {"chosen": turns("1", "2", "q", "a"), "rejected": turns("1", "2", "q", "b"), "source": "x"},
+            turns("1", "2", "q"),
+        ),
         ({"chosen": sharegpt("q", "a"), "rejected": sharegpt("q", "b")}, turns("q")),
         ({"chosen": DIALOGUE + "a", "rejected": DIALOGUE + "b"}, turns("1", "2", "q")),
         ({"chosen": "What is it?\na", "rejected": "What is it?\nb"}, turns("What is it?")),
-        ({"conversations": sharegpt("1", "2", "q"), "chosen": sharegpt("", "a")[1], "rejected": sharegpt("", "b")[1]}, turns("1", "2", "q")),
-        ({"conversations": sharegpt("q"), "chosen": sharegpt("", "a")[1:], "rejected": sharegpt("", "b")[1:]}, turns("q")),
+        (
+            {
+                "conversations": sharegpt("1", "2", "q"),
+                "chosen": sharegpt("", "a")[1],
+                "rejected": sharegpt("", "b")[1],
+            },
+            turns("1", "2", "q"),
+        ),
+        (
+            {"conversations": sharegpt("q"), "chosen": sharegpt("", "a")[1:], "rejected": sharegpt("", "b")[1:]},
+            turns("q"),
+        ),
         ({"conversations": sharegpt("q"), "chosen": "a", "rejected": "b", "system": "s"}, turns("q", system="s")),
         ({"question": "q", "chosen": "a", "rejected": "b"}, turns("q")),
         ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"}, turns("q", system="s")),
         ({"instruction": "q", "input": "", "chosen": "a", "rejected": "b"}, turns("q")),
         ({"instruction": "do", "input": "this", "chosen": "a", "rejected": "b"}, turns("do\n\nthis")),
     ],
-)  # fmt: skip
+)
 def test_preference_forms_as_examples_and_as_pairs(row: dict[str, Any], prompt: list[dict[str, str]]) -> None:
     example = preference(row)
     assert (list(example.messages), example.chosen, example.rejected) == (prompt, "a", "b")
@@ -179,7 +198,7 @@ def test_a_text_under_an_unknown_name_may_be_the_prompt_and_is_not_passed_over()
     row = {"chosen": "I think so", "rejected": "I do not", "score": 1.0, "model_name": "m", "id": "1", "source": "s"}
     assert preference(row).messages[0]["content"] == "I"
     with pytest.raises(
-        UserError, match="^f:1: found 'query', 'chosen', 'rejected', expected a preference example with"
+        UserError, match=r"^f:1: found 'query', 'chosen', 'rejected', expected a preference example with"
     ):
         preference({"query": "q", "chosen": "I think so", "rejected": "I do not"})
 
@@ -281,18 +300,18 @@ def test_a_made_id_tells_place_and_content_apart() -> None:
 
 EQUAL = "f:1: fields 'chosen' and 'rejected' are equal; expected two different completions"
 PARTED = (
-    "f:1: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to the same one, or a field "
-    "'prompt'"
+    "f:1: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to the same one, or a "
+    "field 'prompt'"
 )
-ANSWERED = "expected a conversation that ends with an assistant turn"
+LAST_ANSWER = "the last turn is the user's, expected the assistant's"
 HINT = ", a pair for a judge, expected {}; make training data of pairs with `judgelit synthesize`"
 
 
 @pytest.mark.parametrize(
     ("read", "row", "message"),
     [
-        (sft, {"messages": turns("q", "a", "q2")}, f"f:1: field 'messages': found 'a last turn of the user', {ANSWERED}"),
-        (sft, {"conversations": sharegpt("q")}, f"f:1: field 'conversations': found 'a last turn of the user', {ANSWERED}"),
+        (sft, {"messages": turns("q", "a", "q2")}, f"f:1: field 'messages': {LAST_ANSWER}"),
+        (sft, {"conversations": sharegpt("q")}, f"f:1: field 'conversations': {LAST_ANSWER}"),
         (
             sft,
             {"messages": turns("", "a")[1:]},
@@ -320,12 +339,13 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             sft,
             {"prompt": turns("q", "a"), "completion": "a"},
-            "f:1: field 'prompt': found 'a last turn of the assistant', expected a conversation that ends with a user turn",
+            "f:1: field 'prompt': the last turn is the assistant's, expected the user's",
         ),
         (
             sft,
             {"prompt": "q", "completion": turns("q")},
-            "f:1: field 'completion': found [{'role': 'user', 'content': 'q'}], expected text or a single assistant turn",
+            "f:1: field 'completion': found [{'role': 'user', 'content': 'q'}], "
+            "expected text or a single assistant turn",
         ),
         (sft, {"prompt": "q", "completion": ""}, "f:1: field 'completion': found '', expected text that is not empty"),
         (sft, {"conversations": sharegpt("q", "a"), "system": 1}, "f:1: field 'system': found 1, expected text"),
@@ -340,7 +360,11 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
             "f:1: found 'text', expected an SFT example with the fields messages + completion; or prompt + completion; "
             "or messages or conversations that end with an answer; or instruction + output",
         ),
-        (sft, {**TWO, "label": "A"}, "f:1: found 'question', 'answer_a', 'answer_b', 'label'" + HINT.format("an SFT example")),
+        (
+            sft,
+            {**TWO, "label": "A"},
+            "f:1: found 'question', 'answer_a', 'answer_b', 'label'" + HINT.format("an SFT example"),
+        ),
         (
             preference,
             {**TWO, "id": "p", "label": "A"},
@@ -351,8 +375,8 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
             {"messages": None},
             "f:1: found no fields that are not null, expected a preference example with the fields messages + chosen + "
             "rejected; or prompt, question, instruction or conversations + chosen + rejected; or chosen + rejected as "
-            "conversations; or chosen + rejected as 'Human: ... Assistant: ...' dialogues; or chosen + rejected as texts "
-            "that begin with their prompt",
+            "conversations; or chosen + rejected as 'Human: ... Assistant: ...' dialogues; or chosen + rejected as "
+            "texts that begin with their prompt",
         ),
         (preference, {"prompt": "q", "chosen": "a", "rejected": "a"}, EQUAL),
         (pair, {"prompt": "q", "chosen": "a", "rejected": "a"}, EQUAL),
@@ -366,14 +390,14 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             preference,
             {"chosen": DIALOGUE + "a\n\nHuman: so?", "rejected": DIALOGUE + "b"},
-            "f:1: field 'chosen': found 'Human: q\\n\\nAssistant: a\\n\\nHuman: so?', expected a dialogue that ends with an "
-            "answer of the Assistant",
+            "f:1: field 'chosen': found 't: 2\\n\\nHuman: q\\n\\nAssistant: a\\n\\nHuman: so?', expected a dialogue "
+            "that ends with an answer of the Assistant",
         ),
         (
             preference,
             {"prompt": "p", "chosen": turns("q", "a"), "rejected": turns("q", "b")},
-            "f:1: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; expected them to, or "
-            "to be single answers",
+            "f:1: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; expected them "
+            "to, or to be single answers",
         ),
         (
             preference,
@@ -388,8 +412,8 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             pair,
             {**TWO, "winner": "C"},
-            "f:1: field 'winner': found 'C', expected one of 'a', 'model_a', 'a>b', 'b', 'model_b', 'b>a', 'tie', 'a=b', "
-            "'tie (bothbad)', 'tie (inconsistent)'",
+            "f:1: field 'winner': found 'C', expected one of 'a', 'model_a', 'a>b', 'b', 'model_b', 'b>a', "
+            "'tie', 'a=b', 'tie (bothbad)', 'tie (inconsistent)'",
         ),
         (
             pair,
@@ -418,10 +442,18 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
             {"conversation_a": turns("q", "x"), "conversation_b": turns("p", "y"), "winner": "tie"},
             "f:1: field 'conversation_b': found 'p', expected a conversation that begins as conversation_a does",
         ),
-        (pair, {**TWO, "answer_b": ["y"], "label": "A"}, "f:1: field 'answer_b[0]': found 'y', expected a message with 'role' and 'content' or 'from' and 'value'"),
-        (pair, {**TWO, "question": {"problem": "q"}, "label": "A"}, "f:1: field 'question[0].from': found nothing, expected one of 'system', 'user', 'human', 'assistant', 'gpt', 'chatgpt', 'model', 'bing'"),
+        (
+            pair,
+            {**TWO, "answer_b": ["y"], "label": "A"},
+            "f:1: field 'answer_b[0]': found 'y', expected a message with 'role' and 'content' or 'from' and 'value'",
+        ),
+        (
+            pair,
+            {**TWO, "question": {"problem": "q"}, "label": "A"},
+            "f:1: field 'question': found {'problem': 'q'}, expected a list of messages",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_row_is_refused_in_one_line(read: Any, row: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         read(row)

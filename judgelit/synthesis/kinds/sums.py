@@ -9,7 +9,7 @@ _SLIPS = (-10, -2, -1, 1, 2, 10)
 
 def make(rng: random.Random, difficulty: int) -> Problem:
     """A sum of `difficulty` + 1 terms, the first with two digits, the others with one."""
-    terms = [rng.randint(10, 39), *(rng.randint(1, 9) for _ in range(difficulty))]
+    terms = [rng.randint(10, 49), *(rng.randint(1, 9) for _ in range(difficulty))]
     total = terms[0]
     steps = str(total)
     for term in terms[1:]:

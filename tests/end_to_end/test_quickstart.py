@@ -1,0 +1,197 @@
+"""The quickstart as a user runs it: to its end, again, killed and continued, and its parts by hand."""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, SFTExample
+from judgelit.data.sources import FileSource
+from judgelit.data.verdict import parse
+from judgelit.evaluation.metrics import METRICS, estimates, outcomes
+
+from .conftest import in_a_process, shortened_quickstart
+
+STAGES = [
+    "01-pairs",
+    "02-warmup",
+    "03-base",
+    "04-sft",
+    "05-sft-judged",
+    "06-enhancement",
+    "07-dpo",
+    "08-dpo-judged",
+    "09-export",
+]
+
+
+def to_the_end(folder: Path, config: Path) -> str:
+    process = in_a_process(folder, "run", "--config", str(config), "--output", "runs/short")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "runs/short/results.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quickstart")
+    said = to_the_end(folder, shortened_quickstart(folder / "configs"))
+    assert "results.json" in said and "export" in said and "accuracy" in said
+    return folder
+
+
+def test_results_hold_every_metric_of_every_stage(finished: Path) -> None:
+    found = results(finished)
+    assert list(found["stages"]) == ["base", "sft", "dpo"]
+    for by_set in found["stages"].values():
+        assert list(by_set) == ["in_distribution", "harder"]
+        for metrics in by_set.values():
+            assert tuple(metrics) == METRICS
+            assert set(metrics["accuracy"]) == {"value", "low", "high", "n"}
+    gains = {(gain["from"], gain["to"], gain["set"], gain["metric"]): gain for gain in found["gains"]}
+    assert len(gains) == 2 * 2 * len(METRICS)
+    sft, dpo = (found["stages"][stage]["in_distribution"]["accuracy"]["value"] for stage in ("sft", "dpo"))
+    assert gains["sft", "dpo", "in_distribution", "accuracy"]["value"] == pytest.approx(dpo - sft)
+    assert list(found["cost"]) == STAGES
+    assert found["cost"]["04-sft"]["tokens"] > 0 and found["cost"]["04-sft"]["peak_memory_bytes"] > 0
+
+
+def test_the_warm_judge_gives_verdicts_and_the_untrained_model_none(finished: Path) -> None:
+    stages = results(finished)["stages"]
+    assert stages["base"]["in_distribution"]["no_verdict"]["value"] == 1
+    assert stages["sft"]["in_distribution"]["no_verdict"]["value"] < 0.5
+
+
+def test_figures_can_be_recomputed_from_the_judgments(finished: Path) -> None:
+    stages = finished / "runs/short/stages"
+    pairs = FileSource(str(stages / "01-pairs/harder.jsonl")).read(PreferencePair)
+    lines = (stages / "08-dpo-judged/harder.jsonl").read_text(encoding="utf-8").splitlines()
+    judgments = [Judgment.from_dict(json.loads(line), "judgments") for line in lines]
+    assert [judgment.verdict for judgment in judgments] == [parse(judgment.text) for judgment in judgments]
+    recomputed = estimates(outcomes(pairs, judgments).numpy())
+    written = results(finished)["stages"]["dpo"]["harder"]
+    assert {name: value.to_dict() for name, value in recomputed.items()} == written
+
+
+def test_training_sets_share_no_question_with_held_out_pairs(finished: Path) -> None:
+    stages = finished / "runs/short/stages"
+    held_out = {
+        pair.question_key
+        for name in ("in_distribution", "harder")
+        for pair in FileSource(str(stages / f"01-pairs/{name}.jsonl")).read(PreferencePair)
+    }
+    sft = FileSource(str(stages / "02-warmup/sft.jsonl")).read(SFTExample)
+    dpo = FileSource(str(stages / "06-enhancement/dpo.jsonl")).read(PreferenceExample)
+    assert sft and dpo
+    assert not held_out & {example.group for example in [*sft, *dpo]}
+
+
+def test_plain_transformers_loads_the_export(finished: Path) -> None:
+    folder = finished / "runs/short/export"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    last = torch.load(finished / "runs/short/stages/07-dpo/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    trained = {name.removeprefix("model."): weight for name, weight in last.items()}
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, trained[name]), name
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "1+1=?"}], tokenize=False)
+
+
+def test_a_second_call_redoes_nothing(finished: Path) -> None:
+    folder = finished / "runs/short"
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
+    old = results(finished)
+    said = to_the_end(finished, finished / "configs/run.yaml")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")} == before
+    assert results(finished) == old
+    assert said.count("done before") == len(STAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_anywhere_and_continued_it_ends_the_same(finished: Path, tmp_path: Path, seed: int) -> None:
+    config = shortened_quickstart(tmp_path / "configs")
+    rng = random.Random(seed)
+    for _ in range(4):
+        process = in_a_process(tmp_path, "run", "--config", str(config), "--output", "runs/short")
+        time.sleep(rng.uniform(3, 9))
+        process.kill()
+        process.wait()
+    to_the_end(tmp_path, config)
+    unbroken, continued = results(finished), results(tmp_path)
+    assert list(continued["cost"]) == STAGES
+    assert continued["stages"] == unbroken["stages"]
+    assert continued["gains"] == unbroken["gains"]
+
+
+@pytest.mark.slow
+def test_killed_within_training_it_resumes_from_the_checkpoint(finished: Path, tmp_path: Path) -> None:
+    config = shortened_quickstart(tmp_path / "configs")
+    checkpoint = tmp_path / "runs/short/stages/04-sft/checkpoints/last.ckpt"
+    process = in_a_process(tmp_path, "run", "--config", str(config), "--output", "runs/short")
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "runs/short/stages/04-sft/done.json").exists()
+    assert "continuing from" in to_the_end(tmp_path, config)
+    assert results(tmp_path)["stages"] == results(finished)["stages"]
+
+
+def test_another_run_in_the_folder_is_refused(finished: Path, refused: Callable[..., str]) -> None:
+    config = finished / "configs/run.yaml"
+    line = refused("run", "--config", str(config), "--output", str(finished / "runs/short"), "--seed", "7")
+    assert "holds another run" in line and "--output" in line
+    assert len(list((finished / "runs/short").rglob("done.json"))) == len(STAGES)
+
+
+def test_fit_validate_and_predict_by_hand(
+    judgelit: Callable[..., None], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sft = [
+        "--config",
+        "quickstart/sft",
+        "--data.train.init_args.tasks.init_args.count=40",
+        "--data.judge.limit=2",
+        "--data.judge.max_new_tokens=8",
+    ]
+    judgelit("fit", *sft, "--trainer.max_steps", "3")
+    run = tmp_path / "runs/quickstart-sft"
+    for left in ("config.yaml", "checkpoints/last.ckpt", "model/model.safetensors", "csv/version_0/metrics.csv"):
+        assert (run / left).exists(), left
+    assert list((run / "tensorboard").glob("events*"))
+
+    capsys.readouterr()
+    judgelit("validate", *sft, "--ckpt_path", str(run / "checkpoints/last.ckpt"))
+    assert "val/loss" in capsys.readouterr().out
+    judgelit("predict", *sft, "--ckpt_path", str(run / "checkpoints/last.ckpt"))
+    judgments = (run / "predictions/held_out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["order"] for line in judgments] == ["ab", "ba"] * 2
+
+    assert "--ckpt_path last" in refused("fit", *sft, "--trainer.max_steps", "3")
+    judgelit("fit", *sft, "--trainer.max_steps", "5", "--ckpt_path", "last")
+    assert (run / "csv/version_0/metrics.csv").exists() and (run / "csv/version_1/metrics.csv").exists()
+
+    dpo = [
+        "--config",
+        "quickstart/dpo",
+        "--data.train.init_args.tasks.init_args.count=40",
+        "--data.judge.limit=2",
+        "--data.judge.max_new_tokens=8",
+        f"--model.backbone.name_or_path={run / 'model'}",
+    ]
+    judgelit("fit", *dpo, "--trainer.max_steps", "2")
+    capsys.readouterr()
+    judgelit("validate", *dpo, "--ckpt_path", "runs/quickstart-dpo/checkpoints/last.ckpt")
+    assert "val/rewards/accuracy" in capsys.readouterr().out
+    assert "other weights" in refused("validate", *dpo[:-1], "--ckpt_path", "runs/quickstart-dpo/checkpoints/last.ckpt")

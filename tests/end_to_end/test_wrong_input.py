@@ -1,0 +1,193 @@
+"""Each mistake a user can make is one line that says where it is, and exit status 2."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from transformers import AutoTokenizer
+
+from judgelit.data.tokenization import NANO_FOLDER
+
+from .conftest import shortened_quickstart
+
+Refused = Callable[..., str]
+GOOD = {"messages": [{"role": "user", "content": "1+1=?"}], "completion": "2"}
+PREFERRED = {"prompt": "1+1=?", "chosen": "2", "rejected": "3"}
+PAIR = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+
+
+def lines(path: Path, *rows: Any) -> str:
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def fit(kind: str, data: str, *more: str) -> list[str]:
+    unneeded = ["--data.val=null", "--data.judge=null", "--trainer.callbacks=null"]
+    return ["fit", "--config", f"quickstart/{kind}", f"--data.train={data}", "--trainer.max_steps=2", *unneeded, *more]
+
+
+@pytest.mark.parametrize(
+    ("argument", "key", "nearest"),
+    [
+        ("--trainer.max_stepz=3", "max_stepz", "max_steps"),
+        ("--model.init_args.backbone.nam_or_path=nano", "nam_or_path", "name_or_path"),
+        ("--data.init_args.batch_sise=3", "batch_sise", "batch_size"),
+        ("--trainr.max_steps=3", "trainr", "trainer"),
+    ],
+)
+def test_unknown_argument_names_the_nearest(refused: Refused, argument: str, key: str, nearest: str) -> None:
+    line = refused("fit", "--config", "quickstart/sft", argument)
+    assert key in line and repr(nearest) in line
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "nearest"),
+    [
+        (["trainer"], "max_stepz", "max_steps"),
+        (["model", "init_args"], "optimiser", "optimizer"),
+        (["model", "init_args", "backbone"], "attentoin", "attention"),
+        (["data", "init_args"], "val_fractoin", "val_fraction"),
+        (["data", "init_args", "judge"], "limitt", "limit"),
+        ([], "seed_everithing", "seed_everything"),
+    ],
+)
+def test_unknown_key_in_a_file_names_the_nearest(
+    refused: Refused, tmp_path: Path, place: list[str], key: str, nearest: str
+) -> None:
+    shortened_quickstart(tmp_path / "configs")
+    path = tmp_path / "configs/sft.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    inner = config
+    for name in place:
+        inner = inner.setdefault(name, {})
+    inner[key] = 1
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    line = refused("fit", "--config", str(path))
+    assert key in line and repr(nearest) in line
+
+
+def test_unknown_key_of_the_recipe_names_the_nearest(refused: Refused, tmp_path: Path) -> None:
+    path = shortened_quickstart(tmp_path / "configs")
+    path.write_text(path.read_text(encoding="utf-8") + "batch_siez: 3\n", encoding="utf-8")
+    line = refused("run", "--config", str(path))
+    assert "batch_siez" in line and "'batch_size'" in line
+
+
+def test_unknown_command_and_config(refused: Refused) -> None:
+    assert "'validate'" in refused("validat")
+    assert "quickstart/run" in refused("run", "--config", "quickstart/rum")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], ["data.jsonl", "no rows"]),
+        ([GOOD, "{not json\n"], ["data.jsonl:2", "JSON"]),
+        ([GOOD, {"messages": GOOD["messages"]}], ["data.jsonl:2", "messages", "assistant"]),
+        ([GOOD, {"messages": [], "completion": "2"}], ["data.jsonl:2", "messages"]),
+        ([GOOD, {"messages": [{"role": "judge", "content": "x"}], "completion": "2"}], ["data.jsonl:2", "role"]),
+        ([GOOD, {**GOOD, "completion": 5}], ["data.jsonl:2", "completion", "5"]),
+        ([GOOD, [1, 2]], ["data.jsonl:2"]),
+    ],
+)
+def test_broken_training_data(refused: Refused, tmp_path: Path, rows: list[Any], said: list[str]) -> None:
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", *rows)))
+    assert all(word in line for word in said), line
+
+
+def test_missing_training_data(refused: Refused, tmp_path: Path) -> None:
+    assert "nowhere.jsonl" in refused(*fit("sft", str(tmp_path / "nowhere.jsonl")))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({**PAIR, "label": "C"}, ["pairs.jsonl:2", "label", "'C'"]),
+        ({name: value for name, value in PAIR.items() if name != "answer_b"}, ["pairs.jsonl:2"]),
+        ({**PAIR, "question": " "}, ["pairs.jsonl:2", "question"]),
+    ],
+)
+def test_broken_pairs(refused: Refused, tmp_path: Path, row: dict[str, Any], said: list[str]) -> None:
+    path = lines(tmp_path / "pairs.jsonl", PAIR, row)
+    for command in (
+        ["evaluate", "--model", "nano", "--pairs", path, "--output", "scores"],
+        ["synthesize", "warmup", "--pairs", path, "--output", "sft.jsonl"],
+    ):
+        line = refused(*command)
+        assert all(word in line for word in said), line
+
+
+def test_chosen_equal_to_rejected(refused: Refused, tmp_path: Path) -> None:
+    line = refused(*fit("dpo", lines(tmp_path / "dpo.jsonl", PREFERRED, {**PREFERRED, "rejected": "2"})))
+    assert "dpo.jsonl:2" in line and "chosen" in line and "rejected" in line
+
+
+def test_tokenizer_without_chat_template(refused: Refused, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    (tmp_path / "bare/config.json").write_text((NANO_FOLDER / "config.json").read_text())
+    bare = f"--model.backbone.name_or_path={tmp_path / 'bare'}"
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), bare))
+    assert "no chat template" in line
+
+
+def test_lora_target_that_matches_no_layer(refused: Refused, tmp_path: Path) -> None:
+    target = "--model.backbone.lora.target_modules=[q_projj]"
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), target))
+    assert "q_projj" in line and "q_proj," in line
+
+
+def test_prompts_longer_than_the_context(refused: Refused, tmp_path: Path) -> None:
+    long = {"messages": [{"role": "user", "content": "what? " * 300}], "completion": "2"}
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", long, long)))
+    assert "256" in line and "longer" in line
+
+
+def test_a_long_prompt_among_others_is_skipped_and_counted(
+    judgelit: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    long = {"messages": [{"role": "user", "content": "what? " * 300}], "completion": "2"}
+    with caplog.at_level("INFO"):
+        judgelit(*fit("sft", lines(tmp_path / "data.jsonl", GOOD, long)))
+    assert "1 skipped" in caplog.text
+
+
+def test_samples_without_any_verdict(refused: Refused, tmp_path: Path) -> None:
+    path = lines(tmp_path / "pairs.jsonl", PAIR)
+    short = ["--settings.sampling.max_new_tokens=8", "--settings.sampling.temperature=1"]
+    line = refused("synthesize", "enhancement", "--pairs", path, "--model", "nano", "--output", "dpo.jsonl", *short,
+                   "--templates.names=[nano-brief]")  # fmt: skip
+    assert "verdict" in line
+
+
+def test_nan_loss_stops_and_saves_the_ids(refused: Refused, tmp_path: Path) -> None:
+    rows = [{**GOOD, "pair_id": f"pair-{number}"} for number in range(3)]
+    rate = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e38", "--trainer.gradient_clip_val=null"]
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", *rows), *rate, "--trainer.max_steps=5"))
+    assert "loss is" in line
+    saved = json.loads((tmp_path / "runs/quickstart-sft/not-finite-loss-rank0.json").read_text())
+    assert set(saved["ids"]) <= {"pair-0", "pair-1", "pair-2"} and saved["ids"]
+
+
+def test_a_folder_with_another_run(judgelit: Callable[..., None], refused: Refused, tmp_path: Path) -> None:
+    data = lines(tmp_path / "data.jsonl", GOOD)
+    judgelit(*fit("sft", data))
+    assert "runs/quickstart-sft" in refused(*fit("sft", data))
+
+
+def test_model_and_adapter_that_are_not_there(refused: Refused, tmp_path: Path) -> None:
+    data = lines(tmp_path / "data.jsonl", GOOD)
+    assert "nowhere" in refused(*fit("sft", data, "--model.backbone.name_or_path=./nowhere"))
+    assert "adapter_config.json" in refused(*fit("sft", data, "--model.backbone.adapter=./nowhere"))
+
+
+def test_values_out_of_range(refused: Refused, tmp_path: Path) -> None:
+    data = lines(tmp_path / "data.jsonl", PREFERRED)
+    assert "beta" in refused(*fit("dpo", data, "--model.loss.beta=-1"))
+    assert "label_smoothing" in refused(*fit("dpo", data, "--model.loss.label_smoothing=0.7"))
+    assert "adapter" in refused(*fit("dpo", data, "--model.reference=adapter"))
+    assert "batch_size" in refused(*fit("dpo", data, "--data.batch_size=0"))

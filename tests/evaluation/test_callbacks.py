@@ -1,0 +1,213 @@
+import csv
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from judgelit.data.datamodules import JudgeData, JudgeDataModule, SFTDataModule
+from judgelit.data.files import read_rows, write_records
+from judgelit.data.records import Judgment, SFTExample
+from judgelit.errors import UserError
+from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.evaluation.metrics import METRICS, estimates, outcomes
+from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.sft import SFTModule
+from tests.support import make_pair, short_templates
+
+PAIRS = [make_pair(number, "AB"[number % 2]) for number in range(3)]
+
+
+class Modes(Callback):
+    """Sets one module to eval mode, as who freezes it may, and notes every module's mode before each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, bool]] = []
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, module in pl_module.named_modules():
+            if name.endswith("embed_tokens"):
+                module.eval()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen.append({name: module.training for name, module in pl_module.named_modules()})
+
+
+class Bench:
+    """A tiny model, a training set that teaches it to say [[A]], and pairs to judge."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.root = folder / "run"
+        write_records(folder / "pairs.jsonl", PAIRS)
+        messages = ({"role": "user", "content": "Q"},)
+        write_records(folder / "sft.jsonl", [SFTExample(messages, "[[A]]", f"e{number}") for number in range(12)])
+        self.judge = JudgeData(
+            {"held": str(folder / "pairs.jsonl")}, short_templates(folder / "templates"), max_new_tokens=6, batch_size=4
+        )
+
+    def data(self, judge: bool = True) -> SFTDataModule:
+        file = str(self.folder / "sft.jsonl")
+        return SFTDataModule(self.model, file, val=file, batch_size=2, judge=self.judge if judge else None)
+
+    def module(self, **backbone: Any) -> SFTModule:
+        torch.manual_seed(0)
+        return SFTModule(Backbone(self.model, **backbone), lambda weights: torch.optim.AdamW(weights, lr=1e-2))
+
+    def trainer(self, callbacks: Sequence[Callback], **more: Any) -> L.Trainer:
+        settings: dict[str, Any] = {"logger": False, "max_steps": 4, **more}
+        return L.Trainer(
+            default_root_dir=self.root,
+            accelerator="cpu",
+            callbacks=list(callbacks),
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **settings,
+        )
+
+    def judgments(self, name: str) -> list[Judgment]:
+        return [Judgment.from_dict(row, at) for at, row in read_rows(str(self.root / name))]
+
+    def judged(self) -> set[str]:
+        return {path.name for path in self.root.glob("judgments/*")}
+
+
+@pytest.fixture
+def bench(tmp_path: Path, llama: str) -> Bench:
+    return Bench(tmp_path, llama)
+
+
+def test_judges_at_the_start_every_n_steps_and_at_the_end(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    loggers = [CSVLogger(bench.root, name="csv"), TensorBoardLogger(bench.root, name="tensorboard", version="")]
+    # Two micro-batches to a step: each step is judged once all the same.
+    trainer = bench.trainer([JudgeEvaluation(every_n_steps=2)], logger=loggers, max_steps=5, accumulate_grad_batches=2)
+    trainer.fit(bench.module(), bench.data())
+    assert bench.judged() == {f"held-step{step}.jsonl" for step in (0, 2, 4, 5)}
+
+    for step in (0, 5):
+        judgments = bench.judgments(f"judgments/held-step{step}.jsonl")
+        assert [(j.pair_id, j.order) for j in judgments] == [
+            (pair.id, order) for pair in PAIRS for order in ("ab", "ba")
+        ]
+        assert {judgment.engine for judgment in judgments} == {f"step-{step}"}
+    found = estimates(outcomes(PAIRS, judgments).numpy())
+    for name in METRICS:
+        value = trainer.callback_metrics[f"judge/held/{name}"].item()
+        assert value == pytest.approx(found[name].value, nan_ok=True)
+
+    rows = list(csv.DictReader((bench.root / "csv/version_0/metrics.csv").open()))
+    logged = {int(row["step"]): row for row in rows if row.get("judge/held/accuracy")}
+    assert set(logged) == {0, 2, 4, 5}
+    assert float(logged[5]["judge/held/no_verdict"]) == found["no_verdict"].value
+    events = EventAccumulator(str(bench.root / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("judge/held/accuracy")] == [0, 2, 4, 5]
+    text = events.Tensors("judge/held/0/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert PAIRS[0].question in text and judgments[0].text.split("\n")[0] in text
+    assert "step5, held: accuracy " in capsys.readouterr().out
+
+
+def test_what_a_judge_has_learned_shows_in_its_metrics(bench: Bench) -> None:
+    trainer = bench.trainer([JudgeEvaluation(at_start=False)], max_steps=30)
+    trainer.fit(bench.module(), bench.data())
+    assert {judgment.text for judgment in bench.judgments("judgments/held-step30.jsonl")} == {"[[A]]"}
+    found = {name: trainer.callback_metrics[f"judge/held/{name}"].item() for name in METRICS}
+    assert found == {
+        "accuracy": 0.5,
+        "consistent_accuracy": 0,
+        "consistency": 0,
+        "no_verdict": 0,
+        "share_a": 1,
+        "length_bias": pytest.approx(float("nan"), nan_ok=True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"), [({"at_start": False, "at_end": False, "every_n_steps": 3}, {3}), ({}, {0, 4})]
+)
+def test_only_where_it_is_asked_to(bench: Bench, settings: dict[str, Any], steps: set[int]) -> None:
+    bench.trainer([JudgeEvaluation(**settings)]).fit(bench.module(), bench.data())
+    assert bench.judged() == {f"held-step{step}.jsonl" for step in steps}
+
+
+def test_validate_judges_and_leaves_the_judgments_of_the_run(bench: Bench) -> None:
+    trainer = bench.trainer([JudgeEvaluation(at_end=False), ModelCheckpoint(bench.root, save_last=True)], max_epochs=1)
+    trainer.fit(bench.module(), bench.data())
+    before = (bench.root / "judgments/held-step0.jsonl").read_text()
+    trainer = bench.trainer([JudgeEvaluation()])
+    module = bench.module()
+    trainer.validate(module, bench.data(), ckpt_path=str(bench.root / "last.ckpt"), weights_only=False)
+    assert {"val/loss", "judge/held/accuracy"} <= trainer.callback_metrics.keys()
+    assert bench.judged() == {"held-step0.jsonl", "held-validate.jsonl"}
+    assert (bench.root / "judgments/held-step0.jsonl").read_text() == before
+    judgments = bench.judgments("judgments/held-validate.jsonl")
+    assert {judgment.engine for judgment in judgments} == {str(bench.root / "last.ckpt")}
+
+
+def test_the_best_judge_can_be_kept(bench: Bench) -> None:
+    checkpoints = ModelCheckpoint(
+        bench.root, monitor="judge/held/no_verdict", mode="min", every_n_train_steps=2, filename="{step}"
+    )
+    bench.trainer([checkpoints, JudgeEvaluation(every_n_steps=2)], max_steps=30).fit(bench.module(), bench.data())
+    assert checkpoints.best_model_score == 0
+    assert Path(checkpoints.best_model_path).exists()
+
+
+def test_a_continued_run_does_not_judge_the_start_or_a_step_again(bench: Bench) -> None:
+    # Four steps end the first epoch; two micro-batches to a step.
+    callbacks: Callable[[], list[Callback]] = lambda: [  # noqa: E731
+        JudgeEvaluation(every_n_steps=2),
+        ModelCheckpoint(bench.root, save_last=True, every_n_train_steps=2),
+    ]
+    bench.trainer(callbacks(), accumulate_grad_batches=2).fit(bench.module(), bench.data())
+    assert bench.judged() == {f"held-step{step}.jsonl" for step in (0, 2, 4)}
+    for path in bench.root.glob("judgments/*"):
+        path.unlink()
+    trainer = bench.trainer(callbacks(), max_steps=7, accumulate_grad_batches=2)
+    trainer.fit(bench.module(), bench.data(), ckpt_path=str(bench.root / "last.ckpt"), weights_only=False)
+    assert bench.judged() == {f"held-step{step}.jsonl" for step in (6, 7)}
+
+
+@pytest.mark.parametrize("backbone", [{}, {"lora": LoRA(r=2, dropout=0.5)}], ids=["full", "lora-with-dropout"])
+def test_training_does_not_notice_that_it_is_judged(bench: Bench, backbone: dict[str, Any]) -> None:
+    ends, modes = [], []
+    for judged in (False, True):
+        seen, module = Modes(), bench.module(**backbone)
+        callbacks = [seen, *([JudgeEvaluation(every_n_steps=1)] if judged else [])]
+        torch.manual_seed(1)
+        bench.trainer(callbacks, enable_checkpointing=False).fit(module, bench.data(judged))
+        ends.append({name: weight.detach().clone() for name, weight in module.named_parameters()})
+        modes.append(seen.seen)
+    assert modes[0] == modes[1]
+    assert all(set(mode.values()) == {True, False} for mode in modes[0])
+    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
+
+
+def test_nothing_to_judge_is_said_at_once(bench: Bench) -> None:
+    with pytest.raises(UserError, match=r"set data\.judge\.sets"):
+        bench.trainer([JudgeEvaluation()]).fit(bench.module(), bench.data(judge=False))
+    with pytest.raises(UserError, match="every_n_steps: found 0"):
+        JudgeEvaluation(every_n_steps=0)
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_predictions_are_written_as_judgments(bench: Bench, sets: int) -> None:
+    pairs = {f"set{number}": str(bench.folder / "pairs.jsonl") for number in range(sets)}
+    judge = JudgeData(pairs, bench.judge.templates, max_new_tokens=5, batch_size=4)
+    data = JudgeDataModule(bench.model, judge)
+    bench.trainer([JudgmentWriter()]).predict(bench.module(), data, return_predictions=False)
+    for name in pairs:
+        judgments = bench.judgments(f"predictions/{name}.jsonl")
+        assert [(j.pair_id, j.order) for j in judgments] == [
+            (pair.id, order) for pair in PAIRS for order in ("ab", "ba")
+        ]
+        assert {judgment.engine for judgment in judgments} == {bench.model}
+    assert {path.name for path in bench.root.glob("predictions/*")} == {f"{name}.jsonl" for name in pairs}

@@ -1,0 +1,154 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgelit.data.files import read_rows, write_records
+from judgelit.data.judging import Templates
+from judgelit.data.records import Judgment, PreferencePair
+from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
+from judgelit.evaluation.evaluate import evaluate, main, named_sets
+from judgelit.evaluation.metrics import estimates, outcomes
+from tests.support import make_pair, short_templates
+
+ONE = [make_pair(number, "AB"[number % 2]) for number in range(5)]
+TWO = [make_pair(number, "BA"[number % 2], "yes indeed") for number in range(10, 13)]
+
+
+class Folders:
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.templates = short_templates(folder / "templates")
+        self.sets = {"one": str(folder / "one.jsonl"), "two": str(folder / "two.jsonl")}
+        write_records(self.sets["one"], ONE)
+        write_records(self.sets["two"], TWO)
+
+    def evaluate(self, output: str = "out", **more: Any) -> dict[str, Any]:
+        settings = {"pairs": self.sets, "templates": self.templates, "max_new_tokens": 4, "batch_size": 4, **more}
+        evaluate(self.model, output=str(self.folder / output), **settings)
+        return json.loads((self.folder / output / "results.json").read_text())
+
+    def judgments(self, name: str, output: str = "out") -> list[Judgment]:
+        return [Judgment.from_dict(row, at) for at, row in read_rows(f"{self.folder}/{output}/{name}.judgments.jsonl")]
+
+
+@pytest.fixture
+def folders(tmp_path: Path, llama: str) -> Folders:
+    return Folders(tmp_path, llama)
+
+
+@pytest.fixture
+def speaking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A model that gives verdicts: of every text it generates, the first letter decides. Counts what it is asked."""
+    asked: list[str] = []
+    answer = LocalEngine.answer
+
+    def speak(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
+        for index, texts in answer(self, conversations, *args, **more):
+            asked.append(conversations[index][-1]["content"])
+            yield index, [f"[[{'AB'[ord((text or 'A')[0]) % 2]}]]" for text in texts]
+
+    monkeypatch.setattr(LocalEngine, "answer", speak)
+    return asked
+
+
+def test_what_it_writes_can_be_recomputed_from_the_judgments(
+    folders: Folders, speaking: list[str], capsys: Any
+) -> None:
+    results = folders.evaluate()
+    assert (results["model"], results["seed"], set(results["sets"])) == (folders.model, 0, {"one", "two"})
+    for name, pairs in {"one": ONE, "two": TWO}.items():
+        judgments = folders.judgments(name)
+        assert [(j.pair_id, j.order) for j in judgments] == [
+            (pair.id, order) for pair in pairs for order in ("ab", "ba")
+        ]
+        assert all(judgment.verdict in ("A", "B") for judgment in judgments)
+        found = estimates(outcomes(pairs, judgments).numpy())
+        assert results["sets"][name] == {metric: estimate.to_dict() for metric, estimate in found.items()}
+    printed = capsys.readouterr().out
+    assert "right in both orders" in printed and "two" in printed
+    assert not list(folders.folder.glob("out/*.part"))
+
+
+def test_killed_and_started_again_it_asks_nothing_twice(
+    folders: Folders, speaking: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = folders.evaluate("unbroken")
+    whole = sorted(speaking)
+    texts = [judgment.text for judgment in folders.judgments("one", "unbroken")]
+    speaking.clear()
+    speak = LocalEngine.answer
+
+    def killed(self: LocalEngine, *args: Any, **more: Any) -> Any:
+        for answered in speak(self, *args, **more):
+            yield answered
+            if len(speaking) == 4:  # a batch
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LocalEngine, "answer", killed)
+        folders.evaluate()
+    assert not (folders.folder / "out/results.json").exists()
+    assert folders.evaluate() == unbroken
+    assert sorted(speaking) == whole
+    assert [judgment.text for judgment in folders.judgments("one")] == texts
+    folders.evaluate()
+    assert sorted(speaking) == whole
+
+
+def test_limit_takes_the_first_pairs(folders: Folders, speaking: list[str]) -> None:
+    results = folders.evaluate(limit=2)
+    assert [results["sets"][name]["accuracy"]["n"] for name in ("one", "two")] == [4, 4]
+    assert {judgment.pair_id for judgment in folders.judgments("one")} == {"p0", "p1"}
+
+
+def test_a_pair_that_is_there_in_both_orders_or_twice_is_judged_once(folders: Folders) -> None:
+    write_records(folders.sets["one"], [*ONE, ONE[0].swapped(), ONE[1]])
+    assert folders.evaluate()["sets"]["one"]["accuracy"]["n"] == 10
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        ({"limit": 0}, "limit: found 0, expected 1 or more"),
+        ({"max_new_tokens": 1024}, "max_new_tokens: found 1024, expected 1 or more and less than the context of 1024"),
+        ({"max_new_tokens": 1010}, "one: no pair fits the 14 tokens"),
+        ({"pairs": {"a/b": "x.jsonl"}}, "found the name 'a/b'"),
+        ({"pairs": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
+        ({"templates": Templates(["no-such"])}, "no judge template 'no-such'"),
+    ],
+)
+def test_wrong_input_is_one_line(folders: Folders, broken: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError) as error:
+        folders.evaluate(**broken)
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+
+
+def test_two_pairs_under_one_id_are_refused(folders: Folders) -> None:
+    write_records(folders.sets["one"], [*ONE, PreferencePair("p0", "another question", "a", "b", "A")])
+    with pytest.raises(UserError, match="pair id 'p0' stands for two different pairs"):
+        folders.evaluate()
+
+
+def test_results_of_another_judge_are_not_overwritten(folders: Folders, speaking: list[str]) -> None:
+    before = folders.evaluate(pairs=folders.sets["one"])
+    with pytest.raises(UserError, match="choose another folder"):
+        folders.evaluate(pairs=folders.sets["two"])
+    assert json.loads((folders.folder / "out/results.json").read_text()) == before
+
+
+def test_sets_without_a_name_go_by_their_file() -> None:
+    assert named_sets("a/dataset.v2.json") == {"dataset": "a/dataset.v2.json"}
+    paths = ["a/dataset.json", "b/dataset.json", "c/b/dataset.json", "x/*.jsonl", "org/name"]
+    assert named_sets(paths) == dict(zip(["dataset", "b-dataset", "b-dataset-2", "pairs", "name"], paths, strict=True))
+
+
+def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
+    where = [f"--model={folders.model}", f"--pairs={folders.sets['one']}", f"--output={tmp_path}/cli"]
+    template = ["--templates.names=[short]", f"--templates.folder={tmp_path}/templates"]
+    main([*where, *template, "--limit=1", "--max_new_tokens=3"])
+    results = json.loads((tmp_path / "cli/results.json").read_text())
+    assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": 1, "high": 1, "n": 2}
+    assert results["sets"]["one"]["share_a"]["value"] is None

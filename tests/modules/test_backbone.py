@@ -1,0 +1,184 @@
+"""Building a model: its dtype, its adapter, and one clear line for what cannot be built."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone, LoRA, fingerprint, trained_folder
+
+
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_full_model_trains_all_its_weights_in_its_dtype(model_folder: str, dtype: Any) -> None:
+    model = Backbone(model_folder, dtype).build()
+    weights = list(model.parameters())
+    assert weights and all(weight.requires_grad for weight in weights)
+    assert {weight.dtype for weight in weights} == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_is_float32_on_a_base_that_does_not_train(model_folder: str, dtype: Any) -> None:
+    model = Backbone(model_folder, dtype, lora=LoRA(r=2)).build()
+    adapter = adapter_weights(model)
+    assert adapter
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == adapter.keys()
+    assert {weight.dtype for weight in adapter.values()} == {torch.float32}
+    assert {w.dtype for n, w in model.named_parameters() if n not in adapter} == {getattr(torch, dtype)}
+
+
+def test_a_starting_adapter_is_float32_and_trains_on_a_bfloat16_base(llama: str, warm_adapter: str) -> None:
+    model = Backbone(llama, "bfloat16", adapter=warm_adapter).build()
+    adapter = adapter_weights(model)
+    assert {weight.dtype for weight in adapter.values()} == {torch.float32}
+    assert all(weight.requires_grad for weight in adapter.values())
+    assert any(weight.abs().max() > 0.1 for name, weight in adapter.items() if "lora_B" in name)
+
+
+def test_named_layers_and_expressions_can_be_adapted(llama: str) -> None:
+    def adapted(targets: str | list[str]) -> set[str]:
+        names = adapter_weights(Backbone(llama, lora=LoRA(r=2, target_modules=targets)).build())
+        return {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names}
+
+    assert adapted(["q_proj", "v_proj"]) == {"q_proj", "v_proj"}
+    assert adapted(r".*layers\.0\.mlp\.up_proj") == {"up_proj"}
+    assert adapted("all-linear") == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+@pytest.mark.parametrize("targets", [["wq"], "wq", ["q_proj", "vproj"], r"layers\.9.*", []])
+def test_a_target_that_matches_no_layer_is_refused(llama: str, targets: str | list[str]) -> None:
+    with pytest.raises(UserError, match=r"lora.target_modules: .*named .*q_proj"):
+        Backbone(llama, lora=LoRA(target_modules=targets)).build()
+
+
+def test_a_model_is_built_in_training_mode(model_folder: str, llama: str, warm_adapter: str) -> None:
+    # Lightning would train it in whatever mode it finds.
+    for backbone in (
+        Backbone(model_folder),
+        Backbone(model_folder, lora=LoRA(r=2)),
+        Backbone(llama, adapter=warm_adapter),
+    ):
+        assert all(module.training for module in backbone.build().modules())
+
+
+@pytest.mark.parametrize("lora", [None, LoRA(r=2)])
+def test_activation_checkpointing_computes_layers_again(llama: str, lora: LoRA | None) -> None:
+    for checkpointing, times in ((False, 1), (True, 2)):
+        model: Any = Backbone(llama, activation_checkpointing=checkpointing, lora=lora).build()
+        seen = []
+        inner = model if lora is None else model.get_base_model()
+        inner.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+        assert len(seen) == times
+
+
+def test_activation_checkpointing_changes_no_gradient(llama: str) -> None:
+    def gradients(checkpointing: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model: Any = Backbone(llama, activation_checkpointing=checkpointing, lora=LoRA(r=2)).build()
+        model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
+        return [weight.grad for weight in model.parameters() if weight.requires_grad]
+
+    for plain, checkpointed in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+class TestRefusals:
+    def test_no_such_model(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"nothing'?: cannot be loaded"):
+            Backbone(str(tmp_path / "nothing")).build()
+
+    def test_weights_that_are_no_safetensors(self, llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "pickled"))
+        (folder / "model.safetensors").unlink()
+        torch.save(Backbone(llama).build().state_dict(), folder / "pytorch_model.bin")
+        with pytest.raises(UserError, match="cannot be loaded"):
+            Backbone(str(folder)).build()
+
+    def test_a_damaged_file(self, llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "damaged"))
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:5000])
+        with pytest.raises(UserError, match="cannot be loaded"):
+            Backbone(str(folder)).build()
+
+    def test_weights_of_another_size(self, llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "resized"))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 64}))
+        with pytest.raises(UserError, match="cannot be loaded"):
+            Backbone(str(folder)).build()
+
+    def test_weights_that_are_not_there(self, llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "deeper"))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+        with pytest.raises(UserError, match=r"lack \d+ weights of LlamaForCausalLM, among them model.layers.2"):
+            Backbone(str(folder)).build()
+
+    def test_a_folder_without_adapter(self, llama: str, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"no adapter_config\.json"):
+            Backbone(llama, adapter=str(tmp_path)).build()
+
+    def test_an_adapter_of_another_model(self, model_folders: dict[str, str], warm_adapter: str) -> None:
+        for shape in ("gpt_neox", "gemma"):
+            with pytest.raises(UserError, match="does not fit"):
+                Backbone(model_folders[shape], adapter=warm_adapter).build()
+
+    def test_flash_attention_without_gpu(self, llama: str) -> None:
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU")
+        with pytest.raises(UserError, match="needs a CUDA GPU"):
+            Backbone(llama, attention="flash_attention_2").build()
+
+
+class TestTrainedFolder:
+    def test_a_whole_model(self, llama: str) -> None:
+        assert trained_folder(llama, "bfloat16") == Backbone(llama, "bfloat16")
+
+    def test_an_adapter_names_its_base(self, llama: str, warm_adapter: str) -> None:
+        assert trained_folder(warm_adapter) == Backbone(llama, adapter=warm_adapter)
+
+    def test_an_adapter_without_base(self, tmp_path: Path) -> None:
+        (tmp_path / "adapter_config.json").write_text("{}")
+        with pytest.raises(UserError, match="base_model_name_or_path"):
+            trained_folder(str(tmp_path))
+
+
+class TestFingerprint:
+    def test_equal_weights_equal_fingerprint(self, llama: str) -> None:
+        assert fingerprint(Backbone(llama).build()) == fingerprint(Backbone(llama).build())
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_any_change_of_any_weight_changes_it(self, llama: str, dtype: Any) -> None:
+        model = Backbone(llama, dtype).build()
+        seen = {fingerprint(model)}
+        with torch.no_grad():
+            for count, weight in enumerate(model.parameters(), start=2):
+                one = weight.view(-1)[count % weight.numel() : count % weight.numel() + 1]
+                one.copy_(torch.nextafter(one, one + 1))
+                seen.add(fingerprint(model))
+                assert len(seen) == count
+
+    def test_places_matter(self, llama: str) -> None:
+        model: Any = Backbone(llama).build()
+        before = fingerprint(model)
+        with torch.no_grad():
+            weight = model.lm_head.weight
+            weight[[0, 1]] = weight[[1, 0]]
+        assert fingerprint(model) != before
+
+    def test_names_can_be_left_out(self, llama: str) -> None:
+        model: Any = Backbone(llama, lora=LoRA(r=2)).build()
+        before = fingerprint(model, skip=".default."), fingerprint(model)
+        with torch.no_grad():
+            next(iter(adapter_weights(model).values())).add_(1)
+        assert fingerprint(model, skip=".default.") == before[0]
+        assert fingerprint(model) != before[1]

@@ -1,0 +1,145 @@
+"""Sampling against a naive loop: greedy, padded, stopped, and as random as asked."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from judgelit.data.layout import pad_prompts
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.generation import Sampling, generate
+
+PROMPTS = [[5, 17, 42, 99, 3, 250], [8], [120, 121, 122]]
+GREEDY = Sampling(max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def model(model_folder: str) -> Any:
+    return Backbone(model_folder).build().eval()
+
+
+@torch.no_grad()
+def naive(model: Any, prompt: list[int], new: int, stops: tuple[int, ...] = ()) -> list[int]:
+    """One argmax after the other, without cache or padding."""
+    ids = list(prompt)
+    for _ in range(new):
+        ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] in stops:
+            break
+    return ids[len(prompt) :]
+
+
+def ask(model: Any, prompts: list[list[int]], sampling: Sampling = GREEDY, **settings: Any) -> list[list[list[int]]]:
+    settings = {"stop_ids": (100_000,), "pad_id": 0, **settings}
+    return generate(model, *pad_prompts(prompts, settings["pad_id"]), sampling, **settings)
+
+
+def test_greedy_is_one_argmax_after_the_other(model: Any) -> None:
+    assert ask(model, PROMPTS) == [[naive(model, prompt, 12)] for prompt in PROMPTS]
+
+
+def test_left_padding_changes_nothing(model: Any) -> None:
+    together = ask(model, PROMPTS)
+    assert [ask(model, [prompt])[0] for prompt in PROMPTS] == together
+    assert ask(model, [*PROMPTS, [9] * 60])[:3] == together
+    assert ask(model, PROMPTS, pad_id=7) == together
+
+
+def test_stops_at_stop_ids_and_keeps_them(model: Any) -> None:
+    whole = [naive(model, prompt, 12) for prompt in PROMPTS]
+    stops = (whole[0][3], whole[1][5])
+    wanted = [[naive(model, prompt, 12, stops)] for prompt in PROMPTS]
+    assert len(wanted[0][0]) <= 4 and wanted[0][0][-1] in stops
+    # A pad id that is a stop id too ends no text early and lengthens none.
+    assert ask(model, PROMPTS, stop_ids=stops) == ask(model, PROMPTS, stop_ids=stops, pad_id=stops[0]) == wanted
+
+
+def test_never_longer_than_asked(model: Any) -> None:
+    assert [len(texts[0]) for texts in ask(model, PROMPTS, Sampling(max_new_tokens=3))] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_training_mode_is_left_as_it_was(model: Any, training: bool) -> None:
+    model.train(training)
+    ask(model, PROMPTS)
+    assert model.training is training
+    with pytest.raises(Exception):  # noqa: B017 (whatever it is, the mode comes back)
+        generate(model, torch.tensor([[10**9]]), torch.ones(1, 1), GREEDY, stop_ids=(1,), pad_id=0)
+    assert model.training is training
+    model.eval()
+
+
+def test_dropout_is_off(llama: str) -> None:
+    model: Any = Backbone(llama).build()
+    model.config.attention_dropout = 0.9
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.9
+    model.train()
+    assert ask(model, PROMPTS) == [[naive(model.eval(), prompt, 12)] for prompt in PROMPTS]
+
+
+def test_the_models_own_generation_config_does_not_slip_in(llama: str) -> None:
+    model: Any = Backbone(llama).build().eval()
+    wanted = [naive(model, prompt, 12) for prompt in PROMPTS]
+    stop = wanted[0][0]
+    own = model.generation_config
+    own.update(min_new_tokens=8, suppress_tokens=[wanted[1][0]], no_repeat_ngram_size=2, repetition_penalty=3.0)
+    own.update(do_sample=True, temperature=5.0, top_k=3)
+    assert ask(model, PROMPTS) == [[text] for text in wanted]
+    assert ask(model, PROMPTS, stop_ids=(stop,))[0] == [[stop]]
+    assert model.generation_config is own and own.min_new_tokens == 8
+
+
+class TestSampling:
+    def test_follows_the_seed(self, llama: str) -> None:
+        model = Backbone(llama).build()
+
+        def drawn(seed: int) -> list[list[list[int]]]:
+            torch.manual_seed(seed)
+            return ask(model, PROMPTS, Sampling(8, temperature=1.0), samples=3)
+
+        assert drawn(0) == drawn(0) != drawn(1)
+        assert [len(texts) for texts in drawn(0)] == [3, 3, 3]
+
+    @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+    def test_frequencies_are_those_of_the_temperature(self, llama: str, temperature: float) -> None:
+        model: Any = Backbone(llama).build().eval()
+        torch.manual_seed(0)
+        texts = ask(model, [PROMPTS[0]], Sampling(1, temperature), samples=4000)[0]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
+        wanted = (logits / temperature).softmax(-1)
+        seen = Counter(text[0] for text in texts)
+        for token in wanted.topk(3).indices.tolist():
+            # Four standard deviations of a share of 4000 draws.
+            spread = 4 * (wanted[token] * (1 - wanted[token]) / 4000).sqrt()
+            assert seen[token] / 4000 == pytest.approx(wanted[token].item(), abs=spread.item())
+        # No top-k of the library's own (50 by default) cuts the tail off.
+        assert temperature < 2 or len(seen) > 60
+
+    def test_top_p_cuts_the_tail(self, llama: str) -> None:
+        model: Any = Backbone(llama).build().eval()
+        torch.manual_seed(0)
+        texts = ask(model, [PROMPTS[0]], Sampling(1, 1.0, top_p=0.3), samples=300)[0]
+        with torch.no_grad():
+            probabilities = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
+        best = probabilities.sort(descending=True)
+        kept = int((best.values.cumsum(0) < 0.3).sum()) + 1
+        assert {text[0] for text in texts} <= set(best.indices[:kept].tolist())
+
+    def test_samples_of_one_prompt_stand_together(self, llama: str) -> None:
+        model = Backbone(llama).build()
+        torch.manual_seed(0)
+        cold = ask(model, PROMPTS, Sampling(5, temperature=1e-4), samples=2)
+        assert cold == [[text, text] for (text,) in ask(model, PROMPTS, Sampling(5))]
+
+    def test_greedy_samples_are_all_the_same(self, llama: str) -> None:
+        model = Backbone(llama).build()
+        assert ask(model, PROMPTS, samples=3) == [texts * 3 for texts in ask(model, PROMPTS)]
+
+    @pytest.mark.parametrize("settings", [{"max_new_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"top_p": 1.1}])
+    def test_settings_that_mean_nothing_are_refused(self, settings: dict[str, Any]) -> None:
+        with pytest.raises(UserError, match=next(iter(settings))):
+            Sampling(**settings)

@@ -1,0 +1,76 @@
+"""What several tests make: pairs, judgments, short judge prompts, engines that speak from a script."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+from judgelit.data.judging import Templates
+from judgelit.data.records import Judgment, Label, Message, Order, PreferencePair
+from judgelit.modules.generation import Sampling
+
+SHORT = """\
+---
+language: en
+role: You judge.
+criteria: truth
+format: short
+style: {style}
+---
+Q: {{{{ question }}}}
+A: {{{{ answer_a }}}}
+B: {{{{ answer_b }}}}
+End with [[A]] or [[B]].
+"""
+
+
+def make_pair(number: int, label: Label = "A", right: str = "yes", wrong: str = "no", **more: str) -> PreferencePair:
+    """A pair on a question of its own; `right` is the better answer (answer A of a tie)."""
+    answers = (wrong, right) if label == "B" else (right, wrong)
+    return PreferencePair(f"p{number}", more.pop("question", f"question {number}?"), *answers, label, **more)
+
+
+def make_judgment(pair_id: str, order: Order, verdict: Label | None) -> Judgment:
+    """A judgment of which only the verdict matters."""
+    text = "no idea" if verdict is None else f"[[{verdict}]]"
+    return Judgment(pair_id, ({"role": "user", "content": "?"},), text, verdict, order, "t", "e", 0)
+
+
+def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templates:
+    """Judge prompts of a few words, by id and style, in a folder of the user's own."""
+    styles = styles or {"short": "careful"}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, style in styles.items():
+        (folder / f"{name}.jinja").write_text(SHORT.format(style=style), encoding="utf-8")
+    return Templates(names=list(styles), folder=str(folder))
+
+
+class ScriptedEngine:
+    """Answers what `say(prompt, sample)` gives, conversations in reverse order, and counts what it was asked.
+
+    After `fails_after` conversations it raises, as a killed process would stop.
+    """
+
+    name = "scripted"
+    identity = "scripted-1"
+
+    def __init__(self, say: Callable[[str, int], str], fails_after: int | None = None) -> None:
+        self.say = say
+        self.fails_after = fails_after
+        self.asked: list[str] = []
+
+    def answer(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        seed: int = 0,
+        done: Collection[int] = (),
+    ) -> Iterator[tuple[int, list[str]]]:
+        for index in reversed(range(len(conversations))):
+            if index in done:
+                continue
+            if self.fails_after is not None and len(self.asked) >= self.fails_after:
+                raise KeyboardInterrupt
+            prompt = conversations[index][-1]["content"]
+            self.asked.append(prompt)
+            yield index, [self.say(prompt, sample) for sample in range(samples)]

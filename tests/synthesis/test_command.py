@@ -1,0 +1,96 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgelit.data.files import write_records
+from judgelit.data.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.data.sources import FileSource
+from judgelit.data.verdict import parse
+from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
+from judgelit.synthesis.command import main
+from judgelit.synthesis.tasks import TaskPairs
+from tests.support import short_templates
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[PreferencePair]:
+    """The pairs of a file, and judge prompts beside it."""
+    short_templates(tmp_path / "templates", {"one": "careful", "two": "brief"})
+    made = TaskPairs(kinds=["sorting"], difficulties=[1], count=24).read(PreferencePair)
+    write_records(tmp_path / "pairs.jsonl", made)
+    return made
+
+
+def synthesize(folder: Path, command: str, output: str, *more: str) -> str:
+    path = str(folder / output)
+    templates = ["--templates.names=[one, two]", f"--templates.folder={folder}/templates"]
+    main([command, f"--pairs={folder}/pairs.jsonl", f"--output={path}", *templates, *more])
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_warmup_writes_a_set_to_train_on(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = synthesize(tmp_path, "warmup", f"sft.{suffix}", f"--tokenizer={llama}")
+    examples = FileSource(path).read(SFTExample)
+    by_id = {pair.id: pair for pair in pairs}
+    assert examples
+    for example in examples:
+        assert parse(example.completion) == by_id[example.pair_id].in_order(example.meta["order"]).label
+    printed = capsys.readouterr().out
+    assert f"24 pairs: {len(examples)} judgments kept" in printed and path in printed
+    again = synthesize(tmp_path, "warmup", f"again.{suffix}", f"--tokenizer={llama}")
+    assert Path(again).read_bytes() == Path(path).read_bytes()
+    other = synthesize(tmp_path, "warmup", f"other.{suffix}", f"--tokenizer={llama}", "--seed=1")
+    assert Path(other).read_bytes() != Path(path).read_bytes()
+
+
+def test_warmup_takes_a_hurried_teacher(tmp_path: Path, llama: str, pairs: list[PreferencePair]) -> None:
+    teacher = ["--teacher=judgelit.synthesis.teachers.TaskTeacher", "--teacher.glance_rate=1"]
+    path = synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *teacher)
+    examples = FileSource(path).read(SFTExample)
+    assert {example.meta["template"] for example in examples if "At a glance" in example.completion} == {"two"}
+
+
+def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def speak(self: LocalEngine, conversations: Any, *args: Any, samples: int = 1, done: Any = (), **more: Any) -> Any:
+        for index in range(len(conversations)):
+            if index not in done:
+                asked.append(index)
+                yield index, [f"thought {sample} [[{'AB'[sample % 2]}]]" for sample in range(samples)]
+
+    monkeypatch.setattr(LocalEngine, "answer", speak)
+    settings = [f"--model={llama}", "--settings.samples=4", "--settings.sampling.max_new_tokens=20"]
+    path = synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, "--settings.sampling.temperature=1")
+    examples = FileSource(path).read(PreferenceExample)
+    assert len(examples) == 48 * 3 and len(asked) == 48
+    assert all(parse(e.chosen) == e.meta["verdict"] != parse(e.rejected) for e in examples)
+    before = Path(path).read_bytes()
+    synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, "--settings.sampling.temperature=1")
+    assert Path(path).read_bytes() == before and len(asked) == 48
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "complaint"),
+    [
+        ("warmup", ["--seeed=1"], "unknown key 'seeed'; the nearest known one is 'seed'"),
+        ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
+        ("enhancement", ["--settings.sampling.temperature=0"], "temperature above 0"),
+        ("enhancement", ["--settings.pairs_per_prompt=0"], "pairs_per_prompt: found 0"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], command: str, more: list[str], complaint: str
+) -> None:
+    model = f"--tokenizer={llama}" if command == "warmup" else f"--model={llama}"
+    with pytest.raises(UserError) as error:
+        synthesize(tmp_path, command, "out.jsonl", model, *more)
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,79 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgelit.data.judging import judge_prompts
+from judgelit.data.records import PreferencePair
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.data.verdict import parse
+from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.generation import Sampling
+from judgelit.synthesis.tasks import TaskPairs, worked_judgment
+from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
+from tests.support import make_pair, short_templates
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Any:
+    return short_templates(tmp_path / "templates", {"careful": "careful", "hurried": "brief"}).load()
+
+
+@pytest.fixture
+def prompts(chatml: ChatTokenizer, templates: Any) -> Any:
+    pairs = TaskPairs(kinds=["sorting"], difficulties=[1], count=150).read(PreferencePair)
+    return judge_prompts(pairs, templates, chatml, 900)[0]
+
+
+def said(teacher: Any, prompts: Any, templates: Any, seed: int = 0) -> list[str]:
+    texts = dict(teacher.judgments(prompts, templates, Path("unused"), seed))
+    return [texts[index] for index in range(len(prompts))]
+
+
+def test_the_tasks_teacher_works_every_prompt_out(prompts: Any, templates: Any) -> None:
+    for prompt, text in zip(prompts, said(TaskTeacher(), prompts, templates), strict=True):
+        assert text == worked_judgment(prompt.pair) and parse(text) == prompt.pair.label
+    assert not Path("unused").exists()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_under_brief_templates_it_glances_as_often_as_it_is_told(prompts: Any, templates: Any, rate: float) -> None:
+    texts = list(zip(prompts, said(TaskTeacher(rate), prompts, templates), strict=True))
+    glances = [(prompt, text) for prompt, text in texts if text.startswith("At a glance")]
+    brief = sum(prompt.template == "hurried" for prompt in prompts)
+    assert all(prompt.template == "hurried" for prompt, _ in glances)
+    assert len(glances) == pytest.approx(rate * brief, abs=0 if rate in (0, 1) else 0.12 * brief)
+    if rate == 1:
+        right = sum(parse(text) == prompt.pair.label for prompt, text in glances)
+        assert 0.4 * brief < right < 0.6 * brief, "no better than a coin"
+
+
+def test_its_glances_follow_from_the_seed(prompts: Any, templates: Any) -> None:
+    assert said(TaskTeacher(0.5), prompts, templates) == said(TaskTeacher(0.5), prompts[:], templates)
+    assert said(TaskTeacher(0.5), prompts, templates) != said(TaskTeacher(0.5), prompts, templates, seed=1)
+
+
+def test_it_knows_only_tasks_and_shares(chatml: ChatTokenizer, templates: Any) -> None:
+    foreign = judge_prompts([make_pair(1)], templates, chatml, 900)[0]
+    with pytest.raises(UserError, match="no task's"):
+        said(TaskTeacher(), foreign, templates)
+    with pytest.raises(UserError, match=r"glance_rate: found 1\.5"):
+        TaskTeacher(1.5)
+
+
+def test_a_model_as_teacher_is_asked_once(
+    chatml: ChatTokenizer, templates: Any, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = judge_prompts([make_pair(number) for number in range(3)], templates, chatml, 900)[0]
+    teacher = EngineTeacher(Backbone(llama), Sampling(max_new_tokens=4), batch_size=2)
+    assert teacher.name == llama
+    first = dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0))
+    assert set(first) == set(range(6)) and any(first.values())
+
+    def asked(*args: Any, **more: Any) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(LocalEngine, "answer", asked)
+    assert dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0)) == first

@@ -1,0 +1,136 @@
+"""The roof: help, speed, short names, exit codes."""
+
+import csv
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from judgelit import __version__
+from judgelit.cli import COMMANDS, main
+from judgelit.errors import UserError
+from judgelit.tools.configs import find, shipped
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    said = capsys.readouterr().out
+    for name, (_, what) in COMMANDS.items():
+        assert f"  {name} " in said and what in said
+
+
+def test_help_imports_nothing_heavy_and_is_quick() -> None:
+    code = (
+        "import sys; from judgelit.cli import main; main(['--help']); "
+        "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'jsonargparse', 'peft', 'numpy', 'rich'}; "
+        "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
+    )
+    best = 10.0
+    for _ in range(3):
+        began = time.perf_counter()
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        best = min(best, time.perf_counter() - began)
+        assert ended.returncode == 0, ended.stderr
+    assert best < 0.5
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.strip() == f"judgelit {__version__}"
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "configs"])
+def test_every_command_explains_itself(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "--help"])
+    assert exit_.value.code == 0
+    assert "usage: judgelit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["quickstart/sft", "quickstart/dpo"])
+def test_print_config_resolves_and_says_the_model_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", name, "--trainer.max_steps=7", "--print_config"])
+    assert exit_.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["trainer"]["max_steps"] == 7
+    assert config["model"]["init_args"]["backbone"]["name_or_path"] == "nano"
+    assert "tokenizer" not in config["data"]["init_args"]
+
+
+def test_shipped_configurations_are_found_by_every_way_of_naming_them() -> None:
+    for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
+        assert Path(find(name)).samefile(shipped()["quickstart/run"])
+
+
+def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("a: 1\n")
+    assert find("mine.yaml") == "mine.yaml"
+    with pytest.raises(UserError, match="nearest shipped one is quickstart/sft"):
+        find("quickstart/sfft")
+
+
+def test_configs_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["configs", "list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(shipped())
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_configs_copy_gives_an_equal_file_and_overwrites_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["configs", "copy", "quickstart/sft"])
+    assert (tmp_path / "sft.yaml").read_text() == shipped()["quickstart/sft"].read_text()
+    with pytest.raises(SystemExit) as exit_:
+        main(["configs", "copy", "quickstart/sft"])
+    assert exit_.value.code == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(argv: list[str]) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("judgelit.tools.configs.main", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["configs", "list"])
+
+
+def test_every_configuration_begins_with_what_it_does_and_its_command() -> None:
+    for name, path in shipped().items():
+        head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+        assert len(head[0]) > 20, name
+        assert any(line.startswith("#   judgelit ") and name in line for line in head), name
+
+
+def test_lora_configurations_run_on_every_architecture(
+    model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sft.jsonl").write_text(
+        "".join(f'{{"prompt": "is {n} odd?", "completion": "{n} is it. [[A]]"}}\n' for n in range(12))
+    )
+    (tmp_path / "dpo.jsonl").write_text(
+        "".join(f'{{"prompt": "is {n} odd?", "chosen": "yes [[A]]", "rejected": "no [[B]]"}}\n' for n in range(12))
+    )
+    model = f"--model.backbone.name_or_path={model_folder}"
+    main(["fit", "--config", "lora/sft", model, "--data.train=sft.jsonl", "--trainer.max_steps=2"])
+    adapter = "--model.backbone.adapter=runs/lora-sft/model"
+    main(["fit", "--config", "lora/dpo", model, adapter, "--data.train=dpo.jsonl", "--trainer.max_steps=2"])
+    for run in ("lora-sft", "lora-dpo"):
+        weights = [path.name for path in (tmp_path / "runs" / run / "model").rglob("*.safetensors")]
+        assert weights == ["adapter_model.safetensors"]
+    (log,) = (tmp_path / "runs/lora-dpo/csv").rglob("metrics.csv")
+    first = next(csv.DictReader(log.open()))
+    assert float(first["train/rewards/margin"]) == 0
+    assert float(first["train/loss"]) == pytest.approx(math.log(2) + 0.2 * float(first["train/nll"]), rel=1e-5)

@@ -1,0 +1,35 @@
+"""What `judgelit run` promises beyond its stages: its folder is its own."""
+
+from pathlib import Path
+
+import pytest
+
+from judgelit.errors import UserError
+from judgelit.pipeline import claim_folder
+
+
+def test_a_folder_is_claimed_once_and_found_again(tmp_path: Path) -> None:
+    files = {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"}
+    claim_folder(tmp_path / "run", files)
+    claim_folder(tmp_path / "run", files)
+    assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"config.yaml": "seed: 2\n", "sft.yaml": "model: a\n"}, "config.yaml: seed is 1 there and 2 here"),
+        ({"config.yaml": "seed: 1\n", "sft.yaml": "model: {b: 1}\n"}, "sft.yaml: model is 'a' there and"),
+    ],
+)
+def test_a_changed_configuration_is_refused_and_named(tmp_path: Path, changed: dict[str, str], said: str) -> None:
+    claim_folder(tmp_path, {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"})
+    with pytest.raises(UserError, match=said):
+        claim_folder(tmp_path, changed)
+    assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_the_folder_of_a_fit_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds another run"):
+        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
