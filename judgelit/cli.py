@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if argv[0] not in COMMANDS:
             raise UserError(_unknown(argv[0]))
-        _quiet()
+        _settle()
         module, _ = COMMANDS[argv[0]]
         import_module(module).main(_find_configs(argv if argv[0] in _NAMED else argv[1:]))
     except UserError as error:
@@ -86,12 +86,14 @@ def _find_configs(argv: list[str]) -> list[str]:
     return found
 
 
-def _quiet() -> None:
-    """Keep what libraries say to themselves out of the user's terminal."""
+def _settle() -> None:
+    """Set what must be set before the heavy imports, and keep what libraries say to themselves out of the terminal."""
     import logging
     import os
     import warnings
 
+    # OpenMP's threads wait by spinning, which makes a small model many times slower on a machine that others use too.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

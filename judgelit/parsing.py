@@ -4,6 +4,8 @@ import difflib
 import inspect
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, auto_cli
@@ -28,6 +30,20 @@ class OneLineErrors(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Turn what the parser found wrong into one line."""
         raise UserError(explain(message, self)) from ex
+
+
+@contextmanager
+def mistakes_first() -> Iterator[None]:
+    """Bring to light a UserError that jsonargparse has wrapped while it built objects from a configuration."""
+    try:
+        yield
+    except ValueError as error:
+        inner: BaseException | None = error
+        while inner is not None and not isinstance(inner, UserError):
+            inner = inner.__cause__ or inner.__context__
+        if inner is None:
+            raise
+        raise inner from None
 
 
 def explain(message: str, parser: Any) -> str:
@@ -58,4 +74,5 @@ def _known_names(parser: Any) -> set[str]:
 
 def call(function: Any, argv: list[str], prog: str) -> None:
     """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands."""
-    auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)
+    with mistakes_first():
+        auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)

@@ -25,7 +25,7 @@ from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import measure, print_table, read_pairs, write_json
 from judgelit.evaluation.metrics import METRICS, Estimate, estimates, gains, outcomes
 from judgelit.modules.backbone import Backbone, trained_folder
-from judgelit.parsing import OneLineErrors
+from judgelit.parsing import OneLineErrors, mistakes_first
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.tasks import TaskPairs
 from judgelit.synthesis.teachers import Teacher
@@ -339,7 +339,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped configuration.")
     parser.add_class_arguments(Recipe)
     parsed = parser.parse_args(argv)
-    settings = parser.instantiate(parsed)
+    with mistakes_first():
+        settings = parser.instantiate(parsed)
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     saved = {
         **yaml.safe_load(parser.dump(parsed)),

@@ -15,7 +15,7 @@ from judgelit.data.datamodules import JudgeDataModule
 from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgmentWriter
 from judgelit.modules.finetuning import FineTuningModule
-from judgelit.parsing import OneLineErrors
+from judgelit.parsing import OneLineErrors, mistakes_first
 from judgelit.tools.export import save_model
 
 
@@ -99,6 +99,11 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse a list of arguments, be it the command line's or one of `judgelit run`'s stages."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def instantiate_classes(self) -> None:
+        """Build model, data and trainer."""
+        with mistakes_first():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with loggers and progress where the user has not said otherwise."""

@@ -185,6 +185,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         val_fraction: float = 0.0,
         test: Sources | None = None,
         batch_size: int = 8,
+        group_by_length: bool = True,
         judge: JudgeData | None = None,
         max_length: int | None = None,
         seed: int = 0,
@@ -201,6 +202,8 @@ class TrainingDataModule(JudgeDataModule, ABC):
             val_fraction: Share of the questions of `train` that is held out for validation, both orders together.
             test: What `judgelit test` computes the loss on.
             batch_size: Examples of a micro-batch on one device.
+            group_by_length: Put examples of similar length into one micro-batch, for less padding. Where length tells
+                kinds of judgment apart, batches then hold one kind; random ones may train better.
             judge: Pairs to judge during and after training.
             max_length: Longest prompt and completion together, in tokens; the model's context if not given.
             seed: Seed of the order of examples and of the split.
@@ -218,6 +221,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         self.train, self.val, self.test = train, val, test
         self.val_fraction = val_fraction
         self.batch_size = batch_size
+        self.group_by_length = group_by_length
         self.seed = seed
         self.num_workers = num_workers
         self._rows: dict[str, list[Row]] = {}
@@ -328,6 +332,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
             rank=rank,
             world_size=world,
             shuffle=shuffle,
+            group_by_length=self.group_by_length,
         )
         return DataLoader(
             rows,  # type: ignore[arg-type]

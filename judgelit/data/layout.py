@@ -125,6 +125,7 @@ class EpochBatches(Sampler[list[int]]):
         rank: This process among `world_size`.
         world_size: Number of processes.
         shuffle: Whether to shuffle; without, rows come in their own order, once each.
+        group_by_length: Whether a shuffled batch holds rows of similar length.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class EpochBatches(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
+        group_by_length: bool = True,
     ) -> None:
         self.lengths = lengths
         self.batch_size = batch_size
@@ -145,6 +147,7 @@ class EpochBatches(Sampler[list[int]]):
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
+        self.group_by_length = group_by_length
         self.epoch = 0
         self._resume = (0, 0)
         # Lightning calls `set_epoch` on a loader's `batch_sampler.sampler`.
@@ -172,11 +175,12 @@ class EpochBatches(Sampler[list[int]]):
         rng = random.Random(f"{self.seed}/{self.epoch}")
         rows = self._visits(rng)
         # Sorting within large pools of a shuffled order keeps padding low and batches random.
-        pool = 64 * self.batch_size * self.world_size if self.shuffle else self.batch_size
+        grouped = self.shuffle and self.group_by_length
+        pool = 64 * self.batch_size * self.world_size if grouped else self.batch_size
         batches: list[list[int]] = []
         for start in range(0, len(rows), pool):
             part = rows[start : start + pool]
-            if self.shuffle:
+            if grouped:
                 part.sort(key=lambda row: self.lengths[row])
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
         if self.shuffle:
