@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, auto_cli
+from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
 
 from judgelit.errors import UserError
+
+# The text below a dataclass's field is its help on the command line.
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 _UNKNOWN = (
     r"unrecognized arguments: (?:--)?([\w.]+)",

@@ -1,6 +1,5 @@
 """`judgelit run`: the whole recipe as stages, each finished once and for all."""
 
-import resource
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,30 +7,30 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse.typing import Path_fr
 
 from judgelit import __version__
-from judgelit.data.datamodules import Sources
 from judgelit.data.files import read_rows, write_records
 from judgelit.data.judging import Templates
 from judgelit.data.records import Judgment, PreferencePair
-from judgelit.data.sources import as_sources
+from judgelit.data.sources import Sources, as_sources, read_pairs
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
-from judgelit.evaluation.evaluate import measure, print_table, read_pairs, write_json
+from judgelit.evaluation.evaluate import measure, print_table
 from judgelit.evaluation.metrics import METRICS, Estimate, estimates, gains, outcomes
+from judgelit.memory import peak_memory, reset_peak_memory
 from judgelit.modules.backbone import Backbone, trained_folder
 from judgelit.parsing import OneLineErrors, mistakes_first
+from judgelit.run_folder import claim_folder, write_json
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.tasks import TaskPairs
 from judgelit.synthesis.teachers import Teacher
 from judgelit.synthesis.warmup import synthesize_warmup
 from judgelit.tools.export import save_model
-from judgelit.training import TrainingCLI, refuse_used_folder
+from judgelit.training import TrainingCLI
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,13 @@ class Run:
         else:
             print(f"{name}: begins", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
-            _reset_peak_memory()
+            reset_peak_memory()
             began = time.monotonic()
             tokens = work(folder)
             cost = {
                 "seconds": round(time.monotonic() - began, 2),
                 "tokens": tokens,
-                "peak_memory_bytes": _peak_memory(),
+                "peak_memory_bytes": peak_memory(),
             }
             write_json(done, cost)
         self.cost[name] = yaml.safe_load(done.read_text(encoding="utf-8"))
@@ -313,26 +312,6 @@ class Run:
         return self.folder.joinpath("stages", stage, *more)
 
 
-def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Make `folder` this run's, or find that it is already.
-
-    Raises:
-        UserError: Another run is in it.
-    """
-    if not (folder / "config.yaml").exists():
-        refuse_used_folder(folder)
-    for name, text in files.items():
-        path = folder / name
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            key = _first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
-            raise UserError(f"{folder} holds another run ({name}: {key}); choose another folder with --output")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        part = folder / (name + ".part")
-        part.write_text(text, encoding="utf-8")
-        part.replace(folder / name)
-
-
 def main(argv: list[str]) -> None:
     """Run `judgelit run`."""
     parser = OneLineErrors(prog="judgelit run", description=Recipe.__doc__)
@@ -357,38 +336,8 @@ def main(argv: list[str]) -> None:
     Run(recipe).go()
 
 
-def _first_difference(old: Any, new: Any, key: str = "") -> str:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *new]:
-            if old.get(name) != new.get(name):
-                return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-    return f"{key or 'it'} is {old!r} there and {new!r} here"
-
-
 def _write_card(path: Path, title: str, report: str, templates: Mapping[str, int]) -> None:
     lines = [f"# {title}", "", f"Made by judgelit {__version__}. {report}"]
     if templates:
         lines += ["", "| template | judgments |", "|---|---|", *(f"| {name} | {n} |" for name, n in templates.items())]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _reset_peak_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    try:
-        # Linux counts the peak of resident memory anew after this.
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
-
-
-def _peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else resident."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -11,12 +11,18 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgre
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from judgelit.data.datamodules import JudgeDataModule
-from judgelit.errors import UserError
-from judgelit.evaluation.callbacks import JudgmentWriter
+from judgelit.data.datamodules import DPODataModule, SFTDataModule
+from judgelit.data.judge_data import JudgeDataModule
+from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.modules.dpo import DPOModule
 from judgelit.modules.finetuning import FineTuningModule
+from judgelit.modules.sft import SFTModule
 from judgelit.parsing import OneLineErrors, mistakes_first
+from judgelit.run_folder import refuse_used_folder
 from judgelit.tools.export import save_model
+
+# What is imported here can be named in a configuration without its module.
+BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -110,7 +116,10 @@ class TrainingCLI(LightningCLI):
         trainer = self._get(self.config_init, "trainer")
         root = Path(trainer["default_root_dir"])
         if self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is None:
-            refuse_used_folder(root)
+            refuse_used_folder(
+                root,
+                "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
+            )
         if trainer["logger"] is None or trainer["logger"] is True:
             kwargs["logger"] = (
                 [TensorBoardLogger(root, name="tensorboard", version=""), CSVLogger(root, name="csv")]
@@ -135,22 +144,17 @@ class TrainingCLI(LightningCLI):
                 kwargs["enable_progress_bar"] = False
         return super().instantiate_trainer(**kwargs)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        # A checkpoint is a pickle; nothing of judgelit's needs more than tensors and plain values from it.
+        return {**arguments, "weights_only": arguments.get("weights_only") is not False}
+
     def after_fit(self) -> None:
         """Leave the trained model as a Hugging Face folder."""
         if self.trainer.is_global_zero and not self._get(self.config, "trainer")["fast_dev_run"]:
             folder = Path(self.trainer.default_root_dir) / "model"
             save_model(self.model.model, self.datamodule.tokenizer, folder)
             print(f"model written to {folder}")
-
-
-def refuse_used_folder(root: Path) -> None:
-    """Refuse a folder in which another run has left something to lose."""
-    for left in ("checkpoints", "model", "results.json"):
-        if (root / left).exists():
-            raise UserError(
-                f"{root} holds another run ({left} is there); choose another folder with --trainer.default_root_dir, "
-                "or continue that run with --ckpt_path last"
-            )
 
 
 def main(argv: list[str]) -> None:

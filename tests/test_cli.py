@@ -54,6 +54,21 @@ def test_every_command_explains_itself(
     assert "usage: judgelit" in capsys.readouterr().out
 
 
+def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for arguments, explained in (
+        (["run"], ["Folder of the run.", "0 is greedy.", "Judgments sampled of each prompt."]),
+        (["tasks"], ["How many pairs"]),
+        (["judge"], ["Longest judgment, in tokens."]),
+        (["synthesize", "enhancement"], ["The warm judge"]),
+        (["fit", "--model.help=SFTModule"], ["Hub name, a Hugging Face folder, or `nano`"]),
+    ):
+        with pytest.raises(SystemExit):
+            main([*arguments, "--help"] if len(arguments) < 2 or arguments[0] == "synthesize" else arguments)
+        said = " ".join(capsys.readouterr().out.split())
+        assert all(text in said for text in explained), arguments
+
+
 @pytest.mark.parametrize("name", ["quickstart/sft", "quickstart/dpo"])
 def test_print_config_resolves_and_says_the_model_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:

@@ -7,7 +7,7 @@ import judgelit
 
 PACKAGE = Path(judgelit.__file__).parent
 FLOORS = [
-    {"errors", "progress", "parsing", "__init__"},
+    {"errors", "progress", "parsing", "run_folder", "memory", "__init__"},
     {"data"},
     {"modules"},
     {"engines"},

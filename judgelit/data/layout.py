@@ -3,7 +3,7 @@
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -197,3 +197,18 @@ class EpochBatches(Sampler[list[int]]):
         if self.shuffle:
             rng.shuffle(rows)
         return rows
+
+
+class RunBatches(EpochBatches):
+    """EpochBatches that follow a trainer through epochs of any length, wherever it began.
+
+    Lightning's own number of an epoch will not do: on resuming it may pass over one that is done already, and it counts
+    one that `max_steps` cut short as a whole one. The batches that it has trained on are what counts.
+    """
+
+    place: Callable[[], tuple[int, int]]
+    """Tells which epoch the trainer is in, and how many batches of it are done."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on where the trainer is; Lightning calls this at the start of every epoch."""
+        self.resume(*self.place())

@@ -78,10 +78,29 @@ class FileSource(Source):
             yield f"{self.path}[{self.split}]: row {number}", row
 
 
-def as_sources(value: str | Source | Sequence[str | Source]) -> list[Source]:
+Sources = str | Source | list[str | Source]
+"""A file, folder, glob or hub name; a source by class_path; or a list of these."""
+
+
+def as_sources(value: Sources) -> list[Source]:
     """Sources from what a configuration holds: a path or name, a source, or a list of these."""
     values = [value] if isinstance(value, str | Source) else value
     return [FileSource(item) if isinstance(item, str) else item for item in values]
+
+
+def read_pairs(value: Sources) -> list[PreferencePair]:
+    """All pairs of some sources; each id once, since a pair is judged in both orders anyway.
+
+    Raises:
+        UserError: Two different pairs share an id.
+    """
+    seen: dict[str, PreferencePair] = {}
+    for source in as_sources(value):
+        for pair in source.read(PreferencePair):
+            first = seen.setdefault(pair.id, pair)
+            if pair not in (first, first.swapped()):
+                raise UserError(f"pair id {pair.id!r} stands for two different pairs; expected ids that differ")
+    return list(seen.values())
 
 
 def split_by_group(records: Sequence[R], fraction: float, seed: int) -> tuple[list[R], list[R]]:

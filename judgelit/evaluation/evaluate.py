@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
 from judgelit.data.judging import JudgePrompt, Templates, judge_prompts
 from judgelit.data.records import Judgment, PreferencePair
+from judgelit.data.sources import Sources, read_pairs
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.engine import Engine
 from judgelit.engines.journal import Journaled
@@ -24,6 +24,7 @@ from judgelit.evaluation.metrics import Estimate, estimates, outcomes
 from judgelit.modules.backbone import trained_folder
 from judgelit.modules.generation import Sampling
 from judgelit.parsing import call
+from judgelit.run_folder import write_json
 
 
 @dataclass(frozen=True)
@@ -156,14 +157,6 @@ def _refuse_other_results(path: Path, model: str, sets: Sequence[str]) -> None:
                 f"{path} holds results of {found.get('model')!r} on {', '.join(found.get('sets', ()))}; choose another "
                 "folder with --output"
             )
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader finds the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def print_table(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:

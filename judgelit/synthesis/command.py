@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
 from judgelit.data.judging import Templates
+from judgelit.data.sources import Sources, read_pairs
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
 from judgelit.modules.backbone import trained_folder

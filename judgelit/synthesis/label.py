@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from judgelit.data.datamodules import Sources, read_pairs
 from judgelit.data.files import write_records
 from judgelit.data.judging import Templates
 from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, swap_label
 from judgelit.data.rows import R
-from judgelit.data.sources import FileSource, Source, as_sources
+from judgelit.data.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
 from judgelit.evaluation.evaluate import prompts_for

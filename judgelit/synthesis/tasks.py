@@ -205,13 +205,30 @@ def _part(question_key: str, held_out_share: float) -> Part:
     return "held_out" if drawn < held_out_share else "train"
 
 
-def write_tasks(tasks: TaskPairs, output: str) -> None:
+def write_tasks(
+    output: str,
+    kinds: list[str] | None = None,
+    difficulties: list[int] | None = None,
+    count: int = 1000,
+    seed: int = 0,
+    part: Part = "all",
+    distinct: bool = True,
+    held_out_share: float = 0.1,
+) -> None:
     """Make verifiable preference pairs: a question, a right answer and a subtly wrong one.
 
     Args:
-        tasks: Which tasks, how hard and how many.
         output: File to write, .jsonl or .parquet.
+        kinds: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing; all but sums if not given.
+        difficulties: From 1 (short and small) to 5 (long and large); 1, 2 and 3 if not given.
+        count: How many pairs, spread evenly over kinds and difficulties.
+        seed: Other seeds give other pairs.
+        part: train or held_out: no question is in both, whatever the seeds; all: both parts.
+        distinct: Ask no question twice; false: small kinds may ask again, mostly with another wrong answer.
+        held_out_share: Share of all questions that is held out; the same for sources that are to be disjoint.
     """
+    chosen = kinds or [name for name, kind in KINDS.items() if not kind.terse]
+    tasks = TaskPairs(chosen, difficulties or [1, 2, 3], count, seed, part, distinct, held_out_share)
     pairs = tasks.read(PreferencePair)
     write_records(Path(output), pairs)
     print(f"{len(pairs)} pairs written to {output}")

@@ -195,3 +195,14 @@ def test_fit_validate_and_predict_by_hand(
     judgelit("validate", *dpo, "--ckpt_path", "runs/quickstart-dpo/checkpoints/last.ckpt")
     assert "val/rewards/accuracy" in capsys.readouterr().out
     assert "other weights" in refused("validate", *dpo[:-1], "--ckpt_path", "runs/quickstart-dpo/checkpoints/last.ckpt")
+
+
+def test_dpo_from_scratch_can_be_validated_against_its_own_start(
+    judgelit: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dpo = ["--config", "quickstart/dpo", "--data.train.init_args.tasks.init_args.count=40", "--data.judge.limit=2"]
+    judgelit("fit", *dpo, "--trainer.max_steps", "2", "--data.judge.max_new_tokens=8")
+    capsys.readouterr()
+    checkpoint = "runs/quickstart-dpo/checkpoints/last.ckpt"
+    judgelit("validate", *dpo, "--ckpt_path", checkpoint, "--data.judge.max_new_tokens=8")
+    assert "val/rewards/margin" in capsys.readouterr().out
