@@ -165,7 +165,9 @@ def print_table(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> 
     from rich.table import Table
 
     table = Table()
-    for column in ("set", "judge", "accuracy", "right in both orders", "consistent", "no verdict"):
+    table.add_column("set", max_width=32)
+    table.add_column("judge", overflow="fold", max_width=32)
+    for column in ("accuracy", "right in both orders", "consistent", "no verdict"):
         table.add_column(column, no_wrap=True)
     last = None
     for row in table_rows(results):

@@ -18,11 +18,10 @@ from judgelit.data.datamodules import (
     JudgeDataModule,
     SFTDataModule,
     TrainingDataModule,
-    read_pairs,
 )
 from judgelit.data.files import write_records
 from judgelit.data.records import PreferenceExample, SFTExample
-from judgelit.data.sources import FileSource
+from judgelit.data.sources import FileSource, read_pairs
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
@@ -381,7 +380,7 @@ def test_a_run_may_be_continued_twice(tmp_path: Path, llama: str) -> None:
 def test_ranks_share_the_batches_of_an_epoch(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, parts = sft_file(tmp_path / "a.jsonl", range(16)), []
     for rank in range(2):
-        monkeypatch.setattr("judgelit.data.datamodules._place", lambda trainer, rank=rank: (rank, 2))
+        monkeypatch.setattr("judgelit.data.datamodules.place_among_ranks", lambda trainer, rank=rank: (rank, 2))
         loader = read(SFTDataModule(llama, path, batch_size=2)).train_dataloader()
         assert isinstance(loader, DataLoader)
         parts.append(ids(loader))
