@@ -1,5 +1,6 @@
 """`judgelit <command>`: the roof. Heavy imports happen inside the command that needs them."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -27,15 +28,15 @@ _NAMED = {"fit", "validate", "test", "predict"}
 def main(argv: list[str] | None = None) -> None:
     """Dispatch to a command; a user's mistake is one line on stderr and exit status 2."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_help())
-        return
-    if argv[0] == "--version":
-        from judgelit import __version__
-
-        print(f"judgelit {__version__}")
-        return
     try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(_help(), flush=True)
+            return
+        if argv[0] == "--version":
+            from judgelit import __version__
+
+            print(f"judgelit {__version__}")
+            return
         if argv[0] not in COMMANDS:
             raise UserError(_unknown(argv[0]))
         _settle()
@@ -44,6 +45,10 @@ def main(argv: list[str] | None = None) -> None:
     except UserError as error:
         print(f"judgelit: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        # Whoever read the output (`| head`) has seen enough; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("judgelit: interrupted; the same command continues where it can", file=sys.stderr)
         raise SystemExit(130) from None
@@ -89,7 +94,6 @@ def _find_configs(argv: list[str]) -> list[str]:
 def _settle() -> None:
     """Set what must be set before the heavy imports, and keep what libraries say to themselves out of the terminal."""
     import logging
-    import os
     import warnings
 
     # OpenMP's threads wait by spinning, which makes a small model many times slower on a machine that others use too.

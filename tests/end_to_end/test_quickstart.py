@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, SFTExample
@@ -146,6 +148,35 @@ def test_killed_within_training_it_resumes_from_the_checkpoint(finished: Path, t
     assert not (tmp_path / "runs/short/stages/04-sft/done.json").exists()
     assert "continuing from" in to_the_end(tmp_path, config)
     assert results(tmp_path)["stages"] == results(finished)["stages"]
+
+
+def test_the_recipe_with_lora_merges_the_enhanced_adapter_into_the_export(
+    finished: Path, judgelit: Callable[..., None], tmp_path: Path
+) -> None:
+    base = str(finished / "runs/short/export")
+    config = shortened_quickstart(tmp_path / "configs")
+    for name, steps in (("sft", 6), ("dpo", 3)):
+        path = tmp_path / f"configs/{name}.yaml"
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["trainer"]["max_steps"] = steps
+        content["model"]["init_args"]["backbone"] = {"name_or_path": base}
+        if name == "sft":
+            content["model"]["init_args"]["backbone"]["lora"] = {"r": 4}
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    judgelit("run", "--config", str(config), "--output", "runs/lora")
+
+    stages = tmp_path / "runs/lora/stages"
+    for stage in ("04-sft", "07-dpo"):
+        assert [path.name for path in (stages / stage).rglob("*.safetensors")] == ["adapter_model.safetensors"]
+    saved = yaml.safe_load((stages / "07-dpo/config.yaml").read_text(encoding="utf-8"))
+    assert saved["model"]["init_args"]["backbone"]["adapter"].endswith("04-sft/model")
+
+    enhanced = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), stages / "07-dpo/model")
+    export = AutoModelForCausalLM.from_pretrained(tmp_path / "runs/lora/export")
+    ids = torch.arange(3, 40)[None]
+    assert torch.allclose(export(ids).logits, enhanced(ids).logits, atol=1e-5)
+    with enhanced.disable_adapter():
+        assert not torch.allclose(export(ids).logits, enhanced(ids).logits, atol=1e-3)
 
 
 def test_another_run_in_the_folder_is_refused(finished: Path, refused: Callable[..., str]) -> None:
