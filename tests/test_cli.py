@@ -112,6 +112,13 @@ def test_configs_copy_gives_an_equal_file_and_overwrites_none(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_configs_copy_takes_along_what_a_recipe_names(tmp_path: Path) -> None:
+    main(["configs", "copy", "quickstart/run", str(tmp_path)])
+    assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "sft.yaml", "dpo.yaml"}
+    for path in tmp_path.iterdir():
+        assert path.read_text() == shipped()[f"quickstart/{path.stem}"].read_text()
+
+
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(argv: list[str]) -> None:
         raise RuntimeError("a bug")

@@ -45,22 +45,37 @@ def main(argv: list[str]) -> None:
     commands.add_parser("list", help="every shipped configuration and what it is for")
     copy = commands.add_parser("copy", help="copy one into the current folder, to change it")
     copy.add_argument("name", help="short name, such as quickstart/run")
-    copy.add_argument("to", nargs="?", help="where to write it; by default its own file name here")
+    copy.add_argument("to", nargs="?", help="file or folder to write it to; by default its own file name here")
     args = parser.parse_args(argv)
     if args.command == "list":
         width = max(map(len, shipped()))
         for name, path in shipped().items():
             print(f"{name:<{width}}  {_first_comment(path)}")
         return
-    source = Path(find(args.name))
-    target = Path(args.to or source.name)
+    copy_config(Path(find(args.name)), Path(args.to or "."))
+
+
+def copy_config(source: Path, target: Path) -> None:
+    """Copy a configuration, and beside it those that it names.
+
+    Raises:
+        UserError: A file of that name is there already.
+    """
+    import yaml
+
     if target.is_dir():
         target /= source.name
-    if target.exists():
-        raise UserError(f"{target} exists already; give another name as second argument")
+    named = yaml.safe_load(source.read_text(encoding="utf-8")).values()
+    beside = [source.parent / value for value in named if isinstance(value, str) and value.endswith(".yaml")]
+    copies = {target: source, **{target.parent / path.name: path for path in beside}}
+    for path in copies:
+        if path.exists():
+            raise UserError(f"{path} exists already; give another place as second argument")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    print(f"{target} written; run it with --config {target}")
+    for path, original in copies.items():
+        path.write_text(original.read_text(encoding="utf-8"), encoding="utf-8")
+        print(f"{path} written")
+    print(f"run it with --config {target}")
 
 
 def _first_comment(path: Path) -> str:
