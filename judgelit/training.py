@@ -72,6 +72,16 @@ class LogLines(Callback):
         print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
 
 
+class LastStep(Callback):
+    """Leaves `last.ckpt` at the last step: Lightning leaves it at the last multiple of `every_n_train_steps`."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save once more, while the trainer still knows where it is."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last is True and callback.last_model_path:
+                trainer.save_checkpoint(callback.last_model_path)
+
+
 class TrainingCLI(LightningCLI):
     """What `judgelit fit` and its siblings run.
 
@@ -126,7 +136,7 @@ class TrainingCLI(LightningCLI):
                 if self.subcommand == "fit"
                 else False
             )
-        callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter()]
+        callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter(), LastStep()]
         if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(ModelCheckpoint(save_last=True))
         for callback in callbacks:
