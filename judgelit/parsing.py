@@ -23,6 +23,14 @@ _UNKNOWN = (
 )
 
 
+_WRONG = (
+    r'Parser key "[\w.]+":\s+Expected a (?:typing\.)?Literal[^\n]*',
+    r"Expected a (?:typing\.)?Literal[^\n]*",
+    r"Problem with given class_path [^\n]*(?:\n[^\n]+)?",
+    r"Import path [^\n]*",
+)
+
+
 class OneLineErrors(ArgumentParser):
     """Raises UserError instead of printing usage and leaving; takes no abbreviated keys."""
 
@@ -51,23 +59,31 @@ def mistakes_first() -> Iterator[None]:
 
 def explain(message: str, parser: Any) -> str:
     """`message` on one line; for an unknown key with the nearest known one."""
+    # Of nested complaints, one about each alternative of each union, the innermost is about what the user wrote.
+    if found := re.findall(r"unknown key '[^']+'; [^\n;]+", message):
+        return found[-1].strip()
     for pattern in _UNKNOWN:
-        # Of nested complaints the last one is about the innermost place.
         if found := re.findall(pattern, message):
             return f"unknown key {found[-1]!r}; {_nearest(found[-1], _known_names(parser))}"
+    for pattern in _WRONG:
+        if wrong := re.search(pattern, message):
+            return " ".join(wrong.group(0).split()).rstrip(".")
     lines = [line.strip(" -") for line in message.splitlines()]
-    return " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)[:600]
+    line = " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)
+    return line.rstrip(";")[:600]
 
 
 def _nearest(key: str, known: set[str]) -> str:
-    wrong = next((part for part in key.split(".") if part not in known), key)
-    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    parts = key.split(".")
+    wrong = next((part for part in parts if part not in known), parts[-1])
+    close = difflib.get_close_matches(wrong, known - set(parts), n=1, cutoff=0.5)
     return f"the nearest known one is {close[0]!r}" if close else "see --help for those that exist"
 
 
 def _known_names(parser: Any) -> set[str]:
     parsers = [parser, *getattr(parser._subcommands_action, "_name_parser_map", {}).values()]
     names = {part for one in parsers for action in one._actions for part in str(action.dest).split(".")}
+    names |= {"class_path", "init_args"}
     for module in [module for name, module in sys.modules.items() if name.startswith("judgelit.")]:
         for thing in vars(module).values():
             if inspect.isclass(thing) and thing.__module__.startswith("judgelit."):

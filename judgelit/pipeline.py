@@ -14,7 +14,7 @@ from judgelit import __version__
 from judgelit.data.files import read_rows, write_records
 from judgelit.data.judging import Templates
 from judgelit.data.records import Judgment, PreferencePair
-from judgelit.data.sources import Sources, as_sources, read_pairs
+from judgelit.data.sources import Source, Sources, as_sources, read_pairs
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
@@ -62,6 +62,14 @@ class Recipe:
     seed: int = 0
     """Seed of everything: data made on the spot, weights from scratch, order, sampling."""
 
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise UserError("sets: found none, expected at least one set of held-out pairs")
+        for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: found {value}, expected 1 or more")
+
 
 class Run:
     """A recipe at work in its folder. A stage that has ended has a `done.json`, and is never entered again."""
@@ -69,6 +77,13 @@ class Run:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.folder = Path(recipe.output)
+        # Both configurations are parsed before anything is done: a mistake in the last must not cost the first.
+        sft = TrainingCLI(self.fit_arguments("04-sft", recipe.sft, "02-warmup/sft.jsonl"), run=False)
+        base: Any = sft.model.backbone
+        self.start: Backbone = base
+        self.tokenizer: ChatTokenizer = sft.datamodule.tokenizer
+        policy = f"--model.init_args.backbone.name_or_path={self.start.name_or_path}"
+        TrainingCLI([*self.fit_arguments("07-dpo", recipe.dpo, "06-enhancement/dpo.jsonl"), policy], run=False)
         self.cost: dict[str, dict[str, float]] = {}
         self.measured: dict[str, dict[str, list[Judgment]]] = {}
         self.pairs: dict[str, list[PreferencePair]] = {}
@@ -79,14 +94,13 @@ class Run:
         self.stage("01-pairs", self.make_pairs)
         self.pairs = {name: read_pairs(str(self.path("01-pairs", f"{name}.jsonl"))) for name in self.recipe.sets}
         self.stage("02-warmup", self.make_warmup)
-        start = self.backbone_of(self.recipe.sft)
-        self.evaluate("03-base", "base", start)
+        self.evaluate("03-base", "base", self.start)
         self.stage("04-sft", self.train_sft)
-        warm = trained_folder(str(self.path("04-sft", "model")), start.dtype)
+        warm = self.trained("04-sft")
         self.evaluate("05-sft-judged", "sft", warm)
         self.stage("06-enhancement", lambda folder: self.make_enhancement(folder, warm))
         self.stage("07-dpo", lambda folder: self.train_dpo(folder, warm))
-        judge = trained_folder(str(self.path("07-dpo", "model")), start.dtype)
+        judge = self.trained("07-dpo")
         self.evaluate("08-dpo-judged", "dpo", judge)
         self.stage("09-export", lambda folder: self.export(judge))
         self.report(time.monotonic() - began)
@@ -130,7 +144,7 @@ class Run:
 
     def make_warmup(self, folder: Path) -> int:
         """The SFT set."""
-        tokenizer = ChatTokenizer.load(self.backbone_of(self.recipe.sft).name_or_path)
+        tokenizer = self.tokenizer
         examples, report = synthesize_warmup(
             self.train_pairs(),
             self.recipe.teacher,
@@ -147,11 +161,11 @@ class Run:
 
     def train_sft(self, folder: Path) -> int:
         """The warm-up."""
-        return self.fit(folder, self.recipe.sft, self.path("02-warmup", "sft.jsonl"))
+        return self.fit(folder, self.fit_arguments("04-sft", self.recipe.sft, "02-warmup/sft.jsonl"))
 
     def make_enhancement(self, folder: Path, warm: Backbone) -> int:
         """The DPO set, sampled from the warm judge."""
-        judge = LocalEngine.load(warm, self.recipe.batch_size)
+        judge = LocalEngine.load(warm, self.recipe.batch_size, self.tokenizer)
         settings = self.recipe.enhancement
         examples, report = synthesize_enhancement(
             self.train_pairs()[: self.recipe.enhancement_pairs],
@@ -175,31 +189,39 @@ class Run:
         model = [f"--model.init_args.backbone.name_or_path={warm.name_or_path}"]
         if warm.adapter is not None:
             model.append(f"--model.init_args.backbone.adapter={warm.adapter}")
-        return self.fit(folder, self.recipe.dpo, self.path("06-enhancement", "dpo.jsonl"), model)
+        return self.fit(folder, [*self.fit_arguments("07-dpo", self.recipe.dpo, "06-enhancement/dpo.jsonl"), *model])
 
-    def fit(self, folder: Path, config: Path_fr, train: Path, more: Sequence[str] = ()) -> int:
+    def fit(self, folder: Path, arguments: Sequence[str]) -> int:
         """`judgelit fit`, continued from its last checkpoint if there is one."""
-        seed = self.recipe.seed
-        arguments = [
-            "fit",
-            f"--config={config.absolute}",
-            f"--trainer.default_root_dir={folder}",
-            f"--seed_everything={seed}",
-            f"--data.init_args.train={train}",
-            f"--data.init_args.seed={seed}",
-            *more,
-        ]
         last = folder / "checkpoints" / "last.ckpt"
         if last.exists():
             print(f"continuing from {last}")
-            arguments.append(f"--ckpt_path={last}")
-        return TrainingCLI(arguments).model.tokens_seen
+            return TrainingCLI(["fit", *arguments, f"--ckpt_path={last}"]).model.tokens_seen
+        # A kill during the very first checkpoint leaves a folder from which nothing can go on.
+        for left in ("checkpoints", "model"):
+            shutil.rmtree(folder / left, ignore_errors=True)
+        return TrainingCLI(["fit", *arguments]).model.tokens_seen
+
+    def fit_arguments(self, stage: str, config: Path_fr, train: str) -> list[str]:
+        """What this run says to `judgelit fit` about a stage, beside its configuration."""
+        return [
+            f"--config={config.absolute}",
+            f"--trainer.default_root_dir={self.path(stage)}",
+            f"--seed_everything={self.recipe.seed}",
+            f"--data.init_args.train={self.folder / 'stages' / train}",
+            f"--data.init_args.seed={self.recipe.seed}",
+        ]
+
+    def trained(self, stage: str) -> Backbone:
+        """The model that a stage of training has left, loaded as the first one was."""
+        trained = trained_folder(str(self.path(stage, "model")), self.start.dtype)
+        return replace(trained, attention=self.start.attention, trust_remote_code=self.start.trust_remote_code)
 
     def evaluate(self, stage: str, name: str, backbone: Backbone) -> None:
         """Judge all sets, in both orders."""
 
         def work(folder: Path) -> int:
-            local = LocalEngine.load(backbone, self.recipe.batch_size)
+            local = LocalEngine.load(backbone, self.recipe.batch_size, self.tokenizer)
             engine = Journaled(local, folder / "journal.sqlite")
             tokens = 0
             for set_name, pairs in self.pairs.items():
@@ -230,7 +252,7 @@ class Run:
             model = model.merge_and_unload()  # type: ignore[operator]
         part = self.folder / "export.part"
         shutil.rmtree(part, ignore_errors=True)
-        save_model(model, ChatTokenizer.load(judge.name_or_path), part)
+        save_model(model, self.tokenizer, part)
         shutil.rmtree(self.folder / "export", ignore_errors=True)
         part.rename(self.folder / "export")
         return 0
@@ -291,21 +313,12 @@ class Run:
         """The pairs to learn from."""
         return read_pairs(str(self.path("01-pairs", "train.jsonl")))
 
-    def seeded(self, value: Sources) -> Sources:
+    def seeded(self, value: Sources) -> list[Source]:
         """Sources with the run's seed where they make data and name none."""
         return [
             replace(source, seed=self.recipe.seed) if isinstance(source, TaskPairs) and source.seed is None else source
             for source in as_sources(value)
         ]
-
-    def backbone_of(self, config: Path_fr) -> Backbone:
-        """The backbone that a configuration of `judgelit fit` names."""
-        content = yaml.safe_load(Path(config.absolute).read_text(encoding="utf-8"))
-        try:
-            settings = content["model"]["init_args"]["backbone"]
-            return Backbone(settings["name_or_path"], settings.get("dtype", "float32"))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{config}: model.init_args.backbone.name_or_path is not set") from error
 
     def path(self, stage: str, *more: str) -> Path:
         """A stage's folder, or a file in it."""
@@ -332,8 +345,9 @@ def main(argv: list[str]) -> None:
         "sft.yaml": Path(recipe.sft.absolute).read_text(encoding="utf-8"),
         "dpo.yaml": Path(recipe.dpo.absolute).read_text(encoding="utf-8"),
     }
-    claim_folder(Path(recipe.output), files)
-    Run(recipe).go()
+    run = Run(recipe)
+    claim_folder(run.folder, files)
+    run.go()
 
 
 def _write_card(path: Path, title: str, report: str, templates: Mapping[str, int]) -> None:

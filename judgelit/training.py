@@ -1,5 +1,6 @@
 """`judgelit fit | validate | test | predict`: LightningCLI with judgelit's modules, data and habits."""
 
+import pickle
 import sys
 import time
 from pathlib import Path
@@ -10,9 +11,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.data.datamodules import DPODataModule, SFTDataModule
 from judgelit.data.judge_data import JudgeDataModule
+from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.finetuning import FineTuningModule
@@ -30,10 +33,7 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
 
 
 class SaveConfig(SaveConfigCallback):
-    """Saves the whole resolved configuration as `config.yaml` in the run's folder.
-
-    A folder that holds another run is refused, unless this run continues that one from its checkpoint.
-    """
+    """Saves the whole resolved configuration as `config.yaml` in the run's folder."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save when `fit` begins; other commands change nothing in the folder of the run they look at."""
@@ -90,7 +90,13 @@ class TrainingCLI(LightningCLI):
     model/: a Hugging Face folder, of the adapter alone for LoRA.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        """Parse and run.
+
+        Args:
+            args: Arguments, of which the first names the command.
+            run: False builds all that the arguments describe and runs nothing; there is no command then.
+        """
         super().__init__(
             FineTuningModule,
             JudgeDataModule,
@@ -105,6 +111,7 @@ class TrainingCLI(LightningCLI):
             # Automatic optimizers would ask for parameters before the model is built.
             auto_configure_optimizers=False,
             args=args,
+            run=run,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -125,7 +132,9 @@ class TrainingCLI(LightningCLI):
         """The trainer with loggers and progress where the user has not said otherwise."""
         trainer = self._get(self.config_init, "trainer")
         root = Path(trainer["default_root_dir"])
-        if self.subcommand == "fit" and self._get(self.config_init, "ckpt_path") is None:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
+        if self.subcommand == "fit" and not _within(self._get(self.config_init, "ckpt_path"), root):
             refuse_used_folder(
                 root,
                 "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
@@ -156,6 +165,9 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
+        checkpoint = arguments.get("ckpt_path")
+        if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
+            raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
         # A checkpoint is a pickle; nothing of judgelit's needs more than tensors and plain values from it.
         return {**arguments, "weights_only": arguments.get("weights_only") is not False}
 
@@ -167,9 +179,20 @@ class TrainingCLI(LightningCLI):
             print(f"model written to {folder}")
 
 
+def _within(checkpoint: str | Path | None, root: Path) -> bool:
+    """Whether a run that begins from `checkpoint` continues the one in `root`."""
+    return checkpoint in ("last", "hpc") or (
+        checkpoint is not None and root.resolve() in Path(checkpoint).resolve().parents
+    )
+
+
 def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
-    TrainingCLI(argv)
+    try:
+        TrainingCLI(argv)
+    except (MisconfigurationException, pickle.UnpicklingError) as error:
+        # Lightning's own word for settings that do not go together; and a checkpoint that is none.
+        raise UserError(" ".join(str(error).split())[:400]) from error
 
 
 def _as_list(value: Any) -> list[Any]:

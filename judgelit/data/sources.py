@@ -78,17 +78,35 @@ class FileSource(Source):
             yield f"{self.path}[{self.split}]: row {number}", row
 
 
-Sources = str | Source | list[str | Source]
-"""A file, folder, glob or hub name; a source by class_path; or a list of these."""
+@dataclass(frozen=True)
+class Mixture(Source):
+    """Several sources as one, each with its own weight."""
+
+    sources: list[str | Source]
+    """Files, folders, globs, hub names, and sources by class_path."""
+
+    def read(self, kind: type[R]) -> list[R]:
+        """All records of all sources."""
+        return [record for source in as_sources(self) for record in source.read(kind)]
 
 
-def as_sources(value: Sources) -> list[Source]:
-    """Sources from what a configuration holds: a path or name, a source, or a list of these."""
-    values = [value] if isinstance(value, str | Source) else value
-    return [FileSource(item) if isinstance(item, str) else item for item in values]
+# No list here: jsonargparse would open a file given for one, and take its lines or its content for the list.
+Sources = str | Source
+"""A file, folder, glob or hub name; or a source by class_path, such as a Mixture of several."""
 
 
-def read_pairs(value: Sources) -> list[PreferencePair]:
+def as_sources(value: Sources | Sequence[Sources]) -> list[Source]:
+    """The single sources behind what a configuration holds."""
+    if isinstance(value, str):
+        return [FileSource(value)]
+    if isinstance(value, Mixture):
+        return as_sources(value.sources)
+    if isinstance(value, Source):
+        return [value]
+    return [source for item in value for source in as_sources(item)]
+
+
+def read_pairs(value: Sources | Sequence[Sources]) -> list[PreferencePair]:
     """All pairs of some sources; each id once, since a pair is judged in both orders anyway.
 
     Raises:

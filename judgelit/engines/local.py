@@ -39,9 +39,10 @@ class LocalEngine:
         return hashlib.sha256(f"{fingerprint(self.model)} {self.tokenizer.hf.chat_template}".encode()).hexdigest()[:16]
 
     @classmethod
-    def load(cls, backbone: Backbone, batch_size: int = 32) -> "LocalEngine":
-        """Build the model of `backbone` on the GPU where there is one."""
-        tokenizer = ChatTokenizer.load(backbone.name_or_path, trust_remote_code=backbone.trust_remote_code)
+    def load(cls, backbone: Backbone, batch_size: int = 32, tokenizer: ChatTokenizer | None = None) -> "LocalEngine":
+        """Build the model of `backbone` on the GPU where there is one; its own tokenizer if none is given."""
+        if tokenizer is None:
+            tokenizer = ChatTokenizer.load(backbone.name_or_path, trust_remote_code=backbone.trust_remote_code)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model: Any = backbone.build()
         return cls(model.to(device), tokenizer, backbone.adapter or backbone.name_or_path, batch_size)

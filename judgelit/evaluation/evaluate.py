@@ -80,8 +80,9 @@ def prompts_for(
 
 def evaluate(
     model: str,
-    pairs: str | list[str] | dict[str, Sources],
     output: str,
+    pairs: str | None = None,
+    sets: dict[str, Sources] | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
     batch_size: int = 16,
@@ -96,8 +97,9 @@ def evaluate(
 
     Args:
         model: Hub name, a Hugging Face folder (of a model or of a LoRA adapter), or `nano`.
-        pairs: Labelled pairs: a file, several, or named sets.
         output: Folder to write to.
+        pairs: Labelled pairs: a file, folder, glob or hub name.
+        sets: Several sets of pairs by name, best given in a `--config` file; in place of `pairs`.
         templates: Judge prompts to ask with.
         max_new_tokens: Longest judgment, in tokens.
         batch_size: Judgments generated at once.
@@ -107,13 +109,16 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
+    if (pairs is None) == (sets is None):
+        raise UserError("pairs, sets: expected one of them, and not both")
     folder = Path(output)
-    sets = {name: read_pairs(value)[:limit] for name, value in named_sets(pairs).items()}
-    _refuse_other_results(folder / "results.json", model, sorted(sets))
+    named = named_sets(sets or pairs or [])
+    to_judge = {name: read_pairs(value)[:limit] for name, value in named.items()}
+    _refuse_other_results(folder / "results.json", model, sorted(to_judge))
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
     engine = Journaled(local, folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
-    for name, of_set in sets.items():
+    for name, of_set in to_judge.items():
         measured = measure(engine, local.tokenizer, name, of_set, templates, max_new_tokens, seed)
         write_records(folder / f"{name}.judgments.jsonl", measured.judgments)
         results[name] = measured.metrics

@@ -68,7 +68,7 @@ def shortened_quickstart(folder: Path) -> Path:
     }
     run, sft, dpo = configs["run"], configs["sft"], configs["dpo"]
     run["train"]["init_args"]["count"] = 300
-    run["sets"]["in_distribution"] = run["sets"]["in_distribution"][1]
+    run["sets"]["in_distribution"] = run["sets"]["in_distribution"]["init_args"]["sources"][1]
     run["sets"]["in_distribution"]["init_args"]["count"] = 12
     run["sets"]["harder"]["init_args"]["count"] = 8
     run["templates"]["names"] = ["nano-brief"]

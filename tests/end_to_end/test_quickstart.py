@@ -237,3 +237,27 @@ def test_dpo_from_scratch_can_be_validated_against_its_own_start(
     checkpoint = "runs/quickstart-dpo/checkpoints/last.ckpt"
     judgelit("validate", *dpo, "--ckpt_path", checkpoint, "--data.judge.max_new_tokens=8")
     assert "val/rewards/margin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["list.json", "data.json", "one_line.jsonl", "text.json"])
+def test_a_data_file_is_read_as_data_whatever_it_holds(
+    judgelit: Callable[..., None], tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"prompt": f"{number}+1=?", "completion": str(number + 1)} for number in range(1 if "one" in form else 3)]
+    content = {
+        "list.json": json.dumps(rows),
+        "data.json": json.dumps({"data": rows}),
+        "one_line.jsonl": json.dumps(rows[0]),
+        "text.json": "\n".join(map(json.dumps, rows)),
+    }[form]
+    (tmp_path / form).write_text(content, encoding="utf-8")
+    unneeded = ["--data.val=null", "--data.judge=null", "--trainer.callbacks=null", "--trainer.max_steps=1"]
+    with caplog.at_level("INFO"):
+        judgelit("fit", "--config=quickstart/sft", f"--data.train={form}", *unneeded)
+    assert f"train: {len(rows)} examples" in caplog.text
+    pairs = [{"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}]
+    (tmp_path / form).write_text(json.dumps(pairs[0] if "one" in form or "text" in form else pairs), encoding="utf-8")
+    judgelit("evaluate", "--model=nano", f"--pairs={form}", "--max_new_tokens=4", "--output=scores",
+             "--templates.names=[nano-brief]")  # fmt: skip
+    name = form.split(".")[0]
+    assert len((tmp_path / f"scores/{name}.judgments.jsonl").read_text(encoding="utf-8").splitlines()) == 2

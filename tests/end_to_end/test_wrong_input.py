@@ -76,6 +76,42 @@ def test_unknown_key_of_the_recipe_names_the_nearest(refused: Refused, tmp_path:
     assert "batch_siez" in line and "'batch_size'" in line
 
 
+def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_path: Path) -> None:
+    path = shortened_quickstart(tmp_path / "configs")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    source = config["sets"]["harder"]
+    config["sets"]["harder"] = {
+        "class_path": "judgelit.data.sources.Mixture",
+        "init_args": {"sources": [{**source, "init_args": {**source["init_args"], "cuont": 4}}]},
+    }
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    line = refused("run", "--config", str(path))
+    assert "'cuont'" in line and "'count'" in line and len(line) < 120
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config=quickstart/dpo", "--model.loss.kind=foo"], ["sigmoid", "foo"]),
+        (["--config=quickstart/sft", "--model.backbone.dtype=int8"], ["bfloat16", "int8"]),
+        (["--config=quickstart/sft", "--model=judgelit.modules.sft.SFTModul"], ["SFTModul"]),
+        (["--config=quickstart/sft", "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
+        (["--config=quickstart/sft", "--trainer.max_steps=-5"], ["max_steps"]),
+    ],
+)
+def test_wrong_values_are_named_without_noise(refused: Refused, arguments: list[str], said: list[str]) -> None:
+    line = refused("fit", *arguments)
+    assert all(word in line for word in said) and len(line) < 400, line
+
+
+def test_a_mistake_in_the_last_configuration_costs_no_work(refused: Refused, tmp_path: Path) -> None:
+    path = shortened_quickstart(tmp_path / "configs")
+    dpo = tmp_path / "configs/dpo.yaml"
+    dpo.write_text(dpo.read_text(encoding="utf-8").replace("max_steps", "max_stepz"), encoding="utf-8")
+    assert "'max_steps'" in refused("run", "--config", str(path), "--output", "runs/short")
+    assert not (tmp_path / "runs/short").exists()
+
+
 def test_unknown_command_and_config(refused: Refused) -> None:
     assert "'validate'" in refused("validat")
     assert "quickstart/run" in refused("run", "--config", "quickstart/rum")
