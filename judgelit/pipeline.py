@@ -1,5 +1,6 @@
 """`judgelit run`: the whole recipe as stages, each finished once and for all."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -103,6 +104,7 @@ class Run:
         judge = self.trained("07-dpo")
         self.evaluate("08-dpo-judged", "dpo", judge)
         self.stage("09-export", lambda folder: self.export(judge))
+        self.write_results()
         self.report(time.monotonic() - began)
 
     def stage(self, name: str, work: Callable[[Path], int]) -> None:
@@ -111,19 +113,16 @@ class Run:
         done = folder / "done.json"
         if done.exists():
             print(f"{name}: done before")
-        else:
-            print(f"{name}: begins", flush=True)
-            folder.mkdir(parents=True, exist_ok=True)
-            reset_peak_memory()
-            began = time.monotonic()
-            tokens = work(folder)
-            cost = {
-                "seconds": round(time.monotonic() - began, 2),
-                "tokens": tokens,
-                "peak_memory_bytes": peak_memory(),
-            }
-            write_json(done, cost)
-        self.cost[name] = yaml.safe_load(done.read_text(encoding="utf-8"))
+            self.cost[name] = json.loads(done.read_text(encoding="utf-8"))
+            return
+        print(f"{name}: begins", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        reset_peak_memory()
+        began = time.monotonic()
+        tokens = work(folder)
+        seconds = round(time.monotonic() - began, 2)
+        self.cost[name] = {"seconds": seconds, "tokens": tokens, "peak_memory_bytes": peak_memory()}
+        write_json(done, self.cost[name])
         self.write_results()
 
     def make_pairs(self, folder: Path) -> int:
@@ -223,27 +222,22 @@ class Run:
         def work(folder: Path) -> int:
             local = LocalEngine.load(backbone, self.recipe.batch_size, self.tokenizer)
             engine = Journaled(local, folder / "journal.sqlite")
-            tokens = 0
+            found: dict[str, list[Judgment]] = {}
             for set_name, pairs in self.pairs.items():
-                found = measure(
+                found[set_name] = measure(
                     engine, local.tokenizer, set_name, pairs, self.recipe.templates, self.recipe.max_new_tokens
-                )
-                write_records(folder / f"{set_name}.jsonl", found.judgments)
-                tokens += sum(len(local.tokenizer.text_ids(judgment.text)) for judgment in found.judgments)
-            return tokens
+                ).judgments
+                write_records(folder / f"{set_name}.jsonl", found[set_name])
+            self.measured[name] = found
+            return sum(len(local.tokenizer.text_ids(one.text)) for by_set in found.values() for one in by_set)
 
-        self.measured[name] = {}
-        if (self.path(stage) / "done.json").exists():
-            self.read_judgments(stage, name)
         self.stage(stage, work)
-        self.read_judgments(stage, name)
-        self.write_results()
+        if name not in self.measured:
+            self.measured[name] = {set_name: self.read_judgments(stage, set_name) for set_name in self.pairs}
 
-    def read_judgments(self, stage: str, name: str) -> None:
-        """Take up what a stage of evaluation has written."""
-        for set_name in self.recipe.sets:
-            rows = read_rows(str(self.path(stage, f"{set_name}.jsonl")))
-            self.measured[name][set_name] = [Judgment.from_dict(row, at) for at, row in rows]
+    def read_judgments(self, stage: str, set_name: str) -> list[Judgment]:
+        """What a stage of evaluation has written."""
+        return [Judgment.from_dict(row, at) for at, row in read_rows(str(self.path(stage, f"{set_name}.jsonl")))]
 
     def export(self, judge: Backbone) -> int:
         """The trained judge as a Hugging Face folder of its own, an adapter merged into its base."""
