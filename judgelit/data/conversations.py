@@ -8,7 +8,7 @@ from judgelit.data.records import Message, bad_field
 from judgelit.errors import UserError
 
 _ROLES = {
-    "system": "system",
+    **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing"), "assistant"),
 }
@@ -16,8 +16,11 @@ _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
-def read_turns(value: object, name: str, at: str) -> list[Message]:
-    """A conversation whose turns have `role` and `content`, or `from` and `value`; a single turn may stand alone."""
+def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> list[Message]:
+    """A conversation whose turns have `role` and `content`, or `from` and `value`; a single turn may stand alone.
+
+    `blank` admits user turns that say nothing.
+    """
     turns = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
         raise bad_field(at, name, value, "a list of messages")
@@ -31,12 +34,27 @@ def read_turns(value: object, name: str, at: str) -> list[Message]:
             ("value" if turn.get("content") is None else "content"),
         )
         role, content = turn.get(speaker), turn.get(said)
-        if not isinstance(role, str) or role not in _ROLES:
+        known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+        if known is None:
             raise bad_field(at, f"{where}.{speaker}", role, "one of " + ", ".join(map(repr, _ROLES)))
-        if not isinstance(content, str):
-            raise bad_field(at, f"{where}.{said}", content, "text")
-        messages.append({"role": _ROLES[role], "content": content})
+        text = _content(content, f"{where}.{said}", at)
+        if known == "user" and not blank and not text.strip():
+            raise bad_field(at, f"{where}.{said}", text, "text that is not empty")
+        messages.append({"role": known, "content": text})
     return messages
+
+
+def _content(value: object, name: str, at: str) -> str:
+    """What a turn says, as text or as parts that are all text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence) or not value:
+        raise bad_field(at, name, value, "text")
+    for index, part in enumerate(value):
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", None) else None
+        if not isinstance(text, str):
+            raise bad_field(at, f"{name}[{index}]", part, "a part that is text, with 'type': 'text' and 'text'")
+    return "".join(part["text"] for part in value)
 
 
 def read_prompt(value: object, name: str, at: str) -> list[Message]:
@@ -49,6 +67,7 @@ def read_prompt(value: object, name: str, at: str) -> list[Message]:
             turns.pop()
         if not turns or turns[-1]["role"] != "user":
             return [{"role": "user", "content": value}]
+        refuse_blank_turns(turns, value, name, at)
         return turns
     turns = read_turns(value, name, at)
     if turns[-1]["role"] != "user":
@@ -95,6 +114,12 @@ def read_dialogue(text: str) -> list[Message] | None:
         else:
             messages.append({"role": role, "content": content})
     return messages
+
+
+def refuse_blank_turns(turns: Sequence[Message], text: str, name: str, at: str) -> None:
+    """Raise where the user says nothing in one of the turns read from a dialogue's text."""
+    if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
+        raise bad_field(at, name, text, "a dialogue in which no turn of the Human is empty")
 
 
 def part_conversations(first: Sequence[Message], second: Sequence[Message]) -> tuple[list[Message], str, str]:

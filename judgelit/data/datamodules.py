@@ -81,6 +81,8 @@ class TrainingDataModule(JudgeDataModule, ABC):
         super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
         if batch_size < 1:
             raise UserError(f"data.batch_size: found {batch_size}, expected 1 or more")
+        if num_workers < 0:
+            raise UserError(f"data.num_workers: found {num_workers}, expected 0 or more")
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction: found {val_fraction}, expected 0 <= val_fraction < 1")
         if val is not None and val_fraction:

@@ -6,7 +6,7 @@ it raises UserError where the row has its form but is wrong. To teach judgelit a
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from judgelit.data.conversations import (
     part_conversations,
@@ -16,6 +16,7 @@ from judgelit.data.conversations import (
     read_exchange,
     read_prompt,
     read_turns,
+    refuse_blank_turns,
 )
 from judgelit.data.records import Label, Message, Row, bad_field
 from judgelit.errors import UserError
@@ -123,6 +124,7 @@ def _implicit_dialogue(row: Row, at: str) -> Comparison | None:
     parted = Comparison(*part_conversations(first, second))
     if not parted.prompt:
         raise _different_prompts(at)
+    refuse_blank_turns(parted.prompt, chosen, "chosen", at)
     return parted
 
 
@@ -263,11 +265,17 @@ def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapp
     return Judged(prompt, answer_a, answer_b, _choice(row, label, at, labels))
 
 
+def read_label(row: Row, name: str, at: str) -> Label:
+    """The label that a field names, in whichever case."""
+    return _choice(row, name, at, _LETTERS)
+
+
 def _choice(row: Row, name: str, at: str, labels: Mapping[str, Label]) -> Label:
     value = row[name]
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # Tables hold whole numbers as floats where others in the column are missing.
     label = labels.get(str(value).strip().lower())
     if label is None:
-        raise bad_field(at, name, row[name], "one of " + ", ".join(map(repr, labels)))
+        choices = get_args(Label) if labels is _LETTERS else labels
+        raise bad_field(at, name, row[name], "one of " + ", ".join(map(repr, choices)))
     return label

@@ -82,6 +82,8 @@ class JudgeDataModule(L.LightningDataModule):
             trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
         """
         super().__init__()
+        if max_length is not None and max_length < 1:
+            raise UserError(f"data.max_length: found {max_length}, expected 1 or more")
         self.tokenizer_name = tokenizer
         self.judge = judge
         self.chat_template = chat_template

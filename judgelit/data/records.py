@@ -136,7 +136,7 @@ class SFTExample:
     @classmethod
     def from_dict(cls, row: Row, at: str) -> Self:
         return cls(
-            messages=tuple(messages_field(row, "messages", at)),
+            messages=tuple(_prompt_field(row, at)),
             completion=text_field(row, "completion", at),
             pair_id=text_field(row, "pair_id", at, default=""),
             meta=dict_field(row, "meta", at),
@@ -166,7 +166,7 @@ class PreferenceExample:
         if chosen == rejected:
             raise UserError(f"{at}: fields 'chosen' and 'rejected' are equal; expected two different completions")
         return cls(
-            messages=tuple(messages_field(row, "messages", at)),
+            messages=tuple(_prompt_field(row, at)),
             chosen=chosen,
             rejected=rejected,
             meta=dict_field(row, "meta", at),
@@ -240,6 +240,15 @@ def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list
         if not isinstance(turn.get("content"), str):
             raise bad_field(at, f"{where}.content", turn.get("content"), "text")
         messages.append({"role": turn["role"], "content": turn["content"]})
+    return messages
+
+
+def _prompt_field(row: Row, at: str) -> list[Message]:
+    """`row["messages"]` as a prompt, in which the user says something in every turn."""
+    messages = messages_field(row, "messages", at)
+    for index, turn in enumerate(messages):
+        if turn["role"] == "user" and not turn["content"].strip():
+            raise bad_field(at, f"messages[{index}].content", turn["content"], "text that is not empty")
     return messages
 
 

@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from judgelit.data.forms import COMPARISONS, EXCHANGES, IDS, JUDGED, KEPT, Judged
+from judgelit.data.conversations import read_answer, read_turns
+from judgelit.data.forms import COMPARISONS, EXCHANGES, IDS, JUDGED, KEPT, Judged, read_label
 from judgelit.data.records import PreferenceExample, PreferencePair, Row, SFTExample, bad_field
 from judgelit.errors import UserError
 
@@ -34,7 +35,7 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
 
 def _sft_example(row: Row, at: str) -> SFTExample:
     if {"messages", "completion"} <= row.keys():
-        return SFTExample.from_dict(_with_meta(row, at), at)
+        return SFTExample.from_dict(_own(row, at, "completion"), at)
     found = _first(EXCHANGES, row, at)
     if found is None:
         raise _no_form(row, at, "an SFT example", ("messages + completion", *EXCHANGES))
@@ -50,9 +51,9 @@ def _preference_example(row: Row, at: str) -> PreferenceExample:
 
 
 def _preference(row: Row, at: str) -> PreferenceExample | None:
-    texts = isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str)
-    if texts and "messages" in row and "prompt" not in row:
-        return PreferenceExample.from_dict(_with_meta(row, at), at)
+    single = _is_single(row.get("chosen")) and _is_single(row.get("rejected"))
+    if single and "messages" in row and "prompt" not in row:
+        return PreferenceExample.from_dict(_own(row, at, "chosen", "rejected"), at)
     found = _first(COMPARISONS, row, at)
     if found is None:
         return None
@@ -63,8 +64,10 @@ def _preference(row: Row, at: str) -> PreferenceExample | None:
 
 def _pair(row: Row, at: str, place: str) -> PreferencePair:
     """A pair; of one that came as chosen and rejected, a hash of its id draws which of the two is answer A."""
-    if {"id", "question", "answer_a", "answer_b", "label"} <= row.keys() and isinstance(row["id"], str):
-        return PreferencePair.from_dict(row, at)
+    if _is_own_pair(row):
+        context = read_turns(row["context"], "context", at, blank=True) if row.get("context") else ()
+        own = {**row, "id": str(row["id"]), "label": read_label(row, "label", at), "context": context}
+        return PreferencePair.from_dict(own, at)
     judged = _first(JUDGED, row, at)
     drawn = judged is None
     if judged is None:
@@ -81,6 +84,31 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair:
     pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
     first = PreferencePair.from_dict(pair, at)
     return first.swapped() if drawn and int(_hash(f"side/{identity}"), 16) % 2 else first
+
+
+def _is_own_pair(row: Row) -> bool:
+    """Whether a row has judgelit's own form of a pair, with an id that is text or a number."""
+    if not {"id", "question", "answer_a", "answer_b", "label"} <= row.keys():
+        return False
+    texts = all(isinstance(row[name], str) for name in ("question", "answer_a", "answer_b"))
+    return texts and isinstance(row["id"], str | int) and ("context" in row or "system" not in row)
+
+
+def _is_single(answer: object) -> bool:
+    """Whether an answer stands by itself: text, one message, or a list of one."""
+    return isinstance(answer, str | Mapping) or (isinstance(answer, Sequence) and len(answer) == 1)
+
+
+def _own(row: Row, at: str, *answers: str) -> Row:
+    """A row with `messages` and these answers in judgelit's own form, whichever way its turns are written."""
+    texts = {name: row[name] if isinstance(row[name], str) else _turn(row[name], name, at) for name in answers}
+    return {**_with_meta(row, at), "messages": read_turns(row["messages"], "messages", at), **texts}
+
+
+def _turn(value: object, name: str, at: str) -> str:
+    if isinstance(value, bool | int | float):
+        raise bad_field(at, name, value, "text or a single assistant turn")
+    return read_answer(value, name, at)
 
 
 def _first(forms: Mapping[str, Callable[[Row, str], Found | None]], row: Row, at: str) -> Found | None:

@@ -14,6 +14,8 @@ NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
 """The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
 
+_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
 # Lone private-use characters carry no meaning in any script, so one of them can mark where text must be cut.
 _MARKS = [chr(code) for code in range(0xE000, 0xE040)]
 
@@ -55,16 +57,30 @@ class ChatTokenizer:
         from transformers import AutoConfig, AutoTokenizer
 
         folder = model_folder(name_or_path)
+        local = Path(folder)
+        if local.is_dir() and not any(file for kind in _TOKENIZER_FILES for file in local.glob(kind)):
+            raise UserError(f"tokenizer {name_or_path!r}: no tokenizer files in that folder")
+        if not local.exists() and folder.startswith(("./", "../", "/", "~")):
+            raise UserError(f"tokenizer {name_or_path!r}: no such folder")
         try:
             hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
+            if not local.exists() and local.parent != Path() and local.parent.is_dir():
+                raise UserError(f"tokenizer {name_or_path!r}: no such folder") from error
+            if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
+                raise UserError(
+                    f"tokenizer {name_or_path!r}: no such folder, and the hub could not be reached or has no such model"
+                ) from error
             raise UserError(f"tokenizer {name_or_path!r}: cannot be loaded: {first_line(error)}") from error
         if chat_template is not None:
             path = Path(chat_template)
             if not path.is_file():
                 raise UserError(f"chat_template {chat_template!r}: no such file")
-            hf.chat_template = path.read_text(encoding="utf-8")
+            try:
+                hf.chat_template = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(f"chat_template {chat_template!r}: not UTF-8 text") from error
         if not hf.chat_template:
             raise UserError(
                 f"tokenizer {name_or_path!r} has no chat template; give a Jinja file as `chat_template`, or start "

@@ -20,16 +20,20 @@ class Journaled:
         """Open the journal at `path`, or begin one.
 
         Raises:
-            UserError: The file is no journal.
+            UserError: The file is no journal, or cannot be written.
         """
         self.engine = engine
         self.name = engine.name
         self.identity = engine.identity
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, texts TEXT NOT NULL)")
+        except (OSError, sqlite3.OperationalError) as error:
+            raise UserError(
+                f"{path.parent}: cannot be written to: {getattr(error, 'strerror', None) or error}"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: not a journal of judgelit ({error}); move it away to begin anew") from error
 

@@ -10,6 +10,7 @@ import torch
 from judgelit.data.layout import pad_prompts
 from judgelit.data.records import Message
 from judgelit.data.tokenization import ChatTokenizer
+from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, fingerprint
 from judgelit.modules.generation import Sampling, generate
 
@@ -28,6 +29,8 @@ class LocalEngine:
     """
 
     def __init__(self, model: "CausalLM", tokenizer: ChatTokenizer, name: str, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size: found {batch_size}, expected 1 or more")
         self.model = model
         self.tokenizer = tokenizer
         self.name = name

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -114,7 +114,14 @@ def evaluate(
     folder = Path(output)
     named = named_sets(sets or pairs or [])
     to_judge = {name: read_pairs(value)[:limit] for name, value in named.items()}
-    _refuse_other_results(folder / "results.json", model, sorted(to_judge))
+    settings = {
+        "templates": asdict(templates),
+        "max_new_tokens": max_new_tokens,
+        "limit": limit,
+        "dtype": dtype,
+        "seed": seed,
+    }
+    _refuse_other_results(folder / "results.json", {"model": model, "sets": sorted(to_judge), **settings})
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
     engine = Journaled(local, folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
@@ -123,7 +130,7 @@ def evaluate(
         write_records(folder / f"{name}.judgments.jsonl", measured.judgments)
         results[name] = measured.metrics
     written = {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in results.items()}
-    write_json(folder / "results.json", {"model": model, "seed": seed, "sets": written})
+    write_json(folder / "results.json", {"model": model, "settings": settings, "sets": written})
     print_table({model: results})
     print(f"judgments and results.json are in {folder}")
 
@@ -154,14 +161,32 @@ def _file_name(text: str) -> str:
     return re.sub(r"[^\w-]+", "-", text).strip("-") or "pairs"
 
 
-def _refuse_other_results(path: Path, model: str, sets: Sequence[str]) -> None:
-    if path.exists():
+def _refuse_other_results(path: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse to overwrite results that came about in another way than `asked`."""
+    if not path.exists():
+        return
+    try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.get("model") != model or sorted(found.get("sets", ())) != list(sets):
+        there = _flat({**found.get("settings", {}), "model": found.get("model"), "sets": sorted(found.get("sets", ()))})
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: found no results as JSON, expected those of an evaluation; move it away or choose another folder "
+            "with --output"
+        ) from error
+    for name, value in _flat(asked).items():
+        if name not in there or there[name] != value:
             raise UserError(
-                f"{path} holds results of {found.get('model')!r} on {', '.join(found.get('sets', ()))}; choose another "
-                "folder with --output"
+                f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; choose another folder with "
+                "--output"
             )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def print_table(results: Mapping[str, Mapping[str, Mapping[str, Estimate]]]) -> None:

@@ -35,6 +35,14 @@ class LoRA:
     rslora: bool = False
     """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
 
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise UserError(f"lora.r: found {self.r}, expected 1 or more")
+        if self.alpha <= 0:
+            raise UserError(f"lora.alpha: found {self.alpha}, expected more than 0")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora.dropout: found {self.dropout}, expected 0 <= dropout < 1")
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -82,6 +90,13 @@ class Backbone:
         folder = model_folder(self.name_or_path)
         if self.attention == "flash_attention_2" and not torch.cuda.is_available():
             raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
+        local = Path(folder)
+        if local.is_dir() and not (local / "config.json").is_file():
+            raise UserError(
+                f"model {self.name_or_path!r}: found no config.json in that folder, expected a model's folder"
+            )
+        if not local.exists() and folder.startswith(("./", "../", "/", "~")):
+            raise UserError(f"model {self.name_or_path!r}: no such folder")
         try:
             if self.name_or_path == NANO:
                 return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
@@ -93,6 +108,11 @@ class Backbone:
                 **options,
             )
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+            if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
+                raise UserError(
+                    f"model {self.name_or_path!r}: no such folder, and the hub could not be reached or has no such "
+                    "model"
+                ) from error
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
         model, report = loaded
         if missing := sorted(report["missing_keys"]):

@@ -7,6 +7,7 @@ from judgelit.data.judging import Templates
 from judgelit.data.sources import Sources, read_pairs
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
 from judgelit.modules.backbone import trained_folder
 from judgelit.parsing import call
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
@@ -46,7 +47,7 @@ def warmup(
         templates,
         chat,
         _journal(output),
-        max_prompt_tokens=max_prompt_tokens or chat.context // 2,
+        max_prompt_tokens=_room(max_prompt_tokens, chat.context // 2),
         both_orders=both_orders,
         seed=seed,
     )
@@ -87,7 +88,7 @@ def enhancement(
         templates,
         judge.tokenizer,
         _journal(output),
-        max_prompt_tokens=max_prompt_tokens or judge.tokenizer.context - settings.sampling.max_new_tokens,
+        max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.sampling.max_new_tokens),
         settings=settings,
         teacher=teacher,
         seed=seed,
@@ -103,3 +104,12 @@ def main(argv: list[str]) -> None:
 
 def _journal(output: str) -> Path:
     return Path(output).with_name(Path(output).name + ".journal.sqlite")
+
+
+def _room(asked: int | None, default: int) -> int:
+    """Tokens that a prompt may take."""
+    room = default if asked is None else asked
+    if room < 1:
+        advice = "; max_new_tokens leaves none of the context" if asked is None else ""
+        raise UserError(f"max_prompt_tokens: found {room}, expected 1 or more{advice}")
+    return room

@@ -124,7 +124,8 @@ def synthesize_enhancement(
             for good, bad in rng.sample(couples, min(settings.pairs_per_prompt, len(couples))):
                 examples.append(PreferenceExample(prompt.messages, good, bad, prompt.meta(judge=source)))
     if not examples:
-        raise UserError(f"{judge.name}: no prompt has both a right and a wrong judgment ({dict(dropped)})")
+        counts = ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
+        raise UserError(f"{judge.name}: no prompt has both a right and a wrong judgment ({counts})")
     said = [(one, prompts[index].pair.label) for index, of_prompt in enumerate(found) for one in of_prompt]
     return examples, EnhancementReport(
         prompts=len(prompts),

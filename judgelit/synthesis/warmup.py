@@ -83,7 +83,8 @@ def synthesize_warmup(
     kept = _balance(examples, rng)
     dropped["for balance"] = len(examples) - len(kept)
     if not kept:
-        raise UserError(f"no judgment of {teacher.name} is left of {len(pairs)} pairs ({dict(dropped)})")
+        counts = ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
+        raise UserError(f"no judgment of {teacher.name} is left of {len(pairs)} pairs ({counts})")
     by_template = Counter(str(example.meta["template"]) for example in kept)
     return kept, WarmupReport(len(pairs), len(kept), dict(dropped), dict(sorted(by_template.items())))
 

@@ -159,6 +159,8 @@ def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) 
         ({}, "validate", "nothing to validate on; set data.val or data.val_fraction"),
         ({}, "test", "nothing to test on; set data.test"),
         ({"batch_size": 0}, "fit", "data.batch_size: found 0"),
+        ({"max_length": 0}, "fit", "data.max_length: found 0, expected 1 or more"),
+        ({"num_workers": -1}, "fit", "data.num_workers: found -1, expected 0 or more"),
         ({"val_fraction": 1.0}, "fit", "data.val_fraction: found 1.0"),
         ({"val": "b.jsonl", "val_fraction": 0.1}, "fit", "both set"),
     ],

@@ -296,6 +296,112 @@ def test_a_made_id_tells_place_and_content_apart() -> None:
     assert len(ids) == 3 and all(re.fullmatch(r"f:[12]#[0-9a-f]{8}", made) for made in ids)
 
 
+@pytest.mark.parametrize("identity", [{"id": "7"}, {"id": 7}, {}])
+def test_labels_do_not_depend_on_the_type_of_the_id(identity: dict[str, Any]) -> None:
+    for written, label in (("a", "A"), ("B", "B"), ("Tie", "tie")):
+        found = pair({**TWO, **identity, "label": written})
+        assert (found.label, found.id == "7") == (label, bool(identity))
+    with pytest.raises(UserError) as caught:
+        pair({**TWO, **identity, "label": "C"})
+    assert str(caught.value) == "f:1: field 'label': found 'C', expected one of 'A', 'B', 'tie'"
+
+
+@pytest.mark.parametrize("identity", ["7", 7])
+def test_a_pair_keeps_its_context_and_system_text_whatever_the_type_of_the_id(identity: str | int) -> None:
+    row = {**TWO, "id": identity, "label": "A"}
+    assert list(pair({**row, "context": sharegpt("1", "2")}).context) == turns("1", "2")
+    assert list(pair({**row, "system": "s"}).context) == turns(system="s")
+
+
+# Ways of writing turns.
+
+
+def parts(*texts: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text, "image_url": None} for text in texts]
+
+
+PROMPTS = [
+    (turns("q", system="s"), turns("q", system="s")),
+    (sharegpt("1", "2", "q"), turns("1", "2", "q")),
+    ([{"role": "user", "content": parts("what", " now")}], turns("what now")),
+    (
+        [{"role": "Developer", "content": "s"}, {"role": "Human", "content": "q", "name": "n", "weight": 1}],
+        turns("q", system="s"),
+    ),
+]
+ANSWERS = [
+    lambda text: text,
+    lambda text: {"role": "assistant", "content": text},
+    lambda text: [{"role": "Assistant", "content": text, "tool_calls": []}],
+    lambda text: [{"from": "GPT", "value": text}],
+    lambda text: [{"role": "assistant", "content": parts(text)}],
+]
+
+
+@pytest.mark.parametrize(("written", "prompt"), PROMPTS)
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_turns_and_answers_in_any_writing(written: list[Any], prompt: list[Any], answer: Any) -> None:
+    example = sft({"messages": written, "completion": answer("a")})
+    assert (list(example.messages), example.completion) == (prompt, "a")
+    row = {"messages": written, "chosen": answer("a"), "rejected": answer("b")}
+    found = preference(row)
+    assert (list(found.messages), found.chosen, found.rejected) == (prompt, "a", "b")
+    judged = pair(row)
+    assert better_and_worse(judged) == ("a", "b")
+    assert [*judged.context, {"role": "user", "content": judged.question}] == prompt
+
+
+def test_empty_answers_of_preferences_are_answers_in_any_writing() -> None:
+    row = {"messages": turns("q"), "chosen": turns("", "a")[1:], "rejected": turns("", "")[1:]}
+    assert preference(row).rejected == ""
+
+
+BLANK = "found ' ', expected text that is not empty"
+SILENT = "\n\nHuman: \n\nAssistant: "
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "message"),
+    [
+        (sft, {"messages": turns(" "), "completion": "a"}, f"f:1: field 'messages[0].content': {BLANK}"),
+        (sft, {"messages": turns("1", "2", " ", "a")}, f"f:1: field 'messages[2].content': {BLANK}"),
+        (sft, {"conversations": sharegpt(" ", "a")}, f"f:1: field 'conversations[0].value': {BLANK}"),
+        (
+            preference,
+            {"messages": turns(" "), "chosen": "a", "rejected": "b"},
+            f"f:1: field 'messages[0].content': {BLANK}",
+        ),
+        (
+            preference,
+            {"chosen": turns(" ", "a"), "rejected": turns(" ", "b")},
+            f"f:1: field 'chosen[0].content': {BLANK}",
+        ),
+        (
+            preference,
+            {"chosen": SILENT + "a", "rejected": SILENT + "b"},
+            "f:1: field 'chosen': found '\\n\\nHuman: \\n\\nAssistant: a', expected a dialogue in which no turn of the "
+            "Human is empty",
+        ),
+        (
+            sft,
+            {"prompt": SILENT, "completion": "a"},
+            "f:1: field 'prompt': found '\\n\\nHuman: \\n\\nAssistant: ', expected a dialogue in which no turn of the "
+            "Human is empty",
+        ),
+    ],
+)
+def test_a_user_turn_that_says_nothing_is_refused(read: Any, row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(row)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("role", ["tool", "Function", 7])
+def test_turns_of_tools_are_refused(role: object) -> None:
+    with pytest.raises(UserError, match=rf"^f:1: field 'messages\[1\].role': found {role!r}, expected one of 'system'"):
+        sft({"messages": [*turns("q"), {"role": role, "content": "x"}], "completion": "a"})
+
+
 # Refusals.
 
 EQUAL = "f:1: fields 'chosen' and 'rejected' are equal; expected two different completions"
@@ -321,8 +427,8 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             sft,
             {"conversations": [{"from": "tool", "value": "x"}]},
-            "f:1: field 'conversations[0].from': found 'tool', expected one of 'system', 'user', 'human', 'assistant', "
-            "'gpt', 'chatgpt', 'model', 'bing'",
+            "f:1: field 'conversations[0].from': found 'tool', expected one of 'system', 'developer', 'user', 'human', "
+            "'assistant', 'gpt', 'chatgpt', 'model', 'bing'",
         ),
         (
             sft,
@@ -333,6 +439,17 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
             sft,
             {"messages": ["q", "a"]},
             "f:1: field 'messages[0]': found 'q', expected a message with 'role' and 'content' or 'from' and 'value'",
+        ),
+        (
+            sft,
+            {"messages": [{"role": "user", "content": [*parts("q"), {"type": "image"}]}], "completion": "a"},
+            "f:1: field 'messages[0].content[1]': found {'type': 'image'}, expected a part that is text, with 'type': "
+            "'text' and 'text'",
+        ),
+        (
+            sft,
+            {"messages": turns("q"), "completion": 5},
+            "f:1: field 'completion': found 5, expected text or a single assistant turn",
         ),
         (sft, {"messages": "q"}, "f:1: field 'messages': found 'q', expected a list of messages"),
         (sft, {"prompt": " ", "completion": "a"}, "f:1: field 'prompt': found ' ', expected text that is not empty"),
@@ -412,8 +529,7 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             pair,
             {**TWO, "winner": "C"},
-            "f:1: field 'winner': found 'C', expected one of 'a', 'model_a', 'a>b', 'b', 'model_b', 'b>a', "
-            "'tie', 'a=b', 'tie (bothbad)', 'tie (inconsistent)'",
+            "f:1: field 'winner': found 'C', expected one of 'A', 'B', 'tie'",
         ),
         (
             pair,

@@ -122,6 +122,14 @@ def test_a_completion_of_a_preference_may_be_empty() -> None:
             {"messages": [{"role": "user", "content": None}], "completion": "x"},
             "f:1: field 'messages[0].content': found nothing, expected text",
         ),
+        *(
+            (
+                record,
+                {**EXAMPLE, "completion": "x", "messages": [{"role": "user", "content": "\n"}]},
+                "f:1: field 'messages[0].content': found '\\n', expected text that is not empty",
+            )
+            for record in (SFTExample, PreferenceExample)
+        ),
         (
             SFTExample,
             {"messages": [TURN], "completion": ""},

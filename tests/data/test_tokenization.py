@@ -238,8 +238,37 @@ class TestLoad:
             ChatTokenizer.load(str(folder), str(tmp_path / "none.jinja"))
 
     def test_a_missing_tokenizer_is_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="cannot be loaded"):
+        with pytest.raises(UserError, match=r"nothing': no such folder$"):
             ChatTokenizer.load(str(tmp_path / "nothing"))
+
+    def test_a_missing_tokenizer_is_told_by_what_its_name_looks_like(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def unreachable(*_: Any, **__: Any) -> None:
+            raise OSError("no connection")
+
+        monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", unreachable)
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "notes.txt").touch()
+        hub = "no such folder, and the hub could not be reached or has no such model"
+        expected = {
+            "runs": "no tokenizer files in that folder",
+            **dict.fromkeys(("./nothing", "../nothing", "~/nothing", "runs/nothing"), "no such folder"),
+            **dict.fromkeys(("nothing", "someone/nothing"), hub),
+            "runs/notes.txt": "cannot be loaded: no connection",
+        }
+        for name, reason in expected.items():
+            with pytest.raises(UserError) as caught:
+                ChatTokenizer.load(name)
+            assert str(caught.value) == f"tokenizer {name!r}: {reason}"
+
+    def test_a_chat_template_that_is_not_utf8_is_refused(self, model_folder: str, tmp_path: Path) -> None:
+        template = tmp_path / "chat.jinja"
+        template.write_bytes(b"\xff\xfe")
+        with pytest.raises(UserError) as caught:
+            ChatTokenizer.load(model_folder, str(template))
+        assert str(caught.value) == f"chat_template {str(template)!r}: not UTF-8 text"
 
     def test_keeps_template_end_of_turn_and_context(self, model_folder: str) -> None:
         chat = ChatTokenizer.load(model_folder)

@@ -171,9 +171,9 @@ def test_tokenizer_without_chat_template(refused: Refused, tmp_path: Path) -> No
     assert "no chat template" in line
 
 
-def test_lora_target_that_matches_no_layer(refused: Refused, tmp_path: Path) -> None:
-    target = "--model.backbone.lora.target_modules=[q_projj]"
-    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), target))
+def test_lora_target_that_matches_no_layer(refused: Refused, tmp_path: Path, llama: str) -> None:
+    adapted = [f"--model.backbone.name_or_path={llama}", "--model.backbone.lora.target_modules=[q_projj]"]
+    line = refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), *adapted))
     assert "q_projj" in line and "q_proj," in line
 
 
@@ -215,10 +215,11 @@ def test_a_folder_with_another_run(judgelit: Callable[..., None], refused: Refus
     assert "runs/quickstart-sft" in refused(*fit("sft", data))
 
 
-def test_model_and_adapter_that_are_not_there(refused: Refused, tmp_path: Path) -> None:
+def test_model_and_adapter_that_are_not_there(refused: Refused, tmp_path: Path, llama: str) -> None:
     data = lines(tmp_path / "data.jsonl", GOOD)
     assert "nowhere" in refused(*fit("sft", data, "--model.backbone.name_or_path=./nowhere"))
-    assert "adapter_config.json" in refused(*fit("sft", data, "--model.backbone.adapter=./nowhere"))
+    adapter = "--model.backbone.adapter=./nowhere"
+    assert "adapter_config.json" in refused(*fit("sft", data, f"--model.backbone.name_or_path={llama}", adapter))
 
 
 def test_values_out_of_range(refused: Refused, tmp_path: Path) -> None:
@@ -227,3 +228,12 @@ def test_values_out_of_range(refused: Refused, tmp_path: Path) -> None:
     assert "label_smoothing" in refused(*fit("dpo", data, "--model.loss.label_smoothing=0.7"))
     assert "adapter" in refused(*fit("dpo", data, "--model.reference=adapter"))
     assert "batch_size" in refused(*fit("dpo", data, "--data.batch_size=0"))
+    assert "num_workers" in refused(*fit("dpo", data, "--data.num_workers=-1"))
+    assert "max_length" in refused(*fit("dpo", data, "--data.max_length=-1"))
+    assert "lora.r" in refused(*fit("dpo", data, "--model.backbone.lora.r=-4"))
+    pairs = lines(tmp_path / "pairs.jsonl", PAIR)
+    judge = ["--model=nano", f"--pairs={pairs}", "--templates.names=[nano-brief]"]
+    warmup = ["synthesize", "warmup", f"--pairs={pairs}", "--output=sft.jsonl"]
+    assert "max_prompt_tokens" in refused(*warmup, "--max_prompt_tokens=0")
+    assert "batch_size" in refused("judge", *judge, "--output=labels", "--batch_size=-3", "--max_new_tokens=4")
+    assert "cannot be written" in refused("judge", *judge, f"--output={pairs}", "--max_new_tokens=4")

@@ -145,3 +145,17 @@ def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a journal"):
         Journaled(Counting(), path)
     assert path.read_text(encoding="utf-8").startswith("not a data base")
+
+
+@pytest.mark.parametrize("inside", ["journal.sqlite", "deeper/journal.sqlite"])
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    with pytest.raises(UserError, match=r"cannot be written to: ") as error:
+        Journaled(Counting(), tmp_path / "out" / inside)
+    assert "\n" not in str(error.value) and (tmp_path / "out").read_text(encoding="utf-8") == "a file"
+
+
+def test_a_journal_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.sqlite").mkdir()
+    with pytest.raises(UserError, match=r"cannot be written to: unable to open"):
+        Journaled(Counting(), tmp_path / "journal.sqlite")

@@ -8,6 +8,7 @@ import torch
 from judgelit.data.records import Message
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
+from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.generation import Sampling
 
@@ -100,3 +101,9 @@ def test_it_is_named_after_what_was_trained(llama: str, warm_adapter: str) -> No
 def test_every_architecture_answers(model_folder: str) -> None:
     engine = LocalEngine(Backbone(model_folder).build(), ChatTokenizer.load(model_folder), "judge", batch_size=3)
     assert answers(engine, GREEDY).keys() == set(range(9))
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_of_nothing_is_refused(engine: LocalEngine, size: int) -> None:
+    with pytest.raises(UserError, match=f"^batch_size: found {size}, expected 1 or more$"):
+        LocalEngine(engine.model, engine.tokenizer, "judge", size)

@@ -58,7 +58,14 @@ def test_what_it_writes_can_be_recomputed_from_the_judgments(
     folders: Folders, speaking: list[str], capsys: Any
 ) -> None:
     results = folders.evaluate()
-    assert (results["model"], results["seed"], set(results["sets"])) == (folders.model, 0, {"one", "two"})
+    assert (results["model"], set(results["sets"])) == (folders.model, {"one", "two"})
+    assert results["settings"] == {
+        "templates": {"names": ["short"], "folder": folders.templates.folder, "seed": 0},
+        "max_new_tokens": 4,
+        "limit": None,
+        "dtype": "float32",
+        "seed": 0,
+    }
     for name, pairs in {"one": ONE, "two": TWO}.items():
         judgments = folders.judgments(name)
         assert [(j.pair_id, j.order) for j in judgments] == [
@@ -137,6 +144,43 @@ def test_results_of_another_judge_are_not_overwritten(folders: Folders, speaking
     with pytest.raises(UserError, match="choose another folder"):
         folders.evaluate(pairs=folders.sets["two"])
     assert json.loads((folders.folder / "out/results.json").read_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("other", "complaint"),
+    [
+        ({"seed": 1}, "seed: found 0, expected 1"),
+        ({"limit": 2}, "limit: found None, expected 2"),
+        ({"max_new_tokens": 5}, "max_new_tokens: found 4, expected 5"),
+        ({"dtype": "bfloat16"}, "dtype: found 'float32', expected 'bfloat16'"),
+        ({"templates": Templates(["en-plain"])}, "templates.names: found ['short'], expected ['en-plain']"),
+    ],
+)
+def test_results_of_other_settings_are_not_overwritten(
+    folders: Folders, speaking: list[str], other: dict[str, Any], complaint: str
+) -> None:
+    before = folders.evaluate(pairs=folders.sets["one"])
+    assert folders.evaluate(pairs=folders.sets["one"], batch_size=2) == before
+    with pytest.raises(UserError) as error:
+        folders.evaluate(pairs=folders.sets["one"], **other)
+    path = folders.folder / "out/results.json"
+    assert str(error.value) == f"{path}: {complaint}; choose another folder with --output"
+    assert json.loads(path.read_text()) == before
+
+
+@pytest.mark.parametrize("content", [b"{damaged", b"", b"[1]", b"\xff", b'{"sets": 3}', b'{"settings": 3}'])
+def test_damaged_results_are_not_overwritten(folders: Folders, content: bytes) -> None:
+    path = folders.folder / "out/results.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"results\.json: found no results as JSON") as error:
+        folders.evaluate()
+    assert "\n" not in str(error.value) and path.read_bytes() == content
+
+
+def test_an_output_that_is_a_file_is_refused(folders: Folders) -> None:
+    with pytest.raises(UserError, match=r"one\.jsonl: cannot be written to"):
+        folders.evaluate("one.jsonl")
 
 
 def test_sets_without_a_name_go_by_their_file() -> None:

@@ -92,8 +92,48 @@ def test_activation_checkpointing_changes_no_gradient(llama: str) -> None:
 
 class TestRefusals:
     def test_no_such_model(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"nothing'?: cannot be loaded"):
+        with pytest.raises(UserError, match=r"nothing': no such folder$"):
             Backbone(str(tmp_path / "nothing")).build()
+        for name in ("./nothing", "../nothing", "~/nothing"):
+            with pytest.raises(UserError, match=r"nothing': no such folder$"):
+                Backbone(name).build()
+
+    def test_no_such_name(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def unreachable(*_: Any, **__: Any) -> None:
+            raise OSError("We couldn't connect.\nMore of it.")
+
+        monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", unreachable)
+        with pytest.raises(UserError) as error:
+            Backbone("someone/nothing").build()
+        assert str(error.value) == (
+            "model 'someone/nothing': no such folder, and the hub could not be reached or has no such model"
+        )
+
+    def test_a_gated_name_keeps_what_the_hub_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def gated(*_: Any, **__: Any) -> None:
+            raise OSError("You are trying to access a gated repo.\nMore of it.")
+
+        monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", gated)
+        with pytest.raises(UserError, match=r"cannot be loaded: You are trying to access a gated repo\.$"):
+            Backbone("someone/gated").build()
+
+    def test_a_folder_without_a_model(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"found no config\.json in that folder"):
+            Backbone(str(tmp_path)).build()
+
+    @pytest.mark.parametrize(
+        ("wrong", "complaint"),
+        [
+            ({"r": 0}, "lora.r: found 0, expected 1 or more"),
+            ({"alpha": 0}, "lora.alpha: found 0, expected more than 0"),
+            ({"dropout": 1.0}, "lora.dropout: found 1.0, expected 0 <= dropout < 1"),
+            ({"dropout": -0.1}, "lora.dropout: found -0.1, expected 0 <= dropout < 1"),
+        ],
+    )
+    def test_lora_out_of_range(self, wrong: dict[str, Any], complaint: str) -> None:
+        with pytest.raises(UserError) as error:
+            LoRA(**wrong)
+        assert str(error.value) == complaint
 
     def test_weights_that_are_no_safetensors(self, llama: str, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(llama, tmp_path / "pickled"))

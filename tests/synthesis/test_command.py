@@ -84,6 +84,13 @@ def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
         ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         ("enhancement", ["--settings.sampling.temperature=0"], "temperature above 0"),
         ("enhancement", ["--settings.pairs_per_prompt=0"], "pairs_per_prompt: found 0"),
+        ("warmup", ["--max_prompt_tokens=0"], "max_prompt_tokens: found 0, expected 1 or more"),
+        ("enhancement", ["--max_prompt_tokens=-1"], "max_prompt_tokens: found -1, expected 1 or more"),
+        (
+            "enhancement",
+            ["--settings.sampling.max_new_tokens=1024", "--settings.sampling.temperature=1"],
+            "max_prompt_tokens: found 0, expected 1 or more; max_new_tokens leaves none of the context",
+        ),
     ],
 )
 def test_wrong_input_is_one_line(
