@@ -3,7 +3,6 @@
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -12,13 +11,12 @@ from torch.utils.data import DataLoader
 from judgelit.data.judge_data import JudgeData, JudgeDataModule, place_among_ranks
 from judgelit.data.layout import (
     Batch,
-    EpochBatches,
-    RunBatches,
     TokenizedCompletion,
     TokenizedPreference,
-    pad_completions,
-    pad_preferences,
+    flatten_completions,
+    flatten_preferences,
 )
+from judgelit.data.order import EpochBatches, RunBatches
 from judgelit.data.records import PreferenceExample, SFTExample
 from judgelit.data.sources import Sources, as_sources, split_by_group
 from judgelit.data.tokenization import ChatTokenizer
@@ -41,7 +39,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     @staticmethod
     @abstractmethod
-    def collate(rows: Any, pad_id: int) -> Batch:
+    def collate(rows: Any) -> Batch:
         """Rows as a batch."""
 
     def __init__(
@@ -206,7 +204,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         return DataLoader(
             rows,  # type: ignore[arg-type]
             batch_sampler=batches,
-            collate_fn=partial(self.collate, pad_id=self.tokenizer.pad_id),
+            collate_fn=self.collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
@@ -233,7 +231,7 @@ class SFTDataModule(TrainingDataModule):
 
     kind = SFTExample
     tokenize = staticmethod(tokenize_completion)
-    collate = staticmethod(pad_completions)
+    collate = staticmethod(flatten_completions)
 
 
 class DPODataModule(TrainingDataModule):
@@ -241,4 +239,4 @@ class DPODataModule(TrainingDataModule):
 
     kind = PreferenceExample
     tokenize = staticmethod(tokenize_preference)
-    collate = staticmethod(pad_preferences)
+    collate = staticmethod(flatten_preferences)

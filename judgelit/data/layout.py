@@ -1,15 +1,20 @@
-"""Token rows to batches: padding, masks from lengths, and the order in which an epoch visits its rows."""
+"""Token rows to batches: one flat row in which each prompt stands once, with no padding; and its padded equivalent.
 
-import itertools
-import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+A batch of two prompts, the first with two completions, is the row
+
+    [ prompt 1 | completion | completion | prompt 2 | completion ]
+
+in which a completion sees its own prompt and itself, and its positions go on where the prompt's end. Judge prompts are
+long (a question and two answers) and both judgments of a DPO pair share one, so this is about half the work of a row
+for each completion. `Batch.padded` gives those rows for models whose attention cannot be told who sees whom.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,8 @@ class TokenizedCompletion:
     """A prompt and one completion as ids; `id` names the record in messages about it."""
 
     id: str
-    prompt: list[int]
-    completion: list[int]
+    prompt: Sequence[int]
+    completion: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -26,79 +31,232 @@ class TokenizedCompletion:
 
 @dataclass(frozen=True)
 class TokenizedPreference:
-    """A prompt and its two completions as ids."""
+    """A prompt and its two completions as ids.
+
+    `reference` holds, where it was computed before training, the reference's log-probability of each completion token,
+    those of the chosen completion first.
+    """
 
     id: str
-    prompt: list[int]
-    chosen: list[int]
-    rejected: list[int]
+    prompt: Sequence[int]
+    chosen: Sequence[int]
+    rejected: Sequence[int]
+    reference: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of equal length, completed on the right.
+class Segment:
+    """A stretch of a flat row: a prompt, or a completion of the prompt that is segment number `prompt`."""
 
-    input_ids: [B, T] int64.
-    attention_mask: [B, T] int64, 1 on real tokens.
-    completion_mask: [B, T] bool, true on the completion and its end-of-turn token.
-    ids: the B records' names.
-    tokens: real tokens, padding not counted.
+    start: int
+    length: int
+    prompt: int | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Batch:
+    """K completions of prompts in one flat row of T tokens, of which N are predicted.
+
+    A token is predicted by the position before it; the first token of a completion, by the last of its prompt. Under an
+    empty prompt nothing predicts it, and it is left out.
+
+    input_ids: [T] int64.
+    position_ids: [T] int64, from 0 in each prompt; a completion's continue its prompt's.
+    predicts: [N] int64, the position in the row that predicts each scored token, completion by completion.
+    targets: [N] int64, the scored tokens.
+    rows: [N] int64, the completion that each belongs to, 0 to K - 1.
+    lengths: [K] int64, tokens of each completion.
+    segments: the row's prompts and completions, in order; the completions among them are numbers 0 to K - 1.
+    ids: the records' names.
+    tokens: tokens of the records, each with its own prompt: what training on them one by one would read.
     """
 
     input_ids: Tensor
-    attention_mask: Tensor
-    completion_mask: Tensor
-    ids: list[str]
+    position_ids: Tensor
+    predicts: Tensor
+    targets: Tensor
+    rows: Tensor
+    lengths: Tensor
+    segments: tuple[Segment, ...]
+    ids: tuple[str, ...]
     tokens: int
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on another device; Lightning calls this for every batch."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            completion_mask=self.completion_mask.to(device, non_blocking=True),
+        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The batch in page-locked memory, from which a copy to a GPU runs beside its work."""
+        return self._changed(Tensor.pin_memory)
+
+    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
+
+    def padded(self) -> "PaddedBatch":
+        """The same completions as rows [prompt | completion | padding]."""
+        owns = [segment for segment in self.segments if segment.prompt is not None]
+        spans = []
+        for own in owns:
+            prompt = self.segments[own.prompt or 0]
+            spans.append([*range(prompt.start, prompt.stop), *range(own.start, own.stop)])
+        width = max(map(len, spans))
+        places = torch.tensor([span + [0] * (width - len(span)) for span in spans])
+        mask = torch.tensor([[1] * len(span) + [0] * (width - len(span)) for span in spans])
+        # A row's scored tokens are its last ones, each predicted one place before it.
+        ends = [row * width + len(span) for row, span in enumerate(spans)]
+        scored = torch.bincount(self.rows.cpu(), minlength=len(owns)).tolist()
+        predicts = [end - 1 - n for end, count in zip(ends, scored, strict=True) for n in range(count, 0, -1)]
+        device = self.input_ids.device
+        return PaddedBatch(
+            input_ids=self.input_ids[places.to(device)],
+            attention_mask=mask.to(device),
+            predicts=torch.tensor(predicts, dtype=torch.long, device=device),
         )
 
 
 @dataclass(frozen=True)
+class PaddedBatch:
+    """A batch as K rows [prompt | completion | padding] of W tokens.
+
+    input_ids: [K, W] int64; padding repeats some token of the batch.
+    attention_mask: [K, W] int64, 1 on real tokens; taken from lengths, never from ids.
+    predicts: [N] int64, as in the batch, but into the K * W places.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    predicts: Tensor
+
+
+@dataclass(frozen=True)
 class PreferenceBatch(Batch):
-    """2P rows for P pairs: the first P are the chosen, the last P the rejected, in the same order."""
+    """Pairs of completions; equal completions of one prompt stand in the row once.
+
+    chosen, rejected: [P] int64, the number of each pair's completion.
+    reference: [N] float32, the reference's log-probability of each scored token, or None if it was not computed before.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    reference: Tensor | None = None
 
     @property
     def pairs(self) -> int:
-        return len(self.ids) // 2
+        return len(self.ids)
 
 
-def pad_completions(rows: Sequence[TokenizedCompletion], pad_id: int) -> Batch:
-    """Rows [prompt | completion | padding].
+def flatten_completions(rows: Sequence[TokenizedCompletion]) -> Batch:
+    """Examples as a batch; those of one prompt share it.
 
-    With prompts [1, 2] and [3] and completions [7, 8] and [9], `input_ids` is [[1, 2, 7, 8], [3, 9, pad, pad]] and
-    `completion_mask` is true at 7, 8 and 9. Masks come from lengths, so a pad id that is also a real token is harmless.
+    With prompts [1, 2], [3] and [1, 2] and completions [7, 8], [9] and [5], `input_ids` is [1, 2, 7, 8, 5, 3, 9] and
+    `position_ids` is [0, 1, 2, 3, 2, 0, 1].
     """
-    width = max(len(row) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    attention_mask = torch.zeros((len(rows), width), dtype=torch.long)
-    completion_mask = torch.zeros((len(rows), width), dtype=torch.bool)
-    for index, row in enumerate(rows):
-        input_ids[index, : len(row)] = torch.tensor(row.prompt + row.completion, dtype=torch.long)
-        attention_mask[index, : len(row)] = 1
-        completion_mask[index, len(row.prompt) : len(row)] = True
-    return Batch(input_ids, attention_mask, completion_mask, [row.id for row in rows], sum(len(row) for row in rows))
+    tree = _Tree()
+    for row in rows:
+        tree.add(row.prompt, row.completion)
+    return Batch(**tree.flat(), ids=tuple(row.id for row in rows), tokens=sum(map(len, rows)))
 
 
-def pad_preferences(rows: Sequence[TokenizedPreference], pad_id: int) -> PreferenceBatch:
-    """The concatenated layout: all chosen rows, then all rejected rows, each [prompt | completion | padding]."""
-    flat = [TokenizedCompletion(row.id, row.prompt, row.chosen) for row in rows]
-    flat += [TokenizedCompletion(row.id, row.prompt, row.rejected) for row in rows]
-    batch = pad_completions(flat, pad_id)
-    return PreferenceBatch(batch.input_ids, batch.attention_mask, batch.completion_mask, batch.ids, batch.tokens)
+def flatten_preferences(rows: Sequence[TokenizedPreference]) -> PreferenceBatch:
+    """Preference pairs as a batch: [prompt | chosen | rejected], and further completions where a prompt has more pairs.
+
+    Completions that several pairs of a prompt have in common are computed once.
+    """
+    tree = _Tree()
+    places: list[tuple[int, int]] = []
+    values: dict[int, Sequence[float]] = {}
+    for row in rows:
+        chosen = tree.add(row.prompt, row.chosen, once=True)
+        rejected = tree.add(row.prompt, row.rejected, once=True)
+        places.append((chosen, rejected))
+        if row.reference is not None:
+            scored = len(row.chosen) - (0 if len(row.prompt) else 1)
+            values[chosen], values[rejected] = row.reference[:scored], row.reference[scored:]
+    number = tree.numbers()
+    reference = [value for handle in number for value in values[handle]] if values else None
+    return PreferenceBatch(
+        **tree.flat(),
+        ids=tuple(row.id for row in rows),
+        tokens=sum(2 * len(row.prompt) + len(row.chosen) + len(row.rejected) for row in rows),
+        chosen=torch.tensor([number[chosen] for chosen, _ in places]),
+        rejected=torch.tensor([number[rejected] for _, rejected in places]),
+        reference=None if reference is None else torch.tensor(reference, dtype=torch.float32),
+    )
 
 
-def pad_prompts(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+class _Tree:
+    """Prompts and their completions, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[tuple[int, ...], list[int]] = {}
+        self.completions: list[tuple[int, ...]] = []
+        self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+
+    def add(self, prompt: Sequence[int], completion: Sequence[int], once: bool = False) -> int:
+        """The handle of a completion of `prompt`; with `once`, of an equal one that is there already."""
+        key = (tuple(prompt), tuple(completion))
+        handle = len(self.completions)
+        if once and self.known.setdefault(key, handle) != handle:
+            return self.known[key]
+        self.completions.append(key[1])
+        self.prompts.setdefault(key[0], []).append(handle)
+        return handle
+
+    def numbers(self) -> dict[int, int]:
+        """The number in the row of each handle's completion."""
+        handles = [handle for of_prompt in self.prompts.values() for handle in of_prompt]
+        return {handle: number for number, handle in enumerate(handles)}
+
+    def flat(self) -> dict[str, Any]:
+        """The tensors and segments of a batch."""
+        ids: list[int] = []
+        positions: list[int] = []
+        predicts: list[int] = []
+        targets: list[int] = []
+        rows: list[int] = []
+        lengths: list[int] = []
+        segments: list[Segment] = []
+        for prompt, handles in self.prompts.items():
+            above = len(segments)
+            segments.append(Segment(len(ids), len(prompt)))
+            ids += prompt
+            positions += range(len(prompt))
+            for completion in (self.completions[handle] for handle in handles):
+                own = Segment(len(ids), len(completion), above)
+                ids += completion
+                positions += range(len(prompt), len(prompt) + len(completion))
+                unscored = 0 if prompt else 1
+                scored = range(own.start + unscored, own.stop)
+                last = segments[above].stop - 1
+                predicts += [last if place == own.start else place - 1 for place in scored]
+                targets += completion[unscored:]
+                rows += [len(lengths)] * len(scored)
+                lengths.append(len(completion))
+                segments.append(own)
+        tensors = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "predicts": predicts,
+            "targets": targets,
+            "rows": rows,
+            "lengths": lengths,
+        }
+        return {
+            **{name: torch.tensor(values, dtype=torch.long) for name, values in tensors.items()},
+            "segments": tuple(segments),
+        }
+
+
+def pad_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Prompts completed on the left, where generation wants them: `input_ids` and `attention_mask`, [B, T] int64."""
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
@@ -107,108 +265,3 @@ def pad_prompts(prompts: Sequence[list[int]], pad_id: int) -> tuple[Tensor, Tens
         input_ids[index, width - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         attention_mask[index, width - len(prompt) :] = 1
     return input_ids, attention_mask
-
-
-class EpochBatches(Sampler[list[int]]):
-    """Batches of row numbers: shuffled, of similar length, different every epoch, the same for equal seeds.
-
-    The order is a pure function of (seed, epoch), so a run that stopped after `k` batches continues with batch `k`
-    whatever the number of workers. Every rank sees the same number of batches: the global order is dealt out in turn,
-    completed with batches from the beginning of the epoch's order.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_size: Rows of a batch on one rank.
-        shares: (rows, weight) of each source, in the order of the rows. An epoch visits each row of a source `weight`
-            times; of a fraction, a random part of the source of that size, another one every epoch.
-        seed: Seed of the order.
-        rank: This process among `world_size`.
-        world_size: Number of processes.
-        shuffle: Whether to shuffle; without, rows come in their own order, once each.
-        group_by_length: Whether a shuffled batch holds rows of similar length.
-    """
-
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        shares: Sequence[tuple[int, float]] | None = None,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = True,
-        group_by_length: bool = True,
-    ) -> None:
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.shares = shares or [(len(lengths), 1.0)]
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
-        self.group_by_length = group_by_length
-        self.epoch = 0
-        self._resume = (0, 0)
-        # Lightning calls `set_epoch` on a loader's `batch_sampler.sampler`.
-        self.sampler = self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
-        self.epoch = epoch
-
-    def resume(self, epoch: int, batches: int) -> None:
-        """Begin with `epoch`, of which the first `batches` batches of this rank are done."""
-        self.epoch = epoch
-        self._resume = (epoch, batches)
-
-    def __len__(self) -> int:
-        rows = sum(count * int(weight) + round(count * (weight % 1)) for count, weight in self.shares)
-        return math.ceil(math.ceil(rows / self.batch_size) / self.world_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        epoch, done = self._resume
-        mine = self._order()[self.rank :: self.world_size]
-        yield from mine[done if epoch == self.epoch else 0 :]
-
-    def _order(self) -> list[list[int]]:
-        rng = random.Random(f"{self.seed}/{self.epoch}")
-        rows = self._visits(rng)
-        # Sorting within large pools of a shuffled order keeps padding low and batches random.
-        grouped = self.shuffle and self.group_by_length
-        pool = 64 * self.batch_size * self.world_size if grouped else self.batch_size
-        batches: list[list[int]] = []
-        for start in range(0, len(rows), pool):
-            part = rows[start : start + pool]
-            if grouped:
-                part.sort(key=lambda row: self.lengths[row])
-            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        if self.shuffle:
-            rng.shuffle(batches)
-        return list(itertools.islice(itertools.cycle(batches), len(self) * self.world_size))
-
-    def _visits(self, rng: random.Random) -> list[int]:
-        rows: list[int] = []
-        first = 0
-        for count, weight in self.shares:
-            source = range(first, first + count)
-            rows += [*source] * int(weight) + sorted(rng.sample(source, round(count * (weight % 1))))
-            first += count
-        if self.shuffle:
-            rng.shuffle(rows)
-        return rows
-
-
-class RunBatches(EpochBatches):
-    """EpochBatches that follow a trainer through epochs of any length, wherever it began.
-
-    Lightning's own number of an epoch will not do: on resuming it may pass over one that is done already, and it counts
-    one that `max_steps` cut short as a whole one. The batches that it has trained on are what counts.
-    """
-
-    place: Callable[[], tuple[int, int]]
-    """Tells which epoch the trainer is in, and how many batches of it are done."""
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go on where the trainer is; Lightning calls this at the start of every epoch."""
-        self.resume(*self.place())

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from judgelit.data.tokenization import NANO, first_line, model_folder
 from judgelit.errors import UserError
+from judgelit.modules import attention
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,8 +59,8 @@ class Backbone:
     """Train an adapter instead of the whole model."""
     adapter: str | None = None
     """Folder of a LoRA adapter to start from; its own settings then take the place of `lora`."""
-    activation_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    activation_checkpointing: bool = True
+    """Recompute activations in the backward pass: much less memory for up to a third more time."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
 
@@ -75,6 +76,8 @@ class Backbone:
             UserError: The model or adapter cannot be loaded, or LoRA's targets match no layer.
         """
         model = self._load()
+        if self.attention == "sdpa" and model._supports_attention_backend:
+            model.set_attn_implementation(attention.NAME)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.adapter is not None:

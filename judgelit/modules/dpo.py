@@ -13,6 +13,7 @@ from judgelit.modules.finetuning import FineTuningModule
 from judgelit.modules.logprobs import completion_logprobs
 from judgelit.modules.losses import PreferenceLoss, length_normalised_nll
 from judgelit.modules.reference import Reference, ReferenceKind, build_reference
+from judgelit.modules.scoring import LayoutChoice
 
 _START_TOLERANCE = 1e-3
 """Nats by which a completion's log-probability may differ between policy and reference before the first step."""
@@ -32,6 +33,7 @@ class DPOModule(FineTuningModule):
         reference: ReferenceKind = "auto",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        layout: LayoutChoice = "auto",
     ) -> None:
         """Describe the run; nothing is built yet.
 
@@ -42,8 +44,11 @@ class DPOModule(FineTuningModule):
                 model), or `auto`: adapter for LoRA, frozen otherwise.
             optimizer: Any optimizer, by class_path.
             lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
+            layout: `shared_prefix` computes each prompt once for all its completions, in one row without padding;
+                `concatenated` pads a row [prompt | completion] for each; `auto`: the first wherever the model can take
+                it.
         """
-        super().__init__(backbone, optimizer, lr_scheduler)
+        super().__init__(backbone, optimizer, lr_scheduler, layout)
         self.loss = loss
         self.reference_kind = reference
         self.reference: Reference | None = None
@@ -107,16 +112,17 @@ class DPOModule(FineTuningModule):
     def _sums(self, batch: PreferenceBatch) -> dict[str, Tensor]:
         """The loss and all logged quantities, each summed over the pairs of `batch`."""
         assert self.model is not None and self.reference is not None
-        pairs = batch.pairs
-        reference = self.reference.logprobs(batch)
-        policy = completion_logprobs(self.model, batch)
+        scoring = self.scoring(batch)
+        reference = self.reference.logprobs(batch, scoring)
+        policy = completion_logprobs(self.model, batch, scoring)
         ratios = policy.sums - reference.sums
         if self.trainer.training and not self._start_checked:
             self._check_start(ratios)
-        chosen, rejected = ratios[:pairs], ratios[pairs:]
+        chosen, rejected = ratios[batch.chosen], ratios[batch.rejected]
         lengths = policy.lengths
-        nll = length_normalised_nll(policy.sums[:pairs], lengths[:pairs])
-        loss = self.loss(chosen, rejected, lengths[:pairs], lengths[pairs:]) + self.loss.nll_weight * nll
+        nll = length_normalised_nll(policy.sums[batch.chosen], lengths[batch.chosen])
+        loss = self.loss(chosen, rejected, lengths[batch.chosen], lengths[batch.rejected])
+        loss = loss + self.loss.nll_weight * nll
         # Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the data's tokens rather than the policy's own.
         gap = (reference.tokens - policy.tokens).detach()
         token_kl = torch.zeros_like(ratios).index_add(0, policy.rows, gap.exp() - 1 - gap) / lengths
@@ -129,9 +135,9 @@ class DPOModule(FineTuningModule):
             "rewards/margin": beta * (chosen - rejected).sum(),
             "rewards/accuracy": (chosen > rejected).sum().float(),
             "log_ratio": (chosen - rejected).sum(),
-            "kl": (token_kl[:pairs] + token_kl[pairs:]).sum() / 2,
-            "logps/chosen": policy.sums[:pairs].sum(),
-            "logps/rejected": policy.sums[pairs:].sum(),
+            "kl": (token_kl[batch.chosen] + token_kl[batch.rejected]).sum() / 2,
+            "logps/chosen": policy.sums[batch.chosen].sum(),
+            "logps/rejected": policy.sums[batch.rejected].sum(),
         }
 
     def _check_start(self, ratios: Tensor) -> None:

@@ -1,6 +1,7 @@
 """What SFT and DPO share: the backbone's life in Lightning, and a loss that no split of the batch can change."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from judgelit.data.layout import Batch
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.generation import Sampling, generate
+from judgelit.modules.logprobs import Scoring
 from judgelit.modules.schedule import WarmupCosine
+from judgelit.modules.scoring import LayoutChoice, settle_scoring
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
@@ -29,9 +32,14 @@ class FineTuningModule(L.LightningModule):
     """
 
     def __init__(
-        self, backbone: Backbone, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+        self,
+        backbone: Backbone,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+        layout: LayoutChoice,
     ) -> None:
         super().__init__()
+        self.layout: LayoutChoice = layout
         self.backbone = backbone
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -39,6 +47,7 @@ class FineTuningModule(L.LightningModule):
         # A LoRA run's checkpoint holds the adapter alone; the rest comes from the backbone's own files.
         self.strict_loading = not backbone.uses_lora
         self.tokens_seen = 0
+        self._scoring: Scoring | None = None
         self._window: dict[str, Tensor] = {}
         self._window_ids: list[str] = []
         self._validation = nn.ModuleDict()
@@ -62,6 +71,14 @@ class FineTuningModule(L.LightningModule):
         if isinstance(scheduler, WarmupCosine):
             scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def scoring(self, batch: Batch) -> Scoring:
+        """How log-probabilities are computed, found out on the first batch."""
+        assert self.model is not None
+        if self._scoring is None:
+            agree = self.trainer.strategy.reduce_boolean_decision
+            self._scoring = settle_scoring(self.model, self.layout, batch, agree)
+        return self._scoring
 
     def accumulate(self, loss_sum: Tensor, count: int, batch: Batch, **sums: Tensor) -> Tensor:
         """Enter a micro-batch into the window and return what `training_step` returns.
@@ -150,13 +167,16 @@ class FineTuningModule(L.LightningModule):
                     f"{expected.get(name, 'none')}"
                 )
 
-    def _stop_on(self, loss: Tensor, ids: list[str]) -> None:
+    def _stop_on(self, loss: Tensor, ids: Sequence[str]) -> None:
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"not-finite-loss-rank{self.global_rank}.json"
-        # A preference batch names each pair twice, for its chosen and its rejected row.
-        once, earlier = list(dict.fromkeys(ids)), list(dict.fromkeys(self._window_ids))
-        report = {"step": self.trainer.global_step, "loss": str(loss.item()), "ids": once, "earlier": earlier}
+        report = {
+            "step": self.trainer.global_step,
+            "loss": str(loss.item()),
+            "ids": list(ids),
+            "earlier": self._window_ids,
+        }
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         raise UserError(
             f"loss is {loss.item()} at step {self.trainer.global_step}; the batch's ids are in {path}; try a lower "

@@ -1,24 +1,41 @@
 """Log-probabilities of completions: the one function that policy, reference and warm-up all go through."""
 
-import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from judgelit.data.layout import Batch
+from judgelit.modules.attention import Plan
 from judgelit.modules.backbone import without_adapter
+
+Layout = Literal["shared_prefix", "concatenated"]
+_LOGITS_AT_ONCE = 1 << 24
+"""Logits that the head computes at once: 64 MB in float32."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a model's log-probabilities are computed; which of it a model can take is found out by `settle`."""
+
+    layout: Layout = "concatenated"
+    """shared_prefix: all completions in one row, each prompt once. concatenated: a padded row for each completion."""
+    own_head: bool = False
+    """Take the model's own logits, of all positions at once, since its head does more than we know of."""
 
 
 @dataclass(frozen=True)
 class CompletionLogProbs:
-    """Log-probabilities of the completions of B rows, N tokens in all.
+    """Log-probabilities of the K completions of a batch, N scored tokens in all.
 
-    tokens: [N] float32, one a completion token, row by row.
-    rows: [N] int64, the row that each belongs to.
-    sums: [B] float32, log p(completion | prompt).
-    lengths: [B] int64, completion tokens of each row.
+    tokens: [N] float32, one a scored token, completion by completion.
+    rows: [N] int64, the completion that each belongs to.
+    sums: [K] float32, log p(completion | prompt).
+    lengths: [K] int64, tokens of each completion.
     """
 
     tokens: Tensor
@@ -26,28 +43,89 @@ class CompletionLogProbs:
     sums: Tensor
     lengths: Tensor
 
+    @classmethod
+    def of(cls, tokens: Tensor, batch: Batch) -> "CompletionLogProbs":
+        """What [N] float32 log-probabilities of the scored tokens of `batch` come to."""
+        sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=tokens.device)
+        return cls(tokens, batch.rows, sums.index_add(0, batch.rows, tokens), batch.lengths)
 
-def completion_logprobs(model: nn.Module, batch: Batch) -> CompletionLogProbs:
+
+def completion_logprobs(model: nn.Module, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
     """Log-probabilities that `model` gives to the completion tokens of `batch`.
 
-    The log-sum-exp and all sums are taken in float32, whatever the compute dtype. Only positions from the first
-    completion on go through the language-model head, where the model allows it.
+    The head runs only where a scored token is predicted, a chunk of positions at a time, so that logits of
+    [T x vocabulary] exist neither in the forward nor in the backward pass. The log-sum-exp and all sums are taken in
+    float32, whatever the compute dtype.
     """
-    width = batch.input_ids.shape[1]
-    # The token at position t is predicted at t - 1.
-    predicts = torch.zeros_like(batch.completion_mask)
-    predicts[:, :-1] = batch.completion_mask[:, 1:]
-    first = int(predicts.any(dim=0).nonzero()[0])
-    keep = {"logits_to_keep": width - first} if _takes_logits_to_keep(model) else {}
-    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **keep).logits
-    predicts, input_ids = predicts[:, -logits.shape[1] :], batch.input_ids[:, -logits.shape[1] :]
-    rows, columns = predicts.nonzero(as_tuple=True)
-    targets = input_ids[rows, columns + 1]
-    tokens = -F.cross_entropy(logits[rows, columns].float(), targets, reduction="none")
-    count = batch.input_ids.shape[0]
-    sums = torch.zeros(count, dtype=torch.float32, device=tokens.device).index_add(0, rows, tokens)
-    return CompletionLogProbs(tokens, rows, sums, batch.completion_mask.sum(dim=1))
+    inner = without_adapter(model)
+    body = inner if scoring.own_head else inner.base_model
+    if scoring.layout == "shared_prefix":
+        # A 4-D mask is taken as it is: this one keeps the model from making a [T x T] one, which the plan replaces.
+        out = body(
+            input_ids=batch.input_ids[None],
+            position_ids=batch.position_ids[None],
+            attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
+            use_cache=False,
+            judgelit_plan=Plan.of(batch),
+        )
+        predicts = batch.predicts
+    else:
+        rows = batch.padded()
+        out = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
+        predicts = rows.predicts
+    if scoring.own_head:
+        tokens = _target_logprobs(out.logits.flatten(0, 1)[predicts], batch.targets)
+    else:
+        hidden = out.last_hidden_state.flatten(0, 1).index_select(0, predicts)
+        tokens = head_logprobs(hidden, batch.targets, inner.get_output_embeddings(), logit_transform(inner.config))
+    return CompletionLogProbs.of(tokens, batch)
 
 
-def _takes_logits_to_keep(model: nn.Module) -> bool:
-    return "logits_to_keep" in inspect.signature(without_adapter(model).forward).parameters
+def head_logprobs(
+    hidden: Tensor, targets: Tensor, head: nn.Module, transform: Callable[[Tensor], Tensor], at_once: int | None = None
+) -> Tensor:
+    """log p(target) at each of N positions, [N] float32, with logits of only some positions in memory at any time.
+
+    The backward pass computes each chunk's logits again.
+
+    Args:
+        hidden: [N, hidden size], any dtype.
+        targets: [N] int64.
+        head: The language-model head, [N, hidden size] to [N, vocabulary].
+        transform: What the model does to its head's logits.
+        at_once: Positions of a chunk; by default as many as make 64 MB of logits.
+    """
+
+    def chunk_logprobs(part: Tensor, wanted: Tensor) -> Tensor:
+        return _target_logprobs(transform(head(part)), wanted)
+
+    vocabulary = getattr(head, "out_features", None) or 1 << 17
+    chunks = zip(
+        *(tensor.split(at_once or max(1, _LOGITS_AT_ONCE // vocabulary)) for tensor in (hidden, targets)), strict=True
+    )
+    if not torch.is_grad_enabled():
+        return torch.cat([chunk_logprobs(part, wanted) for part, wanted in chunks])
+    return torch.cat([checkpoint(chunk_logprobs, part, wanted, use_reentrant=False) for part, wanted in chunks])
+
+
+def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
+    """What models do to the logits of their head: scale them, and cap them softly (Gemma 2, arXiv 2408.00118)."""
+    config = config.get_text_config()
+    scale = next(
+        (value for name in _SCALES if (value := getattr(config, name, None)) is not None),
+        1.0 if (divisor := getattr(config, "logits_scaling", None)) is None else 1 / divisor,
+    )
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def transform(logits: Tensor) -> Tensor:
+        logits = logits if scale == 1.0 else logits * scale
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return transform
+
+
+_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+
+
+def _target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    return -F.cross_entropy(logits.float(), targets, reduction="none")

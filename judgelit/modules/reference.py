@@ -8,7 +8,7 @@ import torch
 from judgelit.data.layout import Batch
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, fingerprint
-from judgelit.modules.logprobs import CompletionLogProbs, completion_logprobs
+from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -22,7 +22,7 @@ _NAME = "reference"
 class Reference(Protocol):
     """What answers for the policy as it was at the start."""
 
-    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
         """Log-probabilities of `batch` under the starting weights, without gradient."""
         ...
 
@@ -52,14 +52,14 @@ class AdapterReference:
             model.set_adapter("default")
 
     @torch.no_grad()
-    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
         """Log-probabilities of `batch` under the starting adapter."""
         if not self.has_adapter:
             with self.model.disable_adapter():
-                return completion_logprobs(self.model, batch)
+                return completion_logprobs(self.model, batch, scoring)
         self.model.set_adapter(_NAME, inference_mode=True)
         try:
-            return completion_logprobs(self.model, batch)
+            return completion_logprobs(self.model, batch, scoring)
         finally:
             self.model.set_adapter("default")
 
@@ -81,9 +81,9 @@ class FrozenReference:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def logprobs(self, batch: Batch) -> CompletionLogProbs:
+    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
         """Log-probabilities of `batch` under the copy."""
-        return completion_logprobs(self.model, batch)
+        return completion_logprobs(self.model, batch, scoring)
 
     def fingerprint(self) -> str:
         """A hash of the copy's weights."""

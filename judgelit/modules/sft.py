@@ -8,6 +8,7 @@ from judgelit.data.layout import Batch
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.finetuning import FineTuningModule
 from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.scoring import LayoutChoice
 
 
 class SFTModule(FineTuningModule):
@@ -21,6 +22,7 @@ class SFTModule(FineTuningModule):
         backbone: Backbone,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_scheduler: LRSchedulerCallable | None = None,
+        layout: LayoutChoice = "auto",
     ) -> None:
         """Describe the run; nothing is built yet.
 
@@ -28,18 +30,21 @@ class SFTModule(FineTuningModule):
             backbone: The model and how it is fine-tuned.
             optimizer: Any optimizer, by class_path.
             lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
+            layout: `shared_prefix` packs the examples of a batch into one row without padding, each seeing only itself,
+                and those of one prompt sharing it; `concatenated` pads a row for each; `auto`: the first wherever the
+                model can take it.
         """
-        super().__init__(backbone, optimizer, lr_scheduler)
+        super().__init__(backbone, optimizer, lr_scheduler, layout)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The summed negative log-likelihood of a micro-batch's completions."""
         assert self.model is not None
-        logprobs = completion_logprobs(self.model, batch)
+        logprobs = completion_logprobs(self.model, batch, self.scoring(batch))
         nll, tokens = -logprobs.sums.sum(), len(logprobs.tokens)
         return self.accumulate(nll, tokens, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the negative log-likelihood a token, over the whole validation set."""
         assert self.model is not None
-        logprobs = completion_logprobs(self.model, batch)
+        logprobs = completion_logprobs(self.model, batch, self.scoring(batch))
         self.log_validation(len(logprobs.tokens), loss=-logprobs.sums.sum())

@@ -1,0 +1,114 @@
+"""Which layout a model can take: read from its configuration, then tried on a few tokens of the first batch."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from judgelit.data.layout import Batch, TokenizedCompletion, flatten_completions
+from judgelit.errors import UserError
+from judgelit.modules.attention import NAME
+from judgelit.modules.backbone import without_adapter
+from judgelit.modules.logprobs import Scoring, completion_logprobs
+
+LayoutChoice = Literal["auto", "shared_prefix", "concatenated"]
+
+
+def settle_scoring(
+    model: nn.Module, choice: LayoutChoice, batch: Batch, agree: Callable[[bool], bool] = bool
+) -> Scoring:
+    """The fastest way of computing log-probabilities that gives this model's own.
+
+    Each way is tried on a few tokens of `batch` against the model's plain forward pass, one completion at a time.
+
+    Args:
+        model: The model, with its adapter if it has one.
+        choice: What the user has asked for.
+        batch: The first batch.
+        agree: Whether all ranks say so; the same way must be taken on all.
+
+    Raises:
+        UserError: `shared_prefix` was asked for, and the model cannot take it.
+    """
+    why_not = None if choice == "concatenated" else cannot_share(without_adapter(model))
+    probe = _probe(batch.input_ids.tolist(), batch.input_ids.device)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected, tolerance = _plain_logprobs(model, probe)
+            for scoring in _ways(choice, why_not):
+                if scoring == _LAST:
+                    break
+                found = completion_logprobs(model, probe, scoring).tokens
+                if agree(bool((found - expected).abs().mean() <= tolerance)):
+                    break
+                if scoring.layout == "shared_prefix" and scoring.own_head:
+                    why_not = "its log-probabilities differ from those of its plain forward pass"
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    if scoring.layout == "concatenated" and choice != "concatenated":
+        if choice == "shared_prefix":
+            raise UserError(f"layout 'shared_prefix': this model cannot take it: {why_not}; use 'auto'")
+        rank_zero_info(f"layout: concatenated, a padded row for each completion, since {why_not}")
+    if scoring.own_head:
+        rank_zero_info("head: the model's own at every position, since it does more than a linear layer's scaled logits")
+    return scoring
+
+
+def cannot_share(model: Any) -> str | None:
+    """Why a model's attention cannot be told who sees whom in a flat row, as far as its configuration says."""
+    config = model.config.get_text_config()
+    if config._attn_implementation != NAME:
+        return f"attention {config._attn_implementation!r} takes no plan of a row, expected 'sdpa'"
+    if getattr(model, "_is_stateful", False):
+        return "it has state-space layers"
+    kinds = sorted({kind for kind in getattr(config, "layer_types", None) or () if kind != "full_attention"})
+    if kinds:
+        return f"it has layers of the kind {', '.join(kinds)}"
+    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        return "it attends in a sliding window"
+    return None
+
+
+_LAST = Scoring("concatenated", own_head=True)
+"""The model's own forward pass but for padding: there is nothing that it could be checked against."""
+
+
+def _ways(choice: LayoutChoice, why_not: str | None) -> Iterator[Scoring]:
+    """Ways to try, the fastest first."""
+    if choice != "concatenated" and why_not is None:
+        yield Scoring("shared_prefix")
+        yield Scoring("shared_prefix", own_head=True)
+    if choice != "shared_prefix":
+        yield Scoring("concatenated")
+    yield _LAST
+
+
+def _probe(ids: list[int], device: torch.device) -> Batch:
+    """Some ids, cut into two prompts, the first with two completions, of different lengths."""
+    ids = (ids * (96 // len(ids) + 1))[:96]
+    rows = [
+        TokenizedCompletion("", ids[:40], ids[40:56]),
+        TokenizedCompletion("", ids[:40], ids[56:62]),
+        TokenizedCompletion("", ids[62:85], ids[85:]),
+    ]
+    return flatten_completions(rows).to(device)
+
+
+def _plain_logprobs(model: nn.Module, batch: Batch) -> tuple[Tensor, float]:
+    """Log-probabilities of the scored tokens, [N] float32, each completion by itself; and what they may differ by."""
+    found = []
+    for own in batch.segments:
+        if own.prompt is not None:
+            prompt = batch.segments[own.prompt]
+            ids = torch.cat([batch.input_ids[s.start : s.stop] for s in (prompt, own)])
+            logits = model(input_ids=ids[None], use_cache=False).logits[0]
+            scored = logits[prompt.length - 1 : -1].float()
+            found.append(-F.cross_entropy(scored, ids[prompt.length :], reduction="none"))
+    # Half precision keeps some eight bits of a logit, so kernels that add in another order differ visibly.
+    return torch.cat(found), 1e-3 if logits.dtype in (torch.float32, torch.float64) else 0.1
