@@ -1,13 +1,18 @@
 """LightningDataModules: sources of records in, batches of ids out."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+from huggingface_hub.constants import HF_HOME
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from judgelit.data.encoding import Example, example_id, example_ids
 from judgelit.data.judge_data import JudgeData, JudgeDataModule, place_among_ranks
 from judgelit.data.layout import (
     Batch,
@@ -18,24 +23,26 @@ from judgelit.data.layout import (
 )
 from judgelit.data.order import EpochBatches, RunBatches
 from judgelit.data.records import PreferenceExample, SFTExample
-from judgelit.data.sources import Sources, as_sources, split_by_group
+from judgelit.data.sources import Source, Sources, as_sources, group_score, held_out_rows
+from judgelit.data.token_cache import open_store
+from judgelit.data.token_store import Row, TokenRows, TokenStore
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.progress import track
 
-Example = SFTExample | PreferenceExample
-Row = TokenizedCompletion | TokenizedPreference
+_PARTS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+"""The parts of the data that a command needs."""
+
+
+B = TypeVar("B", bound=EpochBatches)
 
 
 class TrainingDataModule(JudgeDataModule, ABC):
-    """Examples to train on; a subclass says of which kind, and how they become ids and batches."""
+    """Examples to train on; a subclass says of which kind, and how they become batches."""
 
     kind: ClassVar[type[Example]]
-
-    @staticmethod
-    @abstractmethod
-    def tokenize(example: Any, name: str, tokenizer: ChatTokenizer) -> Row:
-        """An example of `kind` as ids; `name` stands for its id if it has none."""
+    row: ClassVar[type[Row]]
+    prepare_rows: Callable[[str, TokenRows], None] | None = None
+    """Called with the name of a part of the data and its rows, before they are first loaded."""
 
     @staticmethod
     @abstractmethod
@@ -50,6 +57,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         val_fraction: float = 0.0,
         test: Sources | None = None,
         batch_size: int = 8,
+        tokens_per_batch: int | None = None,
         group_by_length: bool = True,
         judge: JudgeData | None = None,
         max_length: int | None = None,
@@ -57,6 +65,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         num_workers: int = 0,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
+        cache: str | None = None,
     ) -> None:
         """Describe the data; nothing is read yet.
 
@@ -66,7 +75,9 @@ class TrainingDataModule(JudgeDataModule, ABC):
             val: What to validate on; none: `val_fraction` of `train`.
             val_fraction: Share of the questions of `train` that is held out for validation, both orders together.
             test: What `judgelit test` computes the loss on.
-            batch_size: Examples of a micro-batch on one device.
+            batch_size: Examples of a micro-batch on one device. Those of one prompt come together where they fit.
+            tokens_per_batch: Tokens of a micro-batch, in place of `batch_size`: as many examples as fit, a prompt that
+                several share counted once; a longer example comes by itself.
             group_by_length: Put examples of similar length into one micro-batch, for less padding. Where length tells
                 kinds of judgment apart, batches then hold one kind; random ones may train better.
             judge: Pairs to judge during and after training.
@@ -75,10 +86,14 @@ class TrainingDataModule(JudgeDataModule, ABC):
             num_workers: Processes that prepare batches.
             chat_template: A Jinja file in place of the tokenizer's own chat template.
             trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
+            cache: Folder of tokenised examples, reused while data, tokenizer and template stay the same; by default in
+                the Hugging Face datasets cache.
         """
         super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
         if batch_size < 1:
             raise UserError(f"data.batch_size: found {batch_size}, expected 1 or more")
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise UserError(f"data.tokens_per_batch: found {tokens_per_batch}, expected 1 or more")
         if num_workers < 0:
             raise UserError(f"data.num_workers: found {num_workers}, expected 0 or more")
         if not 0 <= val_fraction < 1:
@@ -88,19 +103,41 @@ class TrainingDataModule(JudgeDataModule, ABC):
         self.train, self.val, self.test = train, val, test
         self.val_fraction = val_fraction
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
         self.group_by_length = group_by_length
         self.seed = seed
         self.num_workers = num_workers
-        self._rows: dict[str, list[Row]] = {}
+        self.cache = cache
+        self._stores: dict[str, list[tuple[Source, TokenStore]]] = {}
+        self._rows: dict[str, TokenRows] = {}
+        self._sides: dict[str, np.ndarray] = {}
         self._shares: list[tuple[int, float]] = []
+        self._prepared: dict[str, Callable[[str, TokenRows], None]] = {}
         self._resume = (0, 0)
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where tokenised examples are kept."""
+        if self.cache is not None:
+            return Path(self.cache).expanduser()
+        # As `datasets` has it, which takes long to import.
+        return Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME, "datasets"))) / "judgelit"
+
+    def rows(self, part: str) -> TokenRows:
+        """The examples of `train`, `val` or `test`, once they are set up."""
+        return self._rows[part]
+
+    def prepare_data(self) -> None:
+        """Tokenise what the command needs, once a node, unless it has been done before."""
+        command = None if self.trainer is None else self.trainer.state.fn
+        for part in ("train", "val", "test") if command is None else _PARTS.get(command, ()):
+            self._open(part)
+
     def setup(self, stage: str) -> None:
-        """Read and tokenize what the command needs."""
-        wanted = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"]}.get(stage, [])
-        for part in wanted:
+        """Open what the command needs."""
+        for part in _PARTS.get(stage, ()):
             if part not in self._rows:
-                self._rows[part] = self._prepare(part)
+                self._rows[part] = self._select(part)
         if stage == "validate" and not self._rows["val"]:
             raise UserError("nothing to validate on; set data.val or data.val_fraction")
         if stage == "test" and not self._rows["test"]:
@@ -108,21 +145,19 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches, continued where a checkpoint left off."""
-        loader = self._loader("train", RunBatches, shuffle=True, shares=self._shares)
-        batches = loader.batch_sampler
-        assert isinstance(batches, RunBatches)
+        batches = self._ordered("train", RunBatches, shuffle=True, shares=self._shares)
         batches.place = self._place_in_run
         # With workers the first batches are drawn before the trainer names an epoch.
         batches.resume(*self._resume)
-        return loader
+        return self._loader("train", batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The held-out examples in their own order."""
-        return self._loader("val") if self._rows["val"] else []
+        return self._loader("val", self._ordered("val", EpochBatches, shuffle=False)) if self._rows["val"] else []
 
     def test_dataloader(self) -> DataLoader:
         """The test examples in their own order."""
-        return self._loader("test")
+        return self._loader("test", self._ordered("test", EpochBatches, shuffle=False))
 
     def state_dict(self) -> dict[str, int]:
         """How far the run is in its epoch; the order itself follows from the seed."""
@@ -141,68 +176,81 @@ class TrainingDataModule(JudgeDataModule, ABC):
         processed: int = loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         return divmod(processed, int(loop.max_batches))
 
-    def _prepare(self, part: str) -> list[Row]:
-        examples = []
+    def _open(self, part: str) -> list[tuple[Source, TokenStore]]:
         if part == "val" and self.val is None:
-            if not self.val_fraction:
-                return []
-            for source in as_sources(self.train):
-                examples += split_by_group(source.read(self.kind), self.val_fraction, self.seed)[1]
-            return self._tokenize(examples, part)
-        sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
-        rows: list[Row] = []
-        for source in sources:
-            examples = source.read(self.kind)
-            if part == "train" and self.val_fraction:
-                examples = split_by_group(examples, self.val_fraction, self.seed)[0]
-            fitting = self._tokenize(examples, part)
-            rows += fitting
-            if part == "train":
-                self._shares.append((len(fitting), source.weight))
-        if part == "train" and not rows:
-            raise UserError("data.train: found no example to train on, expected at least one")
+            return self._open("train") if self.val_fraction else []
+        if part not in self._stores:
+            sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
+            self._stores[part] = [
+                (source, open_store(source, self.kind, self.tokenizer, self.cache_folder, part)) for source in sources
+            ]
+        return self._stores[part]
+
+    def _select(self, part: str) -> TokenRows:
+        """The rows of a part that are on its side of the split and not too long."""
+        of_train = part == "val" and self.val is None
+        chosen = []
+        for _, store in self._open(part):
+            held_out = self._held_out(store) if of_train or part == "train" else np.ones(len(store), dtype=bool)
+            chosen.append((store, np.flatnonzero(held_out != (part == "train"))))
+        # What is held out of several sources is one set of examples.
+        fitting = self._fitting(part, chosen) if of_train else [x for one in chosen for x in self._fitting(part, [one])]
+        rows = TokenRows(fitting, self.row)
+        if part == "train":
+            if not rows:
+                raise UserError("data.train: found no example to train on, expected at least one")
+            weights = [source.weight for source, _ in self._open(part)]
+            self._shares = [(len(numbers), weight) for (_, numbers), weight in zip(fitting, weights, strict=True)]
         return rows
 
-    def _tokenize(self, examples: Sequence[Example], part: str) -> list[Row]:
-        rows, longest, refused = [], 0, 0
-        for index, example in enumerate(track(examples, f"tokenizing {part}", total=len(examples))):
-            row = self.tokenize(example, f"{part}[{index}]", self.tokenizer)
-            longest = max(longest, len(row))
-            if len(row) <= self.max_length:
-                rows.append(row)
-            else:
-                refused += 1
-        if examples and not rows:
+    def _held_out(self, store: TokenStore) -> np.ndarray:
+        if not self.val_fraction:
+            return np.zeros(len(store), dtype=bool)
+        if store.key not in self._sides:
+            scores = store.by_group(lambda group: group_score(group, self.seed))
+            self._sides[store.key] = held_out_rows(scores, self.val_fraction)
+        return self._sides[store.key]
+
+    def _fitting(self, part: str, chosen: list[tuple[TokenStore, np.ndarray]]) -> list[tuple[TokenStore, np.ndarray]]:
+        """Those of the chosen rows that are not too long; says how many there are."""
+        if not chosen:
+            return []
+        lengths = [store.lengths[rows] for store, rows in chosen]
+        fits = [some <= self.max_length for some in lengths]
+        found, kept = sum(map(len, lengths)), sum(int(some.sum()) for some in fits)
+        if found and not kept:
+            longest = max(int(some.max(initial=0)) for some in lengths)
             raise UserError(
-                f"{part}: all {refused} examples are longer than the {self.max_length} tokens that the model takes "
+                f"{part}: all {found} examples are longer than the {self.max_length} tokens that the model takes "
                 f"(the longest has {longest})"
             )
-        tokens = sum(len(row) for row in rows)
-        skipped = f", {refused} skipped as longer than {self.max_length} tokens" if refused else ""
-        rank_zero_info(f"{part}: {len(rows)} examples, {tokens} tokens{skipped}")
-        return rows
+        tokens = sum(int(some[fit].sum()) for some, fit in zip(lengths, fits, strict=True))
+        skipped = f", {found - kept} skipped as longer than {self.max_length} tokens" if found > kept else ""
+        rank_zero_info(f"{part}: {kept} examples, {tokens} tokens{skipped}")
+        return [(store, rows[fit]) for (store, rows), fit in zip(chosen, fits, strict=True)]
 
-    def _loader(
-        self,
-        part: str,
-        order: type[EpochBatches] = EpochBatches,
-        shuffle: bool = False,
-        shares: Sequence[tuple[int, float]] | None = None,
-    ) -> DataLoader:
+    def _ordered(self, part: str, order: type[B], **more: Any) -> B:
         rows = self._rows[part]
         rank, world = place_among_ranks(self.trainer)
-        batches = order(
-            [len(row) for row in rows],
+        return order(
+            rows.lengths,
             self.batch_size,
-            shares=shares,
+            tokens_per_batch=self.tokens_per_batch,
+            prompts=rows.prompts,
             seed=self.seed,
             rank=rank,
             world_size=world,
-            shuffle=shuffle,
             group_by_length=self.group_by_length,
+            **more,
         )
+
+    def _loader(self, part: str, batches: EpochBatches) -> DataLoader:
+        rows = self._rows[part]
+        if self.prepare_rows is not None and self._prepared.get(part) != self.prepare_rows:
+            self.prepare_rows(part, rows)
+            self._prepared[part] = self.prepare_rows
         return DataLoader(
-            rows,  # type: ignore[arg-type]
+            rows,
             batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,
@@ -211,26 +259,20 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
 
 def tokenize_completion(example: SFTExample, name: str, tokenizer: ChatTokenizer) -> TokenizedCompletion:
-    """An SFT example as ids."""
-    prompt = tokenizer.prompt_ids(example.messages)
-    return TokenizedCompletion(example.pair_id or name, prompt, tokenizer.completion_ids(example.completion))
+    """An SFT example as ids; `name` stands for its id if it has none."""
+    return TokenizedCompletion(example_id(example) or name, *example_ids(example, SFTExample, tokenizer))
 
 
 def tokenize_preference(example: PreferenceExample, name: str, tokenizer: ChatTokenizer) -> TokenizedPreference:
-    """A preference example as ids."""
-    return TokenizedPreference(
-        str(example.meta.get("pair_id") or name),
-        tokenizer.prompt_ids(example.messages),
-        tokenizer.completion_ids(example.chosen),
-        tokenizer.completion_ids(example.rejected),
-    )
+    """A preference example as ids; `name` stands for its id if it has none."""
+    return TokenizedPreference(example_id(example) or name, *example_ids(example, PreferenceExample, tokenizer))
 
 
 class SFTDataModule(TrainingDataModule):
     """Prompts and completions for the warm-up, in judgelit's own, TRL's, ShareGPT's or Alpaca's form."""
 
     kind = SFTExample
-    tokenize = staticmethod(tokenize_completion)
+    row = TokenizedCompletion
     collate = staticmethod(flatten_completions)
 
 
@@ -238,5 +280,5 @@ class DPODataModule(TrainingDataModule):
     """Prompts with a chosen and a rejected completion, in judgelit's own, TRL's or ShareGPT's form."""
 
     kind = PreferenceExample
-    tokenize = staticmethod(tokenize_preference)
+    row = TokenizedPreference
     collate = staticmethod(flatten_preferences)

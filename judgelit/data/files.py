@@ -208,7 +208,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        # Left to itself it would read a whole row group, which may be the whole file, before the first row.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
             for batch in file.iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1

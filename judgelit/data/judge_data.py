@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from judgelit.data.judging import JudgePrompt, Templates, judge_prompts
 from judgelit.data.layout import pad_prompts
 from judgelit.data.sources import Sources, read_pairs
+from judgelit.data.stopping import VerdictEnd
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
 
@@ -28,6 +29,9 @@ class JudgeData:
     """Judge prompts to ask with."""
     max_new_tokens: int = 1024
     """Longest judgment, in tokens."""
+    stop_at_verdict: bool = True
+    """End a judgment with the line that says its verdict: what a model writes after it takes time and is not read, unless
+    it goes on to another verdict."""
     batch_size: int = 16
     """Judgments generated at once."""
     limit: int | None = None
@@ -55,6 +59,8 @@ class PromptBatch:
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     pad_id: int
+    ends: VerdictEnd | None = None
+    """Tells whether a judgment has come to its verdict; None if it may go on."""
 
     def to(self, device: torch.device | str) -> Self:
         """The batch on another device; Lightning calls this for every batch."""
@@ -134,23 +140,26 @@ class JudgeDataModule(L.LightningDataModule):
         if self.judge is None:
             raise UserError("data.judge is not set; expected the pairs to judge")
         self.predict_sets = self.judge_sets()
+        ends = VerdictEnd(self.tokenizer) if self.judge.stop_at_verdict else None
         rank, world = place_among_ranks(self.trainer)
         return [
             DataLoader(
                 prompts[rank::world],  # type: ignore[arg-type]
                 batch_size=self.judge.batch_size,
                 collate_fn=partial(
-                    _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens
+                    _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens, ends=ends
                 ),
             )
             for prompts in self.predict_sets.values()
         ]
 
 
-def _collate_prompts(prompts: Sequence[JudgePrompt], tokenizer: ChatTokenizer, max_new_tokens: int) -> PromptBatch:
+def _collate_prompts(
+    prompts: Sequence[JudgePrompt], tokenizer: ChatTokenizer, max_new_tokens: int, ends: VerdictEnd | None
+) -> PromptBatch:
     ids = [tokenizer.prompt_ids(prompt.messages) for prompt in prompts]
     return PromptBatch(
-        *pad_prompts(ids, tokenizer.pad_id), list(prompts), max_new_tokens, tokenizer.stop_ids, tokenizer.pad_id
+        *pad_prompts(ids, tokenizer.pad_id), list(prompts), max_new_tokens, tokenizer.stop_ids, tokenizer.pad_id, ends
     )
 
 

@@ -88,6 +88,20 @@ class Batch:
     ids: tuple[str, ...]
     tokens: int
 
+    @property
+    def completed_tokens(self) -> int:
+        """Tokens of K rows [prompt | completion]."""
+        return sum(self._row_lengths)
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens of those rows once they are padded to equal length."""
+        return max(self._row_lengths) * len(self._row_lengths)
+
+    @property
+    def _row_lengths(self) -> list[int]:
+        return [own.length + self.segments[own.prompt].length for own in self.segments if own.prompt is not None]
+
     def to(self, device: torch.device | str) -> Self:
         """The batch on another device; Lightning calls this for every batch."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))

@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import xxhash
 
 from judgelit.data.files import data_files, looks_like_file, read_rows
 from judgelit.data.records import PreferencePair
@@ -23,6 +27,18 @@ class Source(ABC):
     @abstractmethod
     def read(self, kind: type[R]) -> list[R]:
         """All records, as PreferencePair, SFTExample or PreferenceExample; UserError where they are no such records."""
+
+    def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
+        """The records of `read` one at a time, each with its place for complaints; a large source holds few at once."""
+        for number, record in enumerate(self.read(kind), 1):
+            yield f"{type(self).__name__}: record {number}", record
+
+    def fingerprint(self) -> str | None:
+        """A hash that changes with anything that `read` gives, where it can be had without reading.
+
+        None: there is no such shortcut, and whoever needs to know reads the records and hashes those.
+        """
+        return None
 
 
 @dataclass(frozen=True)
@@ -48,22 +64,51 @@ class FileSource(Source):
 
     def read(self, kind: type[R]) -> list[R]:
         """All records; UserError names file, line and field where one cannot be read."""
+        return [record for _, record in self.stream(kind)]
+
+    def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
+        """The records one at a time, each with the file and line where it stands."""
+        # Ids are made from places within the source, so that they do not change where the source is moved.
+        base = f"{self._files()[0]}{os.sep}" if looks_like_file(self.path) else ""
+        for at, row in islice(self.rows(), self.limit):
+            yield at, read_record(row, at, kind, at.removeprefix(base))
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The rows as they stand in the files or the hub's data set, each with its place."""
+        return read_rows(self.path) if looks_like_file(self.path) else self._hub_rows()
+
+    def fingerprint(self) -> str | None:
+        """A hash of the files' names and content, or of the hub data set's, and of the settings."""
+        if type(self) is not FileSource:
+            return None  # A subclass may make other records of the same files.
+        content = xxhash.xxh3_128(repr((self.split, self.name, self.limit)).encode())
         if not looks_like_file(self.path):
-            return self._records(self._hub_rows(), kind, "")
+            content.update(repr((self.path, self._hub_dataset()._fingerprint)).encode())
+            return content.hexdigest()
+        base, files = self._files()
+        for file in files:
+            try:
+                with file.open("rb") as handle:
+                    digest = hashlib.file_digest(handle, xxhash.xxh3_128)
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
+            content.update(repr((str(file.relative_to(base)), digest.hexdigest())).encode())
+        return content.hexdigest()
+
+    def _files(self) -> tuple[Path, list[Path]]:
         if self.split != "train" or self.name is not None:
             raise UserError(f"{self.path}: found split or name for a file, expected them for a hub data set only")
-        base = data_files(self.path)[0]
-        return self._records(read_rows(self.path), kind, f"{base}{os.sep}")
-
-    def _records(self, rows: Iterator[tuple[str, dict[str, Any]]], kind: type[R], base: str) -> list[R]:
-        # Ids are made from places within the source, so that they do not change where the source is moved.
-        return [read_record(row, at, kind, at.removeprefix(base)) for at, row in islice(rows, self.limit)]
+        return data_files(self.path)
 
     def _hub_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for number, row in enumerate(self._hub_dataset(), 1):
+            yield f"{self.path}[{self.split}]: row {number}", row
+
+    def _hub_dataset(self) -> Any:
         import datasets
 
         try:
-            rows = datasets.load_dataset(self.path, self.name, split=self.split)
+            return datasets.load_dataset(self.path, self.name, split=self.split)
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UserError(
                 f"{self.path}: no such file, and the hub has no data set of that name that you may read"
@@ -74,8 +119,6 @@ class FileSource(Source):
             # The loader runs code for any format of file and passes on whatever that raises.
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.path}: no such file, and loading it from the hub failed: {why}") from error
-        for number, row in enumerate(rows, 1):
-            yield f"{self.path}[{self.split}]: row {number}", row
 
 
 @dataclass(frozen=True)
@@ -127,22 +170,30 @@ def split_by_group(records: Sequence[R], fraction: float, seed: int) -> tuple[li
     A hash of the question and the seed gives the side, so that it stays the same whatever rows come or go. Only where
     a side would be empty does a question change sides: no question at all is held out only if there is just one.
     """
-    scores = {group: _score(group, seed) for group in map(_group, records)}
-    held_out = {group for group, score in scores.items() if score < fraction}
-    if fraction > 0 and scores:
-        if not held_out:
-            held_out.add(min(scores, key=scores.__getitem__))
-        if len(held_out) == len(scores):
-            held_out.discard(max(scores, key=scores.__getitem__))
-    train = [record for record in records if _group(record) not in held_out]
-    return train, [record for record in records if _group(record) in held_out]
+    groups = map(_group, records)
+    held_out = held_out_rows(np.array([group_score(group, seed) for group in groups]), fraction)
+    sides: tuple[list[R], list[R]] = ([], [])
+    for record, side in zip(records, held_out.tolist(), strict=True):
+        sides[side].append(record)
+    return sides
+
+
+def held_out_rows(scores: np.ndarray, fraction: float) -> np.ndarray:
+    """Whether each of R rows is held out: [R] bool, from [R] float64 scores of their questions."""
+    held_out = scores < fraction
+    if fraction > 0 and len(scores):
+        if not held_out.any():
+            held_out = scores == scores.min()
+        if held_out.all():
+            held_out = scores != scores.max()
+    return held_out
+
+
+def group_score(group: str, seed: int) -> float:
+    """A number in [0, 1) that looks random, by which `split_by_group` gives a question its side."""
+    digest = hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _group(record: Any) -> str:
     return record.question_key if isinstance(record, PreferencePair) else str(record.group)
-
-
-def _score(group: str, seed: int) -> float:
-    """A number in [0, 1) that looks random."""
-    digest = hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48

@@ -1,11 +1,16 @@
 """Messages and completions to token ids: one chat template, one boundary, no forged control tokens."""
 
+import inspect
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import xxhash
 
 from judgelit.data.records import Message, PreferencePair
 from judgelit.errors import UserError
@@ -109,6 +114,33 @@ class ChatTokenizer:
                 break
             kept.append(token)
         return self.hf.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides which ids a chat becomes: vocabulary, rules, control tokens, chat template.
+
+        It does not depend on where the tokenizer was loaded from.
+        """
+        parts = [
+            self.hf.chat_template,
+            {name: str(token) for name, token in self.hf.special_tokens_map.items()},
+            sorted((index, repr(token)) for index, token in self.hf.added_tokens_decoder.items()),
+            getattr(self.hf, "split_special_tokens", False),
+        ]
+        content = xxhash.xxh3_128(json.dumps(parts, sort_keys=True).encode())
+        backend = getattr(self.hf, "backend_tokenizer", None)
+        if backend is not None:
+            # Earlier calls leave their padding and truncation in it.
+            state = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+            content.update(json.dumps(state).encode())
+        else:
+            # Of one without a backend the class's own code makes the ids.
+            content.update(inspect.getsource(type(self.hf)).encode())
+            with TemporaryDirectory() as folder:
+                self.hf.save_vocabulary(folder)
+                for file in sorted(Path(folder).iterdir()):
+                    content.update(file.name.encode() + file.read_bytes())
+        return content.hexdigest()
 
     @cached_property
     def pad_id(self) -> int:

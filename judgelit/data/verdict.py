@@ -84,6 +84,15 @@ _ALONE = re.compile(
     re.M | re.I,
 )
 
+# A line that says the verdict, and what may stand before it there.
+_AT_LINE_END = re.compile(rf"{_VERDICT}[^\w\n]*+\n\s*+\Z")
+_CONCLUDING = (
+    r"(?:so|thus|hence|therefore|overall|finally|accordingly|consequently|in (?:conclusion|summary)|to conclude"
+    r"|(?:my |the )?final)\b|因此|所以|综上|总之|最终"
+)
+_BEFORE = re.compile(rf"{_PLAIN}(?:(?:{_CONCLUDING})[^\n]*+|(?:(?:{_LEAD_IN}){_PLAIN})?+)", re.I)
+_ALL_CLOSING = "".join(sorted({pair[1] for pair in _PAIRS}))
+
 # What stands between two verdicts.
 _SENTENCE_END = re.compile(r"[!?。؟।…\n]|\.(?=[\s\"'”’)*_])")
 _MERE_LINK = re.compile(r"(?:\\[a-z]++|</?[a-z]++>|\b(?:and|or|vs|versus)\b|或者?|和|与|还是|[\W_])*+", re.I)
@@ -104,6 +113,34 @@ def parse(text: str) -> Label | None:
         first -= 1
     final = {_LABELS[verdict["label"].lower()] for verdict in found[first:]}
     return final.pop() if len(final) == 1 else None
+
+
+def concludes(text: str) -> bool:
+    """Whether `text` has just ended a line that says its verdict, so that nothing need follow.
+
+    That line says no more than the verdict, after at most a lead-in such as `Final verdict:`, or it begins as a
+    conclusion does (`Therefore`, `My final`). A verdict at the end of another line may be one of several, each on a
+    criterion. Reasoning that goes on concludes nothing, nor does what a closing quotation mark could still take back.
+    """
+    if not ends_line(text):
+        return False
+    own = _own_words(_after_reasoning(text.translate(_FOLD))).rstrip() + "\n"
+    said = _AT_LINE_END.search(own)
+    if said is None or not _BEFORE.fullmatch(own, own.rfind("\n", 0, said.start()) + 1, said.start()):
+        return False
+    label = parse(text)
+    return label is not None and parse(text + _ALL_CLOSING) == label
+
+
+def ends_line(text: str) -> bool:
+    """Whether `text` has just ended a line that has a verdict at its end, whosever words that is."""
+    return _AT_LINE_END.search(text.translate(_FOLD)) is not None
+
+
+def reasons(text: str) -> bool:
+    """Whether a block of reasoning is open at the end of `text`."""
+    tags = [*_REASONING_TAG.finditer(text.translate(_FOLD))]
+    return bool(tags) and not tags[-1]["end"]
 
 
 def _after_reasoning(text: str) -> str:

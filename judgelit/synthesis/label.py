@@ -7,7 +7,6 @@ from typing import Any, Literal
 from judgelit.data.files import write_records
 from judgelit.data.judging import Templates
 from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, swap_label
-from judgelit.data.rows import R
 from judgelit.data.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.engines.journal import Journaled
 from judgelit.engines.local import LocalEngine
@@ -77,8 +76,9 @@ def without_label(source: Source) -> Source:
 class Unlabelled(FileSource):
     """Files of pairs that may lack a label; one that stands for any is filled in, for the judge is to find it."""
 
-    def _records(self, rows: Iterator[tuple[str, dict[str, Any]]], kind: type[R], base: str) -> list[R]:
-        return super()._records(((at, _with_label(row)) for at, row in rows), kind, base)
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The files' rows, each with a label."""
+        return ((at, _with_label(row)) for at, row in super().rows())
 
 
 def _with_label(row: dict[str, Any]) -> dict[str, Any]:

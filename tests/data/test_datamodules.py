@@ -143,10 +143,11 @@ def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) 
     write_records(tmp_path / "a.jsonl", [preference(number) for number in range(5)])
     data = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), batch_size=5))
     (batch,) = data.train_dataloader()
-    assert (batch.pairs, len(batch.ids)) == (5, 10) and batch.ids[:5] == batch.ids[5:]
-    for row in range(10):
-        text = data.tokenizer.decode(batch.input_ids[row][batch.completion_mask[row]].tolist())
-        assert text == f"{'right' if row < 5 else 'wrong'} {batch.ids[row][1:]}"
+    assert (batch.pairs, sorted(batch.ids)) == (5, [f"e{number}" for number in range(5)])
+    for sides, word in ((batch.chosen, "right"), (batch.rejected, "wrong")):
+        for name, number in zip(batch.ids, sides.tolist(), strict=True):
+            completion = batch.targets[batch.rows == number].tolist()
+            assert data.tokenizer.decode(completion) == f"{word} {name[1:]}"
 
 
 # What is refused.

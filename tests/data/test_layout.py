@@ -1,168 +1,237 @@
-"""Rows to batches: padding that no mask mistakes for text, and an order that visits what it should."""
+"""Rows to batches: what stands where, by hand and by property; padding that no mask mistakes for text."""
 
-from collections import Counter
+import copy
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from judgelit.data.layout import (
-    EpochBatches,
+    Batch,
+    PreferenceBatch,
+    Segment,
     TokenizedCompletion,
     TokenizedPreference,
-    pad_completions,
-    pad_preferences,
+    flatten_completions,
+    flatten_preferences,
     pad_prompts,
 )
 
-PAD = 9
+# A few ids, so that prompts and completions are often equal.
+IDS = st.lists(st.integers(1, 3), max_size=4)
+COMPLETIONS = st.lists(
+    st.builds(TokenizedCompletion, st.just("c"), IDS, st.lists(st.integers(1, 3), min_size=1, max_size=4)), min_size=1
+)
 
 
-class TestPadding:
-    def test_masks_come_from_lengths_where_pad_is_also_a_token(self) -> None:
-        # 9 pads, ends the turn and stands within prompts: only the lengths tell which is which.
-        rows = [TokenizedCompletion("x", [1, 9, 2], [7, 9]), TokenizedCompletion("y", [3], [9])]
-        batch = pad_completions(rows, PAD)
-        assert batch.input_ids.tolist() == [[1, 9, 2, 7, 9], [3, 9, 9, 9, 9]]
-        assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-        assert batch.completion_mask.tolist() == [[False, False, False, True, True], [False, True, False, False, False]]
-        assert batch.ids == ["x", "y"]
-        assert batch.tokens == 7
-        assert batch.input_ids.dtype == batch.attention_mask.dtype == torch.long
-        assert batch.completion_mask.dtype == torch.bool
+def tensors(batch: Any) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(batch).items() if isinstance(value, Tensor)}
 
-    def test_preferences_are_all_chosen_then_all_rejected(self) -> None:
+
+def completions_of(batch: Batch) -> list[tuple[list[int], list[int]]]:
+    """Each completion with its prompt, read off the segments."""
+    ids = batch.input_ids.tolist()
+    cut = [ids[segment.start : segment.stop] for segment in batch.segments]
+    return [(cut[s.prompt], cut[i]) for i, s in enumerate(batch.segments) if s.prompt is not None]
+
+
+class TestCompletions:
+    def test_by_hand(self) -> None:
+        rows = [
+            TokenizedCompletion("x", [1, 2], [7, 8]),
+            TokenizedCompletion("y", [3], [9]),
+            TokenizedCompletion("z", [1, 2], [5]),
+        ]
+        batch = flatten_completions(rows)
+        assert batch.input_ids.tolist() == [1, 2, 7, 8, 5, 3, 9]
+        assert batch.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1]
+        # 7 and 5 are both predicted by the prompt's end.
+        assert batch.predicts.tolist() == [1, 2, 1, 5]
+        assert batch.targets.tolist() == [7, 8, 5, 9]
+        assert batch.rows.tolist() == [0, 0, 1, 2]
+        assert batch.lengths.tolist() == [2, 1, 1]
+        assert batch.segments == (
+            Segment(0, 2),
+            Segment(2, 2, prompt=0),
+            Segment(4, 1, prompt=0),
+            Segment(5, 1),
+            Segment(6, 1, prompt=3),
+        )
+        assert batch.ids == ("x", "y", "z")
+        assert batch.tokens == 9
+        assert batch.completed_tokens == 4 + 3 + 2
+        assert batch.padded_tokens == 3 * 4
+        assert {tensor.dtype for tensor in tensors(batch).values()} == {torch.long}
+
+    def test_nothing_predicts_the_first_token_after_an_empty_prompt(self) -> None:
+        rows = [TokenizedCompletion("x", [], [4, 5, 6]), TokenizedCompletion("y", [], [7])]
+        batch = flatten_completions(rows)
+        assert batch.input_ids.tolist() == [4, 5, 6, 7]
+        assert batch.position_ids.tolist() == [0, 1, 2, 0]
+        assert batch.predicts.tolist() == [0, 1]
+        assert batch.targets.tolist() == [5, 6]
+        assert batch.rows.tolist() == [0, 0]
+        assert batch.lengths.tolist() == [3, 1]
+
+    def test_equal_examples_are_each_computed(self) -> None:
+        # One that the epoch visits twice counts twice.
+        batch = flatten_completions([TokenizedCompletion("x", [1], [2])] * 2)
+        assert batch.input_ids.tolist() == [1, 2, 2]
+        assert batch.rows.tolist() == [0, 1]
+
+    @given(rows=COMPLETIONS)
+    def test_all_examples_are_there_and_each_prompt_once(self, rows: list[TokenizedCompletion]) -> None:
+        batch = flatten_completions(rows)
+        found = completions_of(batch)
+        assert sorted(found) == sorted((list(row.prompt), list(row.completion)) for row in rows)
+        prompts = {tuple(row.prompt) for row in rows}
+        assert len(batch.input_ids) == sum(map(len, prompts)) + sum(len(row.completion) for row in rows)
+        assert batch.tokens == sum(len(row) for row in rows)
+        assert batch.lengths.tolist() == [len(completion) for _, completion in found]
+
+    @given(rows=COMPLETIONS)
+    def test_a_token_is_predicted_by_the_one_before_it(self, rows: list[TokenizedCompletion]) -> None:
+        batch = flatten_completions(rows)
+        targets, rows_of, before = [], [], []
+        for number, (prompt, completion) in enumerate(completions_of(batch)):
+            whole = prompt + completion
+            for place in range(max(1, len(prompt)), len(whole)):
+                targets.append(whole[place])
+                before.append((whole[place - 1], place - 1))
+                rows_of.append(number)
+        assert batch.targets.tolist() == targets
+        assert batch.rows.tolist() == rows_of
+        ids, positions = batch.input_ids[batch.predicts], batch.position_ids[batch.predicts]
+        assert list(zip(ids.tolist(), positions.tolist(), strict=True)) == before
+
+
+class TestPreferences:
+    def test_by_hand(self) -> None:
         rows = [TokenizedPreference("x", [1, 2], [3, 9], [4]), TokenizedPreference("y", [5], [6], [7, 8, 9])]
-        batch = pad_preferences(rows, PAD)
-        assert batch.input_ids.tolist() == [[1, 2, 3, 9], [5, 6, 9, 9], [1, 2, 4, 9], [5, 7, 8, 9]]
-        assert batch.attention_mask.sum(dim=1).tolist() == [4, 2, 3, 4]
-        assert batch.completion_mask.int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 1, 1, 1]]
+        batch = flatten_preferences(rows)
+        assert batch.input_ids.tolist() == [1, 2, 3, 9, 4, 5, 6, 7, 8, 9]
+        assert batch.position_ids.tolist() == [0, 1, 2, 3, 2, 0, 1, 1, 2, 3]
+        assert batch.predicts.tolist() == [1, 2, 1, 5, 5, 7, 8]
+        assert batch.rows.tolist() == [0, 0, 1, 2, 3, 3, 3]
+        assert batch.chosen.tolist() == [0, 2]
+        assert batch.rejected.tolist() == [1, 3]
+        assert batch.lengths.tolist() == [2, 1, 1, 3]
+        assert batch.ids == ("x", "y")
         assert batch.pairs == 2
-        assert batch.ids == ["x", "y", "x", "y"]
-        assert batch.tokens == 13
+        assert batch.tokens == 4 + 3 + 2 + 4
+        assert batch.completed_tokens == 13 and batch.padded_tokens == 16
+        assert batch.reference is None
+        assert batch.chosen.dtype == batch.rejected.dtype == torch.long
+
+    def test_what_pairs_of_a_prompt_have_in_common_stands_once(self) -> None:
+        rows = [
+            TokenizedPreference("x", [1], [2], [3]),
+            TokenizedPreference("y", [4], [2], [3]),
+            TokenizedPreference("z", [1], [5], [2]),
+        ]
+        batch = flatten_preferences(rows)
+        assert batch.input_ids.tolist() == [1, 2, 3, 5, 4, 2, 3]
+        assert batch.chosen.tolist() == [0, 3, 2]
+        assert batch.rejected.tolist() == [1, 4, 0]
+        # What training on them one by one would read.
+        assert batch.tokens == 12
+        assert batch.completed_tokens == 5 * 2
+
+    @given(rows=st.lists(st.builds(TokenizedPreference, st.just("p"), IDS, IDS, IDS), min_size=1))
+    def test_each_pair_finds_its_own_completions(self, rows: list[TokenizedPreference]) -> None:
+        batch = flatten_preferences(rows)
+        found = completions_of(batch)
+        for row, chosen, rejected in zip(rows, batch.chosen.tolist(), batch.rejected.tolist(), strict=True):
+            assert found[chosen] == (list(row.prompt), list(row.chosen))
+            assert found[rejected] == (list(row.prompt), list(row.rejected))
+        assert len(found) == len({(tuple(prompt), tuple(completion)) for prompt, completion in found})
+
+    def test_reference_values_go_with_their_tokens(self) -> None:
+        rows = [
+            TokenizedPreference("x", [1], [2, 3], [4], [-0.2, -0.3, -0.4]),
+            TokenizedPreference("y", [], [5, 6], [7, 8], [-0.6, -0.8]),
+            TokenizedPreference("z", [1], [9], [2, 3], [-0.9, -0.2, -0.3]),
+        ]
+        batch = flatten_preferences(rows)
+        assert batch.reference is not None and batch.reference.dtype == torch.float32
+        # Each value names its token.
+        assert (batch.reference * -10).round().int().tolist() == batch.targets.tolist() == [2, 3, 4, 9, 6, 8]
+
+
+class TestPadded:
+    def test_by_hand(self) -> None:
+        rows = [TokenizedPreference("x", [1, 2], [3, 9], [4]), TokenizedPreference("y", [], [6, 5], [7])]
+        padded = flatten_preferences(rows).padded()
+        real = padded.input_ids * padded.attention_mask
+        assert real.tolist() == [[1, 2, 3, 9], [1, 2, 4, 0], [6, 5, 0, 0], [7, 0, 0, 0]]
+        assert padded.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
+        # 3, 9, 4 and 5; nothing predicts 6 and 7.
+        assert padded.predicts.tolist() == [1, 2, 5, 8]
+
+    def test_masks_come_from_lengths_where_pad_is_also_a_token(self) -> None:
+        # 1 pads here, and stands within prompt and completion: only the lengths tell which is which.
+        rows = [TokenizedCompletion("x", [1, 9, 1], [7, 1]), TokenizedCompletion("y", [1], [1])]
+        assert flatten_completions(rows).padded().attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+
+    @given(rows=COMPLETIONS)
+    def test_holds_the_same_completions(self, rows: list[TokenizedCompletion]) -> None:
+        batch = flatten_completions(rows)
+        padded = batch.padded()
+        mask = padded.attention_mask.bool()
+        kept = [ids[row].tolist() for ids, row in zip(padded.input_ids, mask, strict=True)]
+        assert kept == [prompt + completion for prompt, completion in completions_of(batch)]
+        assert mask.numel() == batch.padded_tokens and int(mask.sum()) == batch.completed_tokens
+        # What predicts a token in one predicts it in the other.
+        ids = padded.input_ids.flatten()
+        assert torch.equal(ids[padded.predicts], batch.input_ids[batch.predicts])
+        assert torch.equal(ids[padded.predicts + 1], batch.targets)
+        assert torch.equal(padded.predicts // mask.shape[1], batch.rows)
 
     def test_prompts_are_completed_on_the_left(self) -> None:
-        input_ids, attention_mask = pad_prompts([[1, 9], [2, 3, 4]], PAD)
+        input_ids, attention_mask = pad_prompts([[1, 9], [2, 3, 4]], 9)
         assert input_ids.tolist() == [[9, 1, 9], [2, 3, 4]]
         assert attention_mask.tolist() == [[0, 1, 1], [1, 1, 1]]
 
-    def test_lengths_of_rows(self) -> None:
-        assert len(TokenizedCompletion("x", [1, 2], [3])) == 3
-        assert len(TokenizedPreference("x", [1, 2], [3], [4, 5, 6])) == 5
 
-    def test_moving_keeps_all(self) -> None:
-        batch = pad_preferences([TokenizedPreference("x", [1], [2], [3])], PAD).to("cpu")
-        assert batch.pairs == 1 and batch.tokens == 4
+class TestMoving:
+    @pytest.fixture
+    def batch(self) -> PreferenceBatch:
+        return flatten_preferences([TokenizedPreference("x", [1], [2], [3, 4], [-1.0, -2.0, -3.0])])
+
+    def test_to_a_device_takes_every_tensor_along(self, batch: PreferenceBatch) -> None:
+        moved = batch.to("meta")
+        assert isinstance(moved, PreferenceBatch)
+        assert len(tensors(moved)) == len(tensors(batch)) == 9
+        assert {tensor.device.type for tensor in tensors(moved).values()} == {"meta"}
+        assert (moved.segments, moved.ids, moved.tokens) == (batch.segments, batch.ids, batch.tokens)
+        for name, tensor in tensors(batch.to("cpu")).items():
+            assert torch.equal(tensor, getattr(batch, name))
+
+    def test_pinning_takes_every_tensor_along(self, batch: PreferenceBatch, monkeypatch: pytest.MonkeyPatch) -> None:
+        # There may be no GPU to pin memory for: a pinned tensor is one greater here.
+        monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 1)
+        pinned = batch.pin_memory()
+        for name, tensor in tensors(batch).items():
+            assert torch.equal(getattr(pinned, name), tensor + 1)
+        assert (pinned.segments, pinned.ids, pinned.tokens) == (batch.segments, batch.ids, batch.tokens)
+
+    def test_what_is_not_there_stays_away(self) -> None:
+        batch = flatten_preferences([TokenizedPreference("x", [1], [2], [3])])
+        assert batch.to("meta").reference is None
+
+    def test_a_batch_is_a_value(self, batch: PreferenceBatch) -> None:
+        before = {name: tensor.clone() for name, tensor in tensors(batch).items()}
+        batch.to("meta")
+        copy.deepcopy(batch)
+        batch.padded()
+        with pytest.raises(AttributeError):
+            batch.tokens = 3  # type: ignore[misc]
+        assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(batch).items())
 
 
-def lengths_of(rows: int) -> list[int]:
-    return [1 + (row * 7919) % 997 for row in range(rows)]
-
-
-def order(rows: int, size: int = 4, epoch: int = 0, **settings: object) -> list[list[int]]:
-    batches = EpochBatches(lengths_of(rows), size, **settings)  # type: ignore[arg-type]
-    batches.set_epoch(epoch)
-    return list(batches)
-
-
-SIZES = {"rows": st.integers(0, 300), "size": st.integers(1, 9), "seed": st.integers(0, 5), "epoch": st.integers(0, 5)}
-
-
-class TestEpochBatches:
-    @given(**SIZES)
-    def test_an_epoch_visits_every_row_once(self, rows: int, size: int, seed: int, epoch: int) -> None:
-        batches = order(rows, size, epoch, seed=seed)
-        assert sorted(row for batch in batches for row in batch) == list(range(rows))
-        assert len(batches) == len(EpochBatches(lengths_of(rows), size)) == -(-rows // size)
-        assert all(1 <= len(batch) <= size for batch in batches)
-        assert sum(len(batch) < size for batch in batches) <= 1
-
-    def test_the_order_follows_from_seed_and_epoch(self) -> None:
-        assert order(100, seed=3, epoch=2) == order(100, seed=3, epoch=2)
-        distinct = {str(order(100, seed=seed, epoch=epoch)) for seed in range(4) for epoch in range(4)}
-        assert len(distinct) == 16
-
-    def test_the_next_epoch_is_what_a_fresh_start_at_it_is(self) -> None:
-        batches = EpochBatches(lengths_of(50), 4, seed=1)
-        first = list(batches)
-        batches.set_epoch(1)
-        assert list(batches) == order(50, seed=1, epoch=1) != first
-
-    def test_without_shuffling_rows_keep_their_order(self) -> None:
-        assert order(10, 4, shuffle=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-        assert order(10, 4, epoch=3, shuffle=False) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-    @given(**SIZES, done=st.integers(0, 40), world=st.integers(1, 3))
-    def test_resuming_gives_exactly_the_rest(
-        self, rows: int, size: int, seed: int, epoch: int, done: int, world: int
-    ) -> None:
-        for rank in range(world):
-            place = {"seed": seed, "rank": rank, "world_size": world}
-            batches = EpochBatches(lengths_of(rows), size, **place)  # type: ignore[arg-type]
-            batches.resume(epoch, done)
-            assert list(batches) == order(rows, size, epoch, **place)[done:]
-            # The epoch after is whole again.
-            batches.set_epoch(epoch + 1)
-            assert list(batches) == order(rows, size, epoch + 1, **place)
-
-    @given(**SIZES, world=st.integers(1, 5), shuffle=st.booleans())
-    def test_ranks_share_an_epoch_evenly(
-        self, rows: int, size: int, seed: int, epoch: int, world: int, shuffle: bool
-    ) -> None:
-        parts = [
-            order(rows, size, epoch, seed=seed, rank=rank, world_size=world, shuffle=shuffle) for rank in range(world)
-        ]
-        lengths = {len(part) for part in parts}
-        assert lengths == {len(EpochBatches(lengths_of(rows), size, world_size=world))}
-        assert {row for part in parts for batch in part for row in batch} == set(range(rows))
-        # Taken in turn, the ranks' batches are one epoch, completed with its first ones.
-        dealt = [batch for turn in zip(*parts, strict=True) for batch in turn]
-        batches = -(-rows // size)
-        assert sorted(row for batch in dealt[:batches] for row in batch) == list(range(rows))
-        assert dealt[batches:] == dealt[: len(dealt) - batches]
-        assert len(dealt) - batches < world
-
-    def test_weight_two_is_twice_and_a_half_is_another_half_every_epoch(self) -> None:
-        shares = [(10, 2.0), (20, 0.5), (5, 1.0), (4, 0.0)]
-        seen = [Counter(row for batch in order(39, 4, epoch, shares=shares) for row in batch) for epoch in range(4)]
-        for count in seen:
-            assert all(count[row] == 2 for row in range(10))
-            assert sum(count[row] for row in range(10, 30)) == 10
-            assert all(count[row] <= 1 for row in range(10, 30))
-            assert all(count[row] == 1 for row in range(30, 35))
-            assert all(count[row] == 0 for row in range(35, 39))
-        halves = {frozenset(row for row in range(10, 30) if count[row]) for count in seen}
-        assert len(halves) == 4
-
-    def test_two_and_a_half(self) -> None:
-        count = Counter(row for batch in order(8, 3, shares=[(8, 2.5)]) for row in batch)
-        assert sorted(count.values()) == [2, 2, 2, 2, 3, 3, 3, 3]
-
-    @given(
-        shares=st.lists(st.tuples(st.integers(0, 40), st.floats(0, 3, allow_nan=False)), min_size=1, max_size=4),
-        size=st.integers(1, 9),
-        world=st.integers(1, 3),
-        epoch=st.integers(0, 3),
-    )
-    def test_the_length_is_what_comes(self, shares: list[tuple[int, float]], size: int, world: int, epoch: int) -> None:
-        rows = sum(count for count, _ in shares)
-        batches = EpochBatches(lengths_of(rows), size, shares=shares, world_size=world)
-        batches.set_epoch(epoch)
-        assert len(list(batches)) == len(batches)
-
-    def test_rows_of_a_batch_are_of_similar_length(self) -> None:
-        lengths = lengths_of(1024)
-        batches = order(1024, 8)
-        spread = [max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in batches]
-        # Lengths run to 997; a batch of random rows would spread over some 780 of them.
-        assert sum(spread) / len(spread) < 40
-        # And long batches do not all come together, as they would in one sorted epoch.
-        means = torch.tensor([sum(lengths[row] for row in batch) / len(batch) for batch in batches])
-        assert torch.corrcoef(torch.stack([means, torch.arange(len(means))]))[0, 1].abs() < 0.3
-
-    @pytest.mark.parametrize("world", [1, 2])
-    def test_lightning_sets_the_epoch_through_sampler(self, world: int) -> None:
-        batches = EpochBatches(lengths_of(20), 4, world_size=world)
-        batches.sampler.set_epoch(5)
-        assert list(batches) == order(20, epoch=5, world_size=world)
+def test_lengths_of_rows() -> None:
+    assert len(TokenizedCompletion("x", [1, 2], [3])) == 3
+    assert len(TokenizedPreference("x", [1, 2], [3], [4, 5, 6])) == 5

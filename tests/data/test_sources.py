@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -7,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from judgelit.data.files import write_records
 from judgelit.data.records import PreferenceExample, PreferencePair, SFTExample
-from judgelit.data.sources import FileSource, Source, as_sources, split_by_group
+from judgelit.data.sources import FileSource, Mixture, Source, as_sources, split_by_group
 from judgelit.errors import UserError
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -100,7 +103,77 @@ def test_settings_that_cannot_hold() -> None:
     assert refusal("./a.jsonl", split="test") == refusal("./a.jsonl", name="main") == expected
 
 
+def test_records_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "chosen": "b"}])
+    records = FileSource(path).stream(PreferenceExample)
+    assert next(records)[0] == f"{path}:1"
+    with pytest.raises(UserError, match="a.jsonl:2: fields 'chosen' and 'rejected' are equal"):
+        next(records)
+
+
+def test_a_large_parquet_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [{**ROW, "prompt": f"{draw.getrandbits(8000):x}"} for _ in range(8000)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", compression="none")
+    before = pa.total_allocated_bytes()
+    records = FileSource(str(tmp_path / "a.parquet")).stream(PreferenceExample)
+    next(records)
+    # 16 MB in a single row group.
+    assert pa.total_allocated_bytes() - before < 8_000_000
+    assert sum(1 for _ in records) == 7999
+
+
+# What a source says of its content without reading it.
+
+
+def test_a_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
+    def fingerprint(path: str, **settings: Any) -> str:
+        found = FileSource(path, **settings).fingerprint()
+        assert found is not None
+        return found
+
+    path = write_rows(tmp_path / "a.jsonl", [ROW, ROW])
+    first = fingerprint(path)
+    write_rows(tmp_path / "other/a.jsonl", [ROW, ROW])
+    assert fingerprint(f"{tmp_path}/other/a.jsonl") == fingerprint(f"{tmp_path}/other/*.jsonl") == first
+    assert fingerprint(path, weight=3.0) == first
+    # Names are in ids, and the order of files in that of records.
+    write_rows(tmp_path / "two/a.jsonl", [ROW])
+    write_rows(tmp_path / "two/b.jsonl", [ROW])
+    write_rows(tmp_path / "three/b.jsonl", [ROW, ROW])
+    others = [fingerprint(f"{tmp_path}/two"), fingerprint(f"{tmp_path}/three"), fingerprint(path, limit=1)]
+    write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "rejected": "c"}])
+    assert len({first, fingerprint(path), *others}) == 5
+
+
+def test_only_who_knows_its_content_has_a_fingerprint(tmp_path: Path) -> None:
+    class Shouting(FileSource):
+        def rows(self) -> Any:
+            return ((at, {**row, "chosen": row["chosen"].upper()}) for at, row in super().rows())
+
+    path = write_rows(tmp_path / "a.jsonl", [ROW])
+    assert Shouting(path).fingerprint() is None
+    assert [record.chosen for _, record in Shouting(path).stream(PreferenceExample)] == ["A"]
+    assert Mixture([path]).fingerprint() is None
+
+
+def test_a_fingerprint_of_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^\./none\.jsonl: no such file$"):
+        FileSource("./none.jsonl").fingerprint()
+    with pytest.raises(UserError, match="found split or name for a file"):
+        FileSource(write_rows(tmp_path / "a.jsonl", [ROW]), split="test").fingerprint()
+
+
 # The hub.
+
+
+def test_a_hub_data_set_is_known_by_its_own_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {name: datasets.Dataset.from_list([{**ROW, "id": name}]) for name in "ab"}
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: sets[name])
+    found = [FileSource("org/name", name=name).fingerprint() for name in "aab"]
+    assert found[0] == found[1] and len({*found, None}) == 3
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: sets["b"])
+    assert FileSource("org/name", name="a").fingerprint() not in found
 
 
 def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:

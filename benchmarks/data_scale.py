@@ -1,0 +1,199 @@
+"""The data side at scale: memory of the first start, seconds of the second, and how long training waits for batches.
+
+    python benchmarks/data_scale.py --pairs 1000000 --model DIR [--tokenizer nano] [--folder DIR]
+
+Writes that many preference examples as JSONL, the same ones for any machine, and then, each in a process of its own:
+
+- first start: reads and tokenises them, up to the first batch. Memory is that of the process and its workers together,
+  sampled ten times a second: `Pss`, in which a page that several share counts once, and the sum of `RssAnon`.
+- second start: from the start of the process to the first batch, with the highest resident memory (`VmHWM`).
+- training: DPO steps of 4 pairs with the model of --model and, as a harder case, with `nano`; which share of the time
+  the step waits for its batch, from the third step on.
+
+Each figure is a claim; the last line is the one about memory. Linux only.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duel
+
+GIB = 2**30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--tokenizer", default="nano")
+    parser.add_argument("--model", help="folder of a causal language model to train; none: only nano")
+    parser.add_argument("--folder", type=Path, help="where data and cache go, and stay; none: a temporary folder")
+    parser.add_argument("--steps", type=int, default=10, help="steps that are measured, ten times as many with nano")
+    parser.add_argument("--workers", type=int, default=1, help="processes that prepare batches in training")
+    parser.add_argument("--role", choices=["referee", "start", "train"], default="referee", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.role != "referee":
+        (start if args.role == "start" else train)(args)
+        return
+    if args.folder is not None:
+        args.folder.mkdir(parents=True, exist_ok=True)
+        referee(args)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        args.folder = Path(folder)
+        referee(args)
+
+
+def referee(args: argparse.Namespace) -> None:
+    """Run all the others and say what they found."""
+    from judgelit.data.files import write_records
+
+    file = data_file(args)
+    if not file.exists():
+        write_records(file, examples(args.pairs))
+    print(f"{args.pairs} pairs, {file.stat().st_size / GIB:.2f} GiB of JSONL", flush=True)
+    first = run(args, "start", watched=True)
+    print(f"first start {first}", flush=True)
+    second = run(args, "start")
+    print(f"second start {second}", flush=True)
+    claims = [(f"second start with {args.pairs} pairs, seconds / 10 s", 1.0, [second["seconds"], 10.0])]
+    for model in filter(None, (args.model, "nano")):
+        found = run(args, "train", model=model)
+        print(f"training {model}: {found}", flush=True)
+        text = f"share of a DPO step of 4 pairs that waits for its batch, {Path(model).name}"
+        claims.append((text, 0.02, [found["waiting"], found["seconds"]]))
+    text = f"resident memory of tokenising {args.pairs} pairs, all processes, bytes / 1 GiB"
+    claims.append((text, 1.0, [first["pss"], GIB]))
+    for text, goal, pair in claims:
+        duel.claim(text, goal, [pair], smaller_is_better=True)
+
+
+def data_file(args: argparse.Namespace) -> Path:
+    """The examples."""
+    return args.folder / f"pairs-{args.pairs}.jsonl"
+
+
+def examples(count: int) -> Iterator[Any]:
+    """Judgments of sums, a right one and a wrong one of the same prompt; every fourth prompt has a second pair."""
+    from judgelit.data.records import PreferenceExample
+
+    for number in range(count):
+        draw = random.Random(number - 1 if number % 5 == 4 else number)
+        terms = [draw.randrange(10, 90) for _ in range(draw.randrange(4, 8))]
+        answer, slip = sum(terms), draw.choice([-10, -1, 1, 10])
+        question = "+".join(map(str, terms))
+        better = draw.choice("AB")
+        shown = (answer, answer + slip) if better == "A" else (answer + slip, answer)
+        prompt = f"Work it out.\n{question}=?\nA: {shown[0]}\nB: {shown[1]}\nWhich is right?"
+        worked = " ".join(f"{sum(terms[:n])}+{terms[n]}={sum(terms[: n + 1])}" for n in range(1, len(terms)))
+        if number % 5 == 4:
+            worked = worked.replace(" ", ", ")
+        wrong = "B" if better == "A" else "A"
+        yield PreferenceExample(
+            ({"role": "user", "content": prompt},), f"{worked} [[{better}]]", f"[[{wrong}]]", {"pair_id": f"p{number}"}
+        )
+
+
+def run(args: argparse.Namespace, role: str, model: str | None = None, watched: bool = False) -> dict[str, Any]:
+    """Run one part in a process of its own: what it reports, how long it took and, if `watched`, its peak memory."""
+    command = [sys.executable, __file__, "--role", role, "--folder", str(args.folder), "--pairs", str(args.pairs)]
+    command += ["--tokenizer", args.tokenizer, "--steps", str(args.steps), "--workers", str(args.workers)]
+    command += ["--model", model] if model else []
+    began = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    peaks = {"pss": 0, "anonymous": 0, "processes": 0}
+    while watched and process.poll() is None:
+        for name, value in memory(process.pid).items():
+            peaks[name] = max(peaks[name], value)
+        time.sleep(0.1)
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(f"{role} failed")
+    return {"seconds": time.perf_counter() - began, **(peaks if watched else {}), **json.loads(output.splitlines()[-1])}
+
+
+def memory(process: int) -> dict[str, int]:
+    """Bytes of a process and all that it has started, together: `Pss` and `RssAnon`."""
+    found = {"pss": 0, "anonymous": 0, "processes": 0}
+    waiting = [process]
+    while waiting:
+        number = waiting.pop()
+        try:
+            found["pss"] += field(f"/proc/{number}/smaps_rollup", "Pss")
+            found["anonymous"] += field(f"/proc/{number}/status", "RssAnon")
+            for task in Path(f"/proc/{number}/task").iterdir():
+                waiting += map(int, (task / "children").read_text(encoding="ascii").split())
+        except (OSError, StopIteration):
+            continue  # It has just ended.
+        found["processes"] += 1
+    return found
+
+
+def field(path: str, name: str) -> int:
+    """Bytes that a file of /proc gives under a name."""
+    lines = Path(path).read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+def data(args: argparse.Namespace, tokenizer: str, workers: int = 0) -> Any:
+    """The data module."""
+    from judgelit.data.datamodules import DPODataModule
+
+    return DPODataModule(
+        tokenizer, str(data_file(args)), batch_size=4, num_workers=workers, cache=str(args.folder / "cache")
+    )
+
+
+def start(args: argparse.Namespace) -> None:
+    """Up to the first batch."""
+    module = data(args, args.tokenizer)
+    module.prepare_data()
+    module.setup("fit")
+    loader = module.train_dataloader()
+    batch = next(iter(loader))
+    status = "/proc/self/status"
+    found = {"rows": len(module.rows("train")), "batches": len(loader), "tokens_of_first": batch.tokens}
+    print(json.dumps({**found, "high": field(status, "VmHWM"), "own_anonymous": field(status, "RssAnon")}))
+
+
+def train(args: argparse.Namespace) -> None:
+    """Some DPO steps, timed."""
+    import lightning as L
+    import torch
+    from lightning.pytorch.profilers import SimpleProfiler
+
+    from judgelit.modules.backbone import Backbone
+    from judgelit.modules.dpo import DPOModule
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    profiler = SimpleProfiler()
+    steps = args.steps * (10 if args.model == "nano" else 1)
+    module = DPOModule(Backbone(args.model), optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, fused=True))
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_steps=steps + 2,
+        profiler=profiler,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    # Ids of another tokenizer would do for timing, but not for a model with fewer of them.
+    trainer.fit(module, data(args, args.model, args.workers))
+    durations = profiler.recorded_durations
+    waiting = sum(durations["[_TrainingEpochLoop].train_dataloader_next"][2:])
+    working = sum(durations["run_training_batch"][2:])
+    print(json.dumps({"waiting": waiting, "seconds": waiting + working, "steps": steps}))
+
+
+if __name__ == "__main__":
+    main()
