@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from judgelit.data.records import Message
-from judgelit.modules.generation import Sampling
+from judgelit.modules.sampling import Sampling
 
 
 class Engine(Protocol):
@@ -31,7 +31,7 @@ class Engine(Protocol):
 
         Args:
             conversations: Messages, the last of them the user's.
-            sampling: Length, temperature, top-p.
+            sampling: Length, temperature, top-p, and whether a text ends with its verdict.
             samples: Texts a conversation.
             seed: Equal seeds give equal texts, also when a part is `done` already.
             done: Indices that are answered already and may be left out.

@@ -9,10 +9,12 @@ import torch
 
 from judgelit.data.layout import pad_prompts
 from judgelit.data.records import Message
+from judgelit.data.stopping import VerdictEnd
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, fingerprint
-from judgelit.modules.generation import Sampling, generate
+from judgelit.modules.generation import generate
+from judgelit.modules.sampling import Sampling
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
@@ -35,6 +37,7 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
+        self._ends = VerdictEnd(tokenizer)
 
     @cached_property
     def identity(self) -> str:
@@ -83,6 +86,7 @@ class LocalEngine:
                     stop_ids=self.tokenizer.stop_ids,
                     pad_id=self.tokenizer.pad_id,
                     samples=samples,
+                    ends=self._ends,
                 )
             for index, texts in zip(batch, answers, strict=True):
                 yield index, [self.tokenizer.decode(ids) for ids in texts]

@@ -18,7 +18,7 @@ from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.evaluation.judging import SHOWN, as_judgment, judge, judged_pairs, show
 from judgelit.evaluation.metrics import Estimate, JudgeMetrics, outcomes
-from judgelit.modules.generation import Sampling
+from judgelit.modules.sampling import Sampling
 
 
 class JudgeEvaluation(Callback):
@@ -95,9 +95,7 @@ class JudgeEvaluation(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         self._last_step = trainer.global_step
         engine = LocalEngine(pl_module.model, data.tokenizer, _judge_name(trainer, pl_module), data.judge.batch_size)  # type: ignore[arg-type]
-        sampling = Sampling(max_new_tokens=data.judge.max_new_tokens)
-        # Generation sets the whole model to eval mode and back; of a mixture it would leave none.
-        modes = {module: module.training for module in pl_module.modules()}
+        sampling = Sampling(data.judge.max_new_tokens, stop_at_verdict=data.judge.stop_at_verdict)
         for name, prompts in self._sets.items():
             mine = prompts[trainer.global_rank :: trainer.world_size]
             judgments = judge(engine, mine, sampling, description=f"judging {name}")
@@ -105,8 +103,6 @@ class JudgeEvaluation(Callback):
             metrics.update(outcomes(judged_pairs(prompts), judgments).to(pl_module.device))
             found: dict[str, Estimate] = metrics.compute()
             self._log(trainer, name, found, judgments)
-        for module, training in modes.items():
-            module.training = training
 
     def _log(self, trainer: L.Trainer, name: str, found: dict[str, Estimate], judgments: list[Judgment]) -> None:
         values = {f"judge/{name}/{metric}": estimate.value for metric, estimate in found.items()}

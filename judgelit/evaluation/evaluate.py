@@ -22,7 +22,7 @@ from judgelit.errors import UserError
 from judgelit.evaluation.judging import judge, table_rows
 from judgelit.evaluation.metrics import Estimate, estimates, outcomes
 from judgelit.modules.backbone import trained_folder
-from judgelit.modules.generation import Sampling
+from judgelit.modules.sampling import Sampling
 from judgelit.parsing import call
 from judgelit.run_folder import write_json
 
@@ -44,6 +44,7 @@ def measure(
     templates: Templates,
     max_new_tokens: int,
     seed: int = 0,
+    stop_at_verdict: bool = True,
 ) -> Measured:
     """Judge `pairs` greedily in both orders.
 
@@ -51,7 +52,8 @@ def measure(
         UserError: No pair leaves room for a judgment in the model's context.
     """
     prompts = prompts_for(pairs, name, tokenizer, templates, max_new_tokens)
-    judgments = judge(engine, prompts, Sampling(max_new_tokens), seed, f"judging {name}")
+    sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict)
+    judgments = judge(engine, prompts, sampling, seed, f"judging {name}")
     rows = outcomes(pairs, judgments).numpy()
     return Measured(judgments, rows, estimates(rows))
 
@@ -85,6 +87,7 @@ def evaluate(
     sets: dict[str, Sources] | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
+    stop_at_verdict: bool = True,
     batch_size: int = 16,
     limit: int | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
@@ -102,6 +105,8 @@ def evaluate(
         sets: Several sets of pairs by name, best given in a `--config` file; in place of `pairs`.
         templates: Judge prompts to ask with.
         max_new_tokens: Longest judgment, in tokens.
+        stop_at_verdict: End a judgment with the line that says its verdict: what a model writes after it takes time and
+            is not read, unless it goes on to another verdict.
         batch_size: Judgments generated at once.
         limit: Judge only the first pairs of each set, this many.
         dtype: The weights' dtype.
@@ -117,6 +122,7 @@ def evaluate(
     settings = {
         "templates": asdict(templates),
         "max_new_tokens": max_new_tokens,
+        "stop_at_verdict": stop_at_verdict,
         "limit": limit,
         "dtype": dtype,
         "seed": seed,
@@ -126,7 +132,7 @@ def evaluate(
     engine = Journaled(local, folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
     for name, of_set in to_judge.items():
-        measured = measure(engine, local.tokenizer, name, of_set, templates, max_new_tokens, seed)
+        measured = measure(engine, local.tokenizer, name, of_set, templates, max_new_tokens, seed, stop_at_verdict)
         write_records(folder / f"{name}.judgments.jsonl", measured.judgments)
         results[name] = measured.metrics
     written = {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in results.items()}

@@ -7,7 +7,7 @@ from judgelit.data.judging import JudgePrompt
 from judgelit.data.records import Judgment, PreferencePair
 from judgelit.engines.engine import Engine
 from judgelit.evaluation.metrics import Estimate
-from judgelit.modules.generation import Sampling
+from judgelit.modules.sampling import Sampling
 from judgelit.progress import track
 
 SHOWN = ("accuracy", "consistent_accuracy", "consistency", "no_verdict")

@@ -8,7 +8,8 @@ completion would have, and without a plan is PyTorch's usual one.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,16 @@ NAME = "judgelit"
 _SIMILAR = 0.8
 _CLOSE = 32
 """Stretches are padded to one another if the shorter has this share of the longer's tokens, or this few tokens less."""
+
+
+class RowAttention(Protocol):
+    """What computes the attention of a flat row: a `Plan`, or what keeps keys and values from one row to the next."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, dropout: float, module: nn.Module
+    ) -> Tensor:
+        """[1, H, T, D] and, for G groups of heads, [1, G, T, D] to [1, T, H, D]; `module` is the layer's attention."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -93,9 +104,22 @@ class Plan:
             *(tensor.to(device) for tensor in (inverse, nodes, above[nodes])),
         )
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, dropout: float) -> Tensor:
-        """Attention of a flat row: [1, H, T, D] and, for G groups of heads, [1, G, T, D] to [1, T, H, D]."""
-        if query.is_cuda and dropout == 0.0 and (flex := _compiled_flex_attention()) is not None:
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        dropout: float,
+        module: nn.Module | None = None,
+    ) -> Tensor:
+        """Attention of a flat row: [1, H, T, D] and, for G groups of heads, [1, G, T, D] to [1, T, H, D].
+
+        The plan is the same for all layers, so it does not matter which `module` asks.
+        """
+        if query.is_cuda and dropout == 0.0 and query.shape[-1] >= 16 and (flex := _compiled_flex_attention()):
+            # Unlike scaled_dot_product_attention, it is not on autocast's list.
+            query, key = query.to(value.dtype), key.to(value.dtype)
             grouped = query.shape[1] != key.shape[1]
             out = flex(query, key, value, block_mask=self.block_mask, scale=scale, enable_gqa=grouped)
             return out.transpose(1, 2)
@@ -173,10 +197,11 @@ def _similar(lengths: Sequence[int]) -> list[list[int]]:
 
 @cache
 def _compiled_flex_attention() -> Callable[..., Any] | None:
-    try:
-        from torch.nn.attention.flex_attention import flex_attention
-    except ImportError:
+    """FlexAttention's kernel, where there is the Triton that it is compiled with."""
+    if find_spec("triton") is None:
         return None
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention, dynamic=True)
 
 
@@ -188,7 +213,7 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    judgelit_plan: Plan | None = None,
+    judgelit_plan: RowAttention | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     if judgelit_plan is None:
@@ -196,7 +221,7 @@ def _attend(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **more
         )
         return out, None
-    return judgelit_plan.attend(query, key, value, scaling, dropout), None
+    return judgelit_plan.attend(query, key, value, scaling, dropout, module), None
 
 
 AttentionInterface.register(NAME, _attend)

@@ -1,37 +1,18 @@
 """Sampling from a model, ids in and ids out."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from judgelit.errors import UserError
 from judgelit.modules.backbone import without_adapter
+from judgelit.modules.decoding import can_decode, decode
+from judgelit.modules.sampling import Sampling
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How judgments are generated."""
-
-    max_new_tokens: int = 1024
-    """Longest judgment, in tokens."""
-    temperature: float = 0.0
-    """0 is greedy."""
-    top_p: float = 1.0
-    """Sample from the smallest set of tokens that holds this probability."""
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens: found {self.max_new_tokens}, expected 1 or more")
-        if self.temperature < 0:
-            raise UserError(f"temperature: found {self.temperature}, expected 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
 
 
 @torch.no_grad()
@@ -44,19 +25,63 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     samples: int = 1,
+    ends: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[list[int]]]:
     """New ids for each of B prompts, `samples` each, the stop id included where one was reached.
 
     Args:
-        model: The model; its training mode is left as it was found.
+        model: The model; the modes of its modules are left as they were found.
         input_ids: [B, T] int64, padded on the left.
         attention_mask: [B, T] int64.
-        sampling: Length, temperature, top-p.
+        sampling: Length, temperature, top-p, and whether a text stops where it `ends`.
         stop_ids: Ids that end a text.
         pad_id: Id that fills finished rows.
         samples: Texts a prompt.
+        ends: Whether the ids of a text so far end with its verdict, so that nothing need follow.
     """
-    from transformers import GenerationConfig
+    stops = frozenset(stop_ids)
+    may_end = ends if sampling.stop_at_verdict else None
+
+    def finished(ids: Sequence[int]) -> bool:
+        return ids[-1] in stops or (may_end is not None and may_end(ids))
+
+    greedy = sampling.temperature == 0
+    drawn = 1 if greedy else samples
+    with evaluating(model):
+        prompts = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+        if can_decode(model, prompts):
+            # Each text has draws of its own, so it does not depend on when others finish.
+            uniform = None if greedy else torch.rand(len(prompts) * samples, sampling.max_new_tokens)
+            texts = decode(model, prompts, sampling, finished, uniform, drawn)
+        else:
+            texts = _generate_padded(model, input_ids, attention_mask, sampling, finished, sorted(stops), pad_id, drawn)
+    return [of_prompt * samples for of_prompt in texts] if greedy else texts
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode for the while, and each in its own again after it."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _generate_padded(
+    model: "CausalLM",
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    sampling: Sampling,
+    finished: Callable[[Sequence[int]], bool],
+    stop_ids: Sequence[int],
+    pad_id: int,
+    samples: int,
+) -> list[list[list[int]]]:
+    """The same by transformers' own loop over padded rows, which all models can take."""
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     greedy = sampling.temperature == 0
     config = GenerationConfig(
@@ -66,32 +91,34 @@ def generate(
         top_p=None if greedy else sampling.top_p,
         top_k=None if greedy else 0,
         num_beams=1,
-        num_return_sequences=1 if greedy else samples,
+        num_return_sequences=samples,
         repetition_penalty=1.0,
         eos_token_id=list(stop_ids),
         pad_token_id=pad_id,
     )
+    width = input_ids.shape[1]
+
+    def all_finished(rows: Tensor, *_: Any, **__: Any) -> Tensor:
+        return torch.tensor([finished(row) for row in rows[:, width:].tolist()], device=rows.device)
+
     # What `config` leaves unsaid, transformers takes from the model's own generation config: a minimum length, words
     # to suppress. None of that may slip in, so `config` stands in its place for the while.
     inner = without_adapter(model)
     generate_ids: Any = model.generate
-    was_training, was_config = model.training, inner.generation_config
-    model.eval()
+    was_config = inner.generation_config
     inner.generation_config = config
     try:
-        rows = generate_ids(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+        rows = generate_ids(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([all_finished]),
+        )
     finally:
         inner.generation_config = was_config
-        model.train(was_training)
-    stops = set(stop_ids)
-    texts = [_until_stop(row, stops) for row in rows[:, input_ids.shape[1] :].tolist()]
-    if greedy:
-        return [[text] * samples for text in texts]
+    texts = [_until(finished, row) for row in rows[:, width:].tolist()]
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 
-def _until_stop(ids: list[int], stops: set[int]) -> list[int]:
-    for index, token in enumerate(ids):
-        if token in stops:
-            return ids[: index + 1]
-    return ids
+def _until(finished: Callable[[Sequence[int]], bool], ids: list[int]) -> list[int]:
+    return next((ids[:stop] for stop in range(1, len(ids)) if finished(ids[:stop])), ids)

@@ -4,13 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from judgelit.data.records import Message
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
-from judgelit.modules.generation import Sampling
+from judgelit.modules.sampling import Sampling
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "Is 6 + 6 = " + "12, and " * (index % 4) + f"{index}?"}] for index in range(9)
@@ -74,6 +75,32 @@ def test_a_text_ends_before_its_end_of_turn(engine: LocalEngine, monkeypatch: py
     ids = [*tokenizer.text_ids("It is 12."), tokenizer.end_of_turn_id, *tokenizer.text_ids("more")]
     monkeypatch.setattr("judgelit.engines.local.generate", lambda model, input_ids, *_, **__: [[ids]] * len(input_ids))
     assert set(map(tuple, answers(engine).values())) == {("It is 12.",)}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_judgment_stops_at_its_verdict_if_it_is_to(
+    llama: str, attention: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine.load(Backbone(llama, attention=attention))
+    said = "It is 12, not [[B]]\nVerdict: [[A]]\nSo I think. [[B]]"
+    script = [*engine.tokenizer.text_ids(said), engine.tokenizer.end_of_turn_id]
+    steps = 0
+
+    def speak(head: nn.Module, args: Any, logits: Tensor) -> Tensor:
+        nonlocal steps
+        scripted = torch.full_like(logits, -torch.inf)
+        scripted[..., script[min(steps, len(script) - 1)]] = 0
+        steps += 1
+        return scripted
+
+    model: Any = engine.model
+    dict(engine.answer(CONVERSATIONS[:2], GREEDY))  # what a model can take is found out once
+    model.lm_head.register_forward_hook(speak)
+    for stop, wanted in ((True, "It is 12, not [[B]]\nVerdict: [[A]]\n"), (False, said)):
+        steps = 0
+        sampling = Sampling(max_new_tokens=200, stop_at_verdict=stop)
+        assert dict(engine.answer(CONVERSATIONS[:2], sampling)) == {0: [wanted], 1: [wanted]}
+        assert steps == len(engine.tokenizer.text_ids(wanted)) + (not stop)
 
 
 def test_its_identity_is_that_of_weights_and_template(llama: str, warm_adapter: str) -> None:

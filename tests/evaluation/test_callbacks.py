@@ -1,5 +1,6 @@
 import csv
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.evaluation.metrics import METRICS, estimates, outcomes
 from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.sampling import Sampling
 from judgelit.modules.sft import SFTModule
 from tests.support import make_pair, short_templates
 
@@ -196,6 +198,41 @@ def test_nothing_to_judge_is_said_at_once(bench: Bench) -> None:
         bench.trainer([JudgeEvaluation()]).fit(bench.module(), bench.data(judge=False))
     with pytest.raises(UserError, match="every_n_steps: found 0"):
         JudgeEvaluation(every_n_steps=0)
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_judgments_stop_at_their_verdict_unless_told_not_to(
+    bench: Bench, stop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.judge = replace(bench.judge, stop_at_verdict=stop)
+    asked: list[Sampling] = []
+    monkeypatch.setattr(
+        "judgelit.evaluation.callbacks.judge", lambda engine, prompts, sampling, **_: asked.append(sampling) or []
+    )
+    bench.trainer([JudgeEvaluation()], max_steps=1, enable_checkpointing=False).fit(bench.module(), bench.data())
+    assert asked == [Sampling(max_new_tokens=6, stop_at_verdict=stop)] * 2
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_predictions_stop_at_their_verdict_unless_told_not_to(bench: Bench, stop: bool) -> None:
+    judge = replace(bench.judge, sets={"one": str(bench.folder / "pairs.jsonl")}, max_new_tokens=60, batch_size=6)
+    data = JudgeDataModule(bench.model, replace(judge, stop_at_verdict=stop))
+    said = "It is 12.\n[[A]]\nSo I think."
+    script = [*data.tokenizer.text_ids(said), data.tokenizer.end_of_turn_id]
+    module = bench.module()
+    module.configure_model()
+    model: Any = module.model
+    # What a model can take is found out on its first batch.
+    bench.trainer([]).predict(module, data, return_predictions=False)
+    steps = iter(script)
+
+    def speak(head: Any, args: Any, logits: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(logits, -torch.inf).index_fill_(-1, torch.tensor(next(steps)), 0.0)
+
+    model.lm_head.register_forward_hook(speak)
+    bench.trainer([JudgmentWriter()]).predict(module, data, return_predictions=False)
+    texts = {judgment.text for judgment in bench.judgments("predictions/one.jsonl")}
+    assert texts == {"It is 12.\n[[A]]\n" if stop else said}
 
 
 @pytest.mark.parametrize("sets", [1, 2])

@@ -11,6 +11,7 @@ from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import evaluate, main, named_sets
 from judgelit.evaluation.metrics import estimates, outcomes
+from judgelit.modules.sampling import Sampling
 from tests.support import make_pair, short_templates
 
 ONE = [make_pair(number, "AB"[number % 2]) for number in range(5)]
@@ -62,6 +63,7 @@ def test_what_it_writes_can_be_recomputed_from_the_judgments(
     assert results["settings"] == {
         "templates": {"names": ["short"], "folder": folders.templates.folder, "seed": 0},
         "max_new_tokens": 4,
+        "stop_at_verdict": True,
         "limit": None,
         "dtype": "float32",
         "seed": 0,
@@ -103,6 +105,21 @@ def test_killed_and_started_again_it_asks_nothing_twice(
     assert [judgment.text for judgment in folders.judgments("one")] == texts
     folders.evaluate()
     assert sorted(speaking) == whole
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_judgments_stop_at_their_verdict_unless_told_not_to(
+    folders: Folders, stop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sampling] = []
+
+    def answer(self: LocalEngine, conversations: Any, sampling: Sampling, **more: Any) -> Any:
+        asked.append(sampling)
+        yield from ((index, ["[[A]]"]) for index in range(len(conversations)))
+
+    monkeypatch.setattr(LocalEngine, "answer", answer)
+    folders.evaluate(stop_at_verdict=stop)
+    assert asked == [Sampling(max_new_tokens=4, stop_at_verdict=stop)] * 2
 
 
 def test_limit_takes_the_first_pairs(folders: Folders, speaking: list[str]) -> None:
@@ -152,6 +169,7 @@ def test_results_of_another_judge_are_not_overwritten(folders: Folders, speaking
         ({"seed": 1}, "seed: found 0, expected 1"),
         ({"limit": 2}, "limit: found None, expected 2"),
         ({"max_new_tokens": 5}, "max_new_tokens: found 4, expected 5"),
+        ({"stop_at_verdict": False}, "stop_at_verdict: found True, expected False"),
         ({"dtype": "bfloat16"}, "dtype: found 'float32', expected 'bfloat16'"),
         ({"templates": Templates(["en-plain"])}, "templates.names: found ['short'], expected ['en-plain']"),
     ],

@@ -1,0 +1,215 @@
+"""Judging pairs in both orders against a plain loop of `model.generate`, one prompt at a time.
+
+    python benchmarks/judging.py --model DIR --data FILE --steps 5 [--pairs 100] [--max_new_tokens 64] [--batch 40]
+
+FILE holds preference pairs, which the default template asks about. Two processes take turns, each turn on the pairs of
+one of --steps chunks: one with judgelit's LocalEngine (--batch texts at once), the other with transformers' model as it
+is loaded. Both are greedy, in float32, and ask the same ids. LocalEngine stops at the verdict, as it does in
+`judgelit evaluate`; a text counts as equal if it is what the loop wrote, or its beginning up to the verdict.
+
+Before the claim stands where our time goes, and what fraction of its floor is reached: of the prompts', the operations
+that computing what is common once leaves, at the rate of matrix products of a layer's own size; of a decoding step's,
+that or reading weights, keys and values at the rate at which a matrix is read for one vector, whichever takes longer.
+Both rates are measured within the same turn. The last line is the claim.
+"""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import duel
+
+WARMUP_PAIRS = 1
+
+
+def main() -> None:
+    parser = duel.parser(__doc__)
+    parser.add_argument("--pairs", type=int, default=100, help="pairs that are judged, in both orders")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest judgment, in tokens")
+    parser.set_defaults(warmup=1, batch=40)
+    args = parser.parse_args()
+    if args.role != "referee":
+        duel.take_part(args, ours, theirs)
+        return
+    times, parts, texts = [], defaultdict(float), []
+    for mine, other in duel.duel(args.steps, args.warmup):
+        times.append([mine["seconds"], other["seconds"]])
+        texts += zip(mine["texts"], other["texts"], strict=True)
+        for name, value in mine["parts"].items():
+            parts[name] += value
+        print(
+            f"ours {mine['seconds']:.2f} s, theirs {other['seconds']:.2f} s, {len(mine['texts'])} prompts", flush=True
+        )
+    same = compare(texts)
+    total = sum(ours for ours, _ in times)
+    shares = {name: parts[name] / total for name in ("prefill", "decode")}
+    shares["rest"] = 1 - sum(shares.values())
+    reached = {name: parts[f"{name}_floor"] / parts[name] for name in ("prefill", "decode")}
+    print("where our time goes: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
+    print("of its floor reached: " + ", ".join(f"{name} {share:.1%}" for name, share in reached.items()))
+    print(", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in same.items()))
+    duel.claim(
+        f"judging {args.pairs} pairs in both orders, {args.max_new_tokens} new tokens at most, against model.generate",
+        2.0,
+        times,
+        smaller_is_better=False,
+        same=same,
+        time_shares=shares,
+        floor_reached=reached,
+    )
+
+
+def compare(texts: list[tuple[str, str]]) -> dict[str, float]:
+    """Shares of texts that are equal up to the verdict, that stopped there, that have a verdict, and the same one."""
+    from judgelit.data.verdict import concludes, parse
+
+    count = len(texts)
+    return {
+        "texts_equal": sum(m == o or (concludes(m) and o.startswith(m)) for m, o in texts) / count,
+        "stopped_at_verdict": sum(concludes(mine) for mine, _ in texts) / count,
+        "with_verdict": sum(parse(mine) is not None for mine, _ in texts) / count,
+        "verdicts_equal": sum(parse(mine) == parse(other) for mine, other in texts) / count,
+    }
+
+
+def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
+    """The conversations of each turn, those of the warm-up first."""
+    from judgelit.data.judging import Templates, judge_prompts
+    from judgelit.data.sources import read_pairs
+
+    pairs = read_pairs(args.data)[: args.pairs]
+    size = -(-len(pairs) // args.steps)
+    parts = [pairs[:WARMUP_PAIRS]] * args.warmup + [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    room = tokenizer.context - args.max_new_tokens
+    return [
+        [prompt.messages for prompt in judge_prompts(part, Templates().load(), tokenizer, room)[0]] for part in parts
+    ]
+
+
+def ours(turns: duel.Turns, args: Any) -> None:
+    """judgelit's LocalEngine."""
+    from judgelit.engines.local import LocalEngine
+    from judgelit.modules.backbone import Backbone
+    from judgelit.modules.sampling import Sampling
+
+    engine = LocalEngine.load(Backbone(args.model), args.batch)
+    sampling = Sampling(args.max_new_tokens, stop_at_verdict=True)
+    parts = Parts(engine.model)
+    for conversations in chunks(args, engine.tokenizer):
+        turns.begin()
+        began = time.perf_counter()
+        parts.begin()
+        answers = dict(engine.answer(conversations, sampling))
+        seconds = time.perf_counter() - began
+        texts = [answers[index][0] for index in range(len(conversations))]
+        turns.end(seconds=seconds, texts=texts, parts=parts.found())
+    turns.begin()  # where the referee lets it go
+
+
+def theirs(turns: duel.Turns, args: Any) -> None:
+    """A loop over prompts."""
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    from judgelit.data.tokenization import ChatTokenizer
+
+    tokenizer = ChatTokenizer.load(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    settings = GenerationConfig(
+        max_new_tokens=args.max_new_tokens,
+        do_sample=False,
+        eos_token_id=list(tokenizer.stop_ids),
+        pad_token_id=tokenizer.pad_id,
+    )
+    for conversations in chunks(args, tokenizer):
+        turns.begin()
+        texts = []
+        for messages in conversations:
+            ids = torch.tensor([tokenizer.prompt_ids(messages)])
+            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+            texts.append(tokenizer.decode(made[0, ids.shape[1] :].tolist()))
+        turns.end(texts=texts)
+    turns.begin()  # where the referee lets it go
+
+
+class Parts:
+    """The seconds that a model's prompts and its decoding steps take, and those that they would take at best."""
+
+    def __init__(self, model: Any) -> None:
+        from torch import nn
+
+        self.body, self.head = model.base_model, model.get_output_embeddings()
+        linear = [layer for layer in self.body.modules() if isinstance(layer, nn.Linear)]
+        self.weights = sum(layer.weight.numel() for layer in linear)
+        self.head_weights = self.head.weight.numel()
+        config = model.config.get_text_config()
+        self.size = config.hidden_size
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.channels = config.num_hidden_layers * config.num_attention_heads * head_size
+        self.kept = 2 * config.num_hidden_layers * config.num_key_value_heads * head_size
+        self.body.register_forward_pre_hook(self._body_begins, with_kwargs=True)
+        self.body.register_forward_hook(lambda *_: self._ends())
+        self.head.register_forward_pre_hook(self._head_begins)
+        self.head.register_forward_hook(lambda *_: self._ends())
+
+    def begin(self) -> None:
+        """Count from here."""
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.operations: dict[str, float] = defaultdict(float)
+        self.steps: list[tuple[float, float]] = []
+
+    def found(self) -> dict[str, float]:
+        """Seconds and floors of what ran since then."""
+        rate, bandwidth = self._rates()
+        decode_floor = sum(max(4 * read / bandwidth, done / rate) for done, read in self.steps)
+        floors = {"prefill_floor": self.operations["prefill"] / rate, "decode_floor": decode_floor}
+        return {**self.seconds, **floors}
+
+    def _body_begins(self, body: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        from judgelit.modules.kv_cache import KVCache
+
+        attention = kwargs.get("judgelit_plan")
+        self.kind = "decode" if isinstance(attention, KVCache) else "prefill"
+        self.began = time.perf_counter()
+        if attention is None:
+            return  # in the warm-up, it is tried once what the model can take
+        tokens = kwargs["input_ids"].numel()
+        seen = int(kwargs["position_ids"].sum()) + tokens
+        operations = 2 * self.weights * tokens + 4 * self.channels * seen
+        self.operations[self.kind] += operations
+        if self.kind == "decode":
+            head = self.head_weights
+            self.steps.append((operations + 2 * head * tokens, self.weights + head + self.kept * seen))
+        self.began = time.perf_counter()
+
+    def _head_begins(self, head: Any, args: Any) -> None:
+        if self.kind == "prefill":
+            self.operations["prefill"] += 2 * self.head_weights * args[0].numel() // args[0].shape[-1]
+        self.began = time.perf_counter()
+
+    def _ends(self) -> None:
+        self.seconds[self.kind] += time.perf_counter() - self.began
+
+    def _rates(self) -> tuple[float, float]:
+        """Operations a second of a product of a layer's size, and bytes a second of reading a matrix."""
+        import torch
+
+        rows, matrix = torch.randn(1024, self.size), torch.randn(self.size, 4 * self.size)
+        large = self.head.weight.detach()
+        products = fastest(lambda: rows @ matrix)
+        reading = fastest(lambda: large @ rows[0])
+        return 2 * rows.numel() * matrix.shape[1] / products, 4 * large.numel() / reading
+
+
+def fastest(work: Any, times: int = 10) -> float:
+    """Seconds of the fastest of some runs."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+if __name__ == "__main__":
+    main()
