@@ -30,7 +30,8 @@ from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.tasks import TaskPairs
 from judgelit.synthesis.teachers import Teacher
 from judgelit.synthesis.warmup import synthesize_warmup
-from judgelit.tools.export import save_model
+from judgelit.tools.export import export_run
+from judgelit.tools.trained_run import find_run
 from judgelit.training import TrainingCLI
 
 
@@ -103,7 +104,7 @@ class Run:
         self.stage("07-dpo", lambda folder: self.train_dpo(folder, warm))
         judge = self.trained("07-dpo")
         self.evaluate("08-dpo-judged", "dpo", judge)
-        self.stage("09-export", lambda folder: self.export(judge))
+        self.stage("09-export", lambda _: self.export())
         self.write_results()
         self.report(time.monotonic() - began)
 
@@ -209,6 +210,7 @@ class Run:
             f"--seed_everything={self.recipe.seed}",
             f"--data.init_args.train={self.folder / 'stages' / train}",
             f"--data.init_args.seed={self.recipe.seed}",
+            f"--data.init_args.cache={self.path(stage, 'cache')}",
         ]
 
     def trained(self, stage: str) -> Backbone:
@@ -239,16 +241,12 @@ class Run:
         """What a stage of evaluation has written."""
         return [Judgment.from_dict(row, at) for at, row in read_rows(str(self.path(stage, f"{set_name}.jsonl")))]
 
-    def export(self, judge: Backbone) -> int:
+    def export(self) -> int:
         """The trained judge as a Hugging Face folder of its own, an adapter merged into its base."""
-        model = judge.build()
-        if judge.uses_lora:
-            model = model.merge_and_unload()  # type: ignore[operator]
-        part = self.folder / "export.part"
-        shutil.rmtree(part, ignore_errors=True)
-        save_model(model, self.tokenizer, part)
-        shutil.rmtree(self.folder / "export", ignore_errors=True)
-        part.rename(self.folder / "export")
+        to = self.folder / "export"
+        # A kill may have left one that this stage has not yet called done.
+        shutil.rmtree(to, ignore_errors=True)
+        export_run(find_run(self.path("07-dpo")), to, merge=True, tokenizer=self.tokenizer)
         return 0
 
     def write_results(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, ThroughputMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -23,6 +23,9 @@ from judgelit.modules.sft import SFTModule
 from judgelit.parsing import OneLineErrors, mistakes_first
 from judgelit.run_folder import refuse_used_folder
 from judgelit.tools.export import save_model
+
+_WINDOW = 10
+"""Micro-batches over which throughput is measured."""
 
 # What is imported here can be named in a configuration without its module.
 BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
@@ -70,6 +73,18 @@ class LogLines(Callback):
         loss = trainer.callback_metrics.get("train/loss")
         shown = "" if loss is None else f", loss {float(loss):.4f}"
         print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
+
+
+class Throughput(ThroughputMonitor):
+    """Logs examples and tokens a second, operations a second and, where the device's peak is known, the share of it.
+
+    `items` are tokens of the examples, each with its own prompt, whether or not prompts are shared and rows padded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_WINDOW
+        )
 
 
 class LastStep(Callback):
@@ -146,6 +161,8 @@ class TrainingCLI(LightningCLI):
                 else False
             )
         callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter(), LastStep()]
+        if self.subcommand == "fit" and trainer["logger"] is not False:
+            callbacks.append(Throughput())
         if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(ModelCheckpoint(save_last=True))
         for callback in callbacks:

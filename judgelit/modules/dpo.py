@@ -6,17 +6,28 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from judgelit.data.layout import PreferenceBatch
+from judgelit.data.datamodules import DPODataModule
+from judgelit.data.layout import PreferenceBatch, flatten_preferences
+from judgelit.data.token_store import TokenRows
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.finetuning import FineTuningModule
-from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.logprobs import completion_logprobs, compute_dtype
 from judgelit.modules.losses import PreferenceLoss, length_normalised_nll
-from judgelit.modules.reference import Reference, ReferenceKind, build_reference
+from judgelit.modules.precomputed import Ranks, stored_logprobs
+from judgelit.modules.reference import (
+    Reference,
+    ReferenceKind,
+    SameModel,
+    build_reference,
+    starting_fingerprint,
+)
 from judgelit.modules.scoring import LayoutChoice
 
 _START_TOLERANCE = 1e-3
 """Nats by which a completion's log-probability may differ between policy and reference before the first step."""
+_ROUNDINGS = 8
+"""By how many units of rounding a token's log-probability may differ between batches of other rows."""
 
 
 class DPOModule(FineTuningModule):
@@ -41,7 +52,9 @@ class DPOModule(FineTuningModule):
             backbone: The policy and how it is fine-tuned.
             loss: Which preference loss, and its weights.
             reference: `adapter` (LoRA: the same weights with the starting adapter, or none), `frozen` (a second
-                model), or `auto`: adapter for LoRA, frozen otherwise.
+                model), `precomputed` (one pass before training, stored beside the tokenised data and used again as long
+                as weights, tokenizer, template, layout and data stay the same), or `auto`: adapter for LoRA, frozen
+                otherwise.
             optimizer: Any optimizer, by class_path.
             lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
             layout: `shared_prefix` computes each prompt once for all its completions, in one row without padding;
@@ -51,6 +64,7 @@ class DPOModule(FineTuningModule):
         super().__init__(backbone, optimizer, lr_scheduler, layout)
         self.loss = loss
         self.reference_kind = reference
+        self._forward_passes += reference != "precomputed"
         self.reference: Reference | None = None
         self._start_checked = False
 
@@ -61,6 +75,11 @@ class DPOModule(FineTuningModule):
             assert self.model is not None
             _disable_dropout(self.model)
             self.reference = build_reference(self.reference_kind, self.backbone, self.model)
+        if self.reference_kind == "precomputed":
+            data = getattr(self.trainer, "datamodule", None)
+            if not isinstance(data, DPODataModule):
+                raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
+            data.prepare_rows = self._precompute
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The summed loss of a micro-batch of pairs."""
@@ -109,6 +128,50 @@ class DPOModule(FineTuningModule):
         assert self.reference is not None
         self.reference.to(self.device)
 
+    def _precompute(self, part: str, rows: TokenRows) -> None:
+        """Put the log-probabilities of the starting weights beside the rows of a part of the data."""
+        if not len(rows):
+            return
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert self.reference is not None
+        first: Any = rows[0]
+        scoring = self.scoring(flatten_preferences([first]).to(self.device))
+        key = {
+            "model": self.backbone.name_or_path,
+            "weights": self.reference.fingerprint(),
+            "tokenizer and template": data.tokenizer.fingerprint,
+            "layout": scoring.layout,
+            "precision": str(self.trainer.precision),
+            "data": rows.fingerprint,
+        }
+        start: Reference | None = None
+
+        @torch.no_grad()
+        def score(batch: PreferenceBatch) -> Tensor:
+            nonlocal start
+            start = start or self._start()
+            with self.trainer.precision_plugin.forward_context():
+                return start.logprobs(batch.to(self.device), scoring).tokens
+
+        ranks = Ranks(self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.barrier)
+        rows.reference = stored_logprobs(data.cache_folder / "reference" / part, key, rows, score, part, ranks)
+
+    def _start(self) -> Reference:
+        """The policy, or once it has been trained, its start loaded anew."""
+        assert self.model is not None and self.reference is not None
+        if self.backbone.uses_lora and self.backbone.adapter is None:
+            return build_reference("adapter", self.backbone, self.model)
+        if starting_fingerprint(self.backbone, self.model) == self.reference.fingerprint():
+            return SameModel(self.model)
+        again: Any = self.backbone.build()
+        _disable_dropout(again)
+        if starting_fingerprint(self.backbone, again) != self.reference.fingerprint():
+            raise UserError(
+                "reference 'precomputed': some values are not stored, and the weights that the run began with are "
+                "gone; begin anew, or use reference 'frozen'"
+            )
+        return SameModel(again.to(self.device))
+
     def _sums(self, batch: PreferenceBatch) -> dict[str, Tensor]:
         """The loss and all logged quantities, each summed over the pairs of `batch`."""
         assert self.model is not None and self.reference is not None
@@ -117,7 +180,7 @@ class DPOModule(FineTuningModule):
         policy = completion_logprobs(self.model, batch, scoring)
         ratios = policy.sums - reference.sums
         if self.trainer.training and not self._start_checked:
-            self._check_start(ratios)
+            self._check_start(ratios, policy.lengths)
         chosen, rejected = ratios[batch.chosen], ratios[batch.rejected]
         lengths = policy.lengths
         nll = length_normalised_nll(policy.sums[batch.chosen], lengths[batch.chosen])
@@ -140,9 +203,14 @@ class DPOModule(FineTuningModule):
             "logps/rejected": policy.sums[batch.rejected].sum(),
         }
 
-    def _check_start(self, ratios: Tensor) -> None:
+    def _check_start(self, ratios: Tensor, lengths: Tensor) -> None:
         self._start_checked = True
-        worst = ratios.detach().abs().max().item()
+        slack = 0.0
+        if self.reference_kind == "precomputed":
+            # The same weights give the same only in a batch of the same rows; half precision shows it.
+            assert self.model is not None
+            slack = _ROUNDINGS * torch.finfo(compute_dtype(self.model)).eps
+        worst = (ratios.detach().abs() - slack * lengths).max().item()
         if worst > _START_TOLERANCE:
             raise UserError(
                 f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the "

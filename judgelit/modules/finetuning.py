@@ -14,8 +14,10 @@ from torchmetrics import MeanMetric
 from judgelit.data.layout import Batch
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
-from judgelit.modules.generation import Sampling, generate
+from judgelit.modules.flops import forward_flops
+from judgelit.modules.generation import generate
 from judgelit.modules.logprobs import Scoring
+from judgelit.modules.sampling import Sampling
 from judgelit.modules.schedule import WarmupCosine
 from judgelit.modules.scoring import LayoutChoice, settle_scoring
 
@@ -47,6 +49,10 @@ class FineTuningModule(L.LightningModule):
         # A LoRA run's checkpoint holds the adapter alone; the rest comes from the backbone's own files.
         self.strict_loading = not backbone.uses_lora
         self.tokens_seen = 0
+        self.flops_per_batch = 0
+        """Operations that the last micro-batch needed; Lightning's ThroughputMonitor asks for them."""
+        # A backward pass costs a forward one for the gradients of activations, and one for those of trained weights.
+        self._forward_passes = 2 if backbone.uses_lora else 3
         self._scoring: Scoring | None = None
         self._window: dict[str, Tensor] = {}
         self._window_ids: list[str] = []
@@ -93,7 +99,13 @@ class FineTuningModule(L.LightningModule):
             self._stop_on(loss_sum, batch.ids)
         self._window_ids += batch.ids
         self.tokens_seen += batch.tokens
-        for name, value in {"loss": loss_sum, "count": loss_sum.new_tensor(count), **sums}.items():
+        assert self.model is not None
+        self.flops_per_batch = self._forward_passes * forward_flops(self.model, batch)
+        shared = self.scoring(batch).layout == "shared_prefix"
+        places = len(batch.input_ids) if shared else batch.padded_tokens
+        counts = {"count": count, "places": places, "padding": 0 if shared else places - batch.completed_tokens}
+        sums |= {"loss": loss_sum, **{name: loss_sum.new_tensor(value) for name, value in counts.items()}}
+        for name, value in sums.items():
             self._window[name] = self._window.get(name, loss_sum.new_zeros(())) + value.detach().float()
         # Lightning divides by the number of micro-batches and DDP and FSDP average over ranks: undo both here.
         return loss_sum * self.trainer.accumulate_grad_batches * self.trainer.world_size
@@ -103,7 +115,8 @@ class FineTuningModule(L.LightningModule):
         names = sorted(self._window)
         totals = self.trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
         window = dict(zip(names, totals, strict=True))
-        count = window.pop("count")
+        count, places = window.pop("count"), window.pop("places")
+        self.log("train/padding", window.pop("padding") / places)
         for group in optimizer.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -136,9 +149,10 @@ class FineTuningModule(L.LightningModule):
             self.model,
             batch.input_ids,
             batch.attention_mask,
-            Sampling(max_new_tokens=batch.max_new_tokens),
+            Sampling(batch.max_new_tokens, stop_at_verdict=batch.ends is not None),
             stop_ids=batch.stop_ids,
             pad_id=batch.pad_id,
+            ends=batch.ends,
         )
         return [ids for (ids,) in answers]
 

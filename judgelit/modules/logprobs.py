@@ -129,3 +129,11 @@ _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 def _target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return -F.cross_entropy(logits.float(), targets, reduction="none")
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype in which a model computes: autocast's where that is on, else its head's."""
+    head = without_adapter(model).get_output_embeddings()
+    weight = next(head.parameters())
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 
-from judgelit.data.layout import Batch
+from judgelit.data.layout import Batch, PreferenceBatch
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, fingerprint
 from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from judgelit.modules.backbone import CausalLM
 
-ReferenceKind = Literal["auto", "adapter", "frozen"]
+ReferenceKind = Literal["auto", "adapter", "frozen", "precomputed"]
 _NAME = "reference"
 
 
@@ -71,27 +71,54 @@ class AdapterReference:
         """Nothing to do: the weights are the policy's."""
 
 
-class FrozenReference:
+class PrecomputedReference:
+    """Takes log-probabilities from the batch, where the data module puts what `precomputed.py` has computed before."""
+
+    def __init__(self, weights: str) -> None:
+        """Describe it; `weights` is the fingerprint of the policy at its start."""
+        self.weights = weights
+
+    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
+        """What the batch brings along."""
+        assert isinstance(batch, PreferenceBatch) and batch.reference is not None
+        return CompletionLogProbs.of(batch.reference, batch)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights that the reference had."""
+        return self.weights
+
+    def to(self, device: torch.device) -> None:
+        """Nothing to do: the values come with the batch."""
+
+
+class SameModel:
+    """A model as it is: the policy itself, for as long as it has not been trained."""
+
+    def __init__(self, model: "CausalLM") -> None:
+        self.model = model
+
+    @torch.no_grad()
+    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
+        """Log-probabilities of `batch` under the model."""
+        return completion_logprobs(self.model, batch, scoring)
+
+    def fingerprint(self) -> str:
+        """A hash of the model's weights."""
+        return fingerprint(self.model)
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)  # type: ignore[arg-type]
+
+
+class FrozenReference(SameModel):
     """A second model: a copy of the policy taken before its first step, in eval mode and without gradient.
 
     It is no submodule of the LightningModule, so neither the optimizer nor a checkpoint ever sees it.
     """
 
     def __init__(self, model: "CausalLM") -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
-
-    @torch.no_grad()
-    def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
-        """Log-probabilities of `batch` under the copy."""
-        return completion_logprobs(self.model, batch, scoring)
-
-    def fingerprint(self) -> str:
-        """A hash of the copy's weights."""
-        return fingerprint(self.model)
-
-    def to(self, device: torch.device) -> None:
-        """Move the copy."""
-        self.model.to(device)
+        super().__init__(copy.deepcopy(model).eval().requires_grad_(False))
 
 
 def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") -> Reference:
@@ -100,6 +127,8 @@ def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") 
     Raises:
         UserError: `adapter` was asked for a policy without LoRA.
     """
+    if kind == "precomputed":
+        return PrecomputedReference(starting_fingerprint(backbone, model))
     if kind == "auto":
         kind = "adapter" if backbone.uses_lora else "frozen"
     if kind == "frozen":
@@ -107,3 +136,8 @@ def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") 
     if not backbone.uses_lora:
         raise UserError("reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'")
     return AdapterReference(model, backbone.adapter)  # type: ignore[arg-type]
+
+
+def starting_fingerprint(backbone: Backbone, model: "CausalLM") -> str:
+    """A hash of what a policy computes at its start; a new adapter, which does nothing yet, does not count."""
+    return fingerprint(model, skip="lora_" if backbone.uses_lora and backbone.adapter is None else None)

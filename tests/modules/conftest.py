@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from judgelit.data.layout import (
-    EpochBatches,
     TokenizedCompletion,
     TokenizedPreference,
-    pad_completions,
-    pad_preferences,
+    flatten_completions,
+    flatten_preferences,
 )
+from judgelit.data.order import EpochBatches
 
 Fit = Callable[..., L.Trainer]
 
@@ -46,9 +45,9 @@ def preferences() -> list[TokenizedPreference]:
 
 def loader(rows: Sequence[Any], batch_size: int) -> DataLoader:
     """Batches of the rows in their own order."""
-    collate = pad_completions if isinstance(rows[0], TokenizedCompletion) else pad_preferences
+    collate = flatten_completions if isinstance(rows[0], TokenizedCompletion) else flatten_preferences
     batches = EpochBatches([len(row) for row in rows], batch_size, shuffle=False)
-    return DataLoader(rows, batch_sampler=batches, collate_fn=partial(collate, pad_id=0))  # type: ignore[arg-type]
+    return DataLoader(rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from judgelit.data.layout import (
-    EpochBatches,
     TokenizedCompletion,
     TokenizedPreference,
-    pad_completions,
-    pad_preferences,
+    flatten_completions,
+    flatten_preferences,
 )
+from judgelit.data.order import EpochBatches
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.losses import PreferenceLoss
@@ -31,10 +31,10 @@ class Data(L.LightningDataModule):
         ids = [[[draw.randrange(300) for _ in range(draw.randint(1, 15))] for _ in range(3)] for _ in range(24)]
         if kind == "sft":
             self.rows: list[Any] = [TokenizedCompletion(str(i), p, c) for i, (p, c, _) in enumerate(ids)]
-            self.collate: Any = pad_completions
+            self.collate: Any = flatten_completions
         else:
             self.rows = [TokenizedPreference(str(i), *row) for i, row in enumerate(ids)]
-            self.collate = pad_preferences
+            self.collate = flatten_preferences
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
@@ -45,7 +45,7 @@ class Data(L.LightningDataModule):
             world_size=self.trainer.world_size,
             shuffle=False,
         )
-        return DataLoader(self.rows, batch_sampler=batches, collate_fn=partial(self.collate, pad_id=0))  # type: ignore[arg-type]
+        return DataLoader(self.rows, batch_sampler=batches, collate_fn=self.collate)  # type: ignore[arg-type]
 
 
 def train(kind: str, ranks: int, accumulate: int, folder: str, adapter: str) -> dict[str, Any]:

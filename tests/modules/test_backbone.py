@@ -70,13 +70,25 @@ def test_a_model_is_built_in_training_mode(model_folder: str, llama: str, warm_a
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=2)])
 def test_activation_checkpointing_computes_layers_again(llama: str, lora: LoRA | None) -> None:
-    for checkpointing, times in ((False, 1), (True, 2)):
-        model: Any = Backbone(llama, activation_checkpointing=checkpointing, lora=lora).build()
+    for backbone, times in (
+        (Backbone(llama, activation_checkpointing=False, lora=lora), 1),
+        (Backbone(llama, lora=lora), 2),
+    ):
+        model: Any = backbone.build()
         seen = []
         inner = model if lora is None else model.get_base_model()
         inner.model.layers[0].mlp.register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
         model(input_ids=torch.tensor([[1, 2, 3]]), labels=torch.tensor([[1, 2, 3]])).loss.backward()
         assert len(seen) == times
+
+
+def test_a_model_without_checkpointing_keeps_its_activations_and_says_so(
+    llama: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("transformers.LlamaForCausalLM.supports_gradient_checkpointing", False)
+    with caplog.at_level("INFO"):
+        assert not Backbone(llama).build().is_gradient_checkpointing
+    assert "activation_checkpointing: LlamaForCausalLM has none, so activations are kept" in caplog.text
 
 
 def test_activation_checkpointing_changes_no_gradient(llama: str) -> None:

@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from judgelit.data.layout import TokenizedPreference, pad_preferences
+from judgelit.data.layout import TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.dpo import DPOModule
-from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss
+from tests.modules.plain import plain_logprobs
 
+SHARED = Scoring("shared_prefix")
 LOGGED = {
     "loss",
     "nll",
@@ -90,14 +92,6 @@ class TestStart:
         assert model[1].p == 0.0
 
 
-@torch.no_grad()
-def naive_logprob(model: Any, prompt: list[int], completion: list[int]) -> torch.Tensor:
-    """[tokens] float64, log p of each token of the completion."""
-    ids = torch.tensor(prompt + completion)
-    logprobs = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
-    return logprobs[torch.arange(len(prompt) - 1, len(ids) - 1), ids[len(prompt) :]]
-
-
 class TestStep:
     @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "hinge", "robust"])
     def test_everything_logged_agrees_with_a_computation_pair_by_pair(
@@ -121,8 +115,11 @@ class TestStep:
             rows = preferences[:4] if step % 2 == 0 else preferences[4:8]
             wanted: dict[str, float] = dict.fromkeys(LOGGED, 0.0)
             for row in rows:
-                won, lost = (naive_logprob(policy, row.prompt, text) for text in (row.chosen, row.rejected))
-                won_ref, lost_ref = (naive_logprob(start, row.prompt, text) for text in (row.chosen, row.rejected))
+                with torch.no_grad():
+                    (won, won_ref), (lost, lost_ref) = (
+                        [plain_logprobs(model, row.prompt, text) for model in (policy, start)]
+                        for text in (row.chosen, row.rejected)
+                    )
                 chosen, rejected = (won - won_ref).sum(), (lost - lost_ref).sum()
                 margin = chosen - rejected
                 if kind == "ipo":
@@ -148,14 +145,14 @@ class TestStep:
                     "logps/rejected": lost.sum(),
                 }
                 wanted = {name: wanted[name] + float(pair[name]) / len(rows) for name in LOGGED}
-            got = {name.removeprefix("train/"): value for name, value in seen.logged[step].items()}
+            got = {name: seen.logged[step][f"train/{name}"] for name in LOGGED}
             assert got == pytest.approx(wanted, rel=1e-3, abs=2e-5)
 
     def test_names_logged(self, llama: str, preferences: Any, fit: Any, loader_of: Any) -> None:
         module = DPOModule(Backbone(llama, lora=LoRA(r=2)))
         trainer = fit(module, preferences, 4, val=preferences[:6])
         wanted = {f"{part}/{name}" for part in ("train", "val") for name in LOGGED}
-        assert wanted == set(trainer.callback_metrics)
+        assert {*wanted, "train/padding"} == set(trainer.callback_metrics)
         (tested,) = trainer.test(module, loader_of(preferences, 4), verbose=False)
         assert tested.keys() == {f"test/{name}" for name in LOGGED}
 
@@ -213,11 +210,11 @@ class TestContinue:
         # Its policy is far from the reference by then, so this also shows that the start is not checked again.
         first = self.saved(Backbone(llama), preferences, fit, tmp_path / "run.ckpt")
         module = self.continued(Backbone(llama), tmp_path / "run.ckpt", preferences, fit)
-        batch = pad_preferences(preferences[:4], 0)
+        batch = flatten_preferences(preferences[:4])
         assert module.reference is not None and first.reference is not None
         with torch.no_grad():
-            start = completion_logprobs(Backbone(llama).build(), batch).sums
-        assert torch.equal(module.reference.logprobs(batch).sums, start)
+            start = completion_logprobs(Backbone(llama).build(), batch, SHARED).sums
+        assert torch.equal(module.reference.logprobs(batch, SHARED).sums, start)
         assert module.reference.fingerprint() == first.reference.fingerprint()
 
     def test_an_adapter_keeps_the_reference_it_began_with(
@@ -226,11 +223,11 @@ class TestContinue:
         backbone = Backbone(llama, adapter=warm_adapter)
         self.saved(backbone, preferences, fit, tmp_path / "run.ckpt")
         module = self.continued(backbone, tmp_path / "run.ckpt", preferences, fit)
-        batch = pad_preferences(preferences[:4], 0)
+        batch = flatten_preferences(preferences[:4])
         with torch.no_grad():
-            warm = completion_logprobs(backbone.build(), batch).sums
+            warm = completion_logprobs(backbone.build(), batch, SHARED).sums
         assert module.reference is not None
-        assert torch.equal(module.reference.logprobs(batch).sums, warm)
+        assert torch.equal(module.reference.logprobs(batch, SHARED).sums, warm)
 
     def test_from_other_weights_it_is_refused(
         self, llama: str, warm_adapter: str, preferences: Any, fit: Any, tmp_path: Path

@@ -1,130 +1,242 @@
-"""Log-probabilities against a naive loop over the full softmax in float64, whatever batch a row stands in."""
+"""What comes out for a batch, and the head: in chunks what it is at once, scaled and capped as the model does."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma3TextConfig,
+    GraniteConfig,
+    LlamaConfig,
+    PretrainedConfig,
+)
 
-from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, pad_completions, pad_preferences
+from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
+from judgelit.modules import logprobs
+from judgelit.modules.attention import NAME
 from judgelit.modules.backbone import Backbone, LoRA
-from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.logprobs import (
+    CompletionLogProbs,
+    Scoring,
+    completion_logprobs,
+    compute_dtype,
+    head_logprobs,
+    logit_transform,
+)
+from tests.modules.plain import both, gradients, plain_logprobs, plain_of, ragged_pairs, some_ids
+
+SHARED, CONCATENATED = Scoring("shared_prefix"), Scoring("concatenated")
+EVERY_WAY = [Scoring(layout, own) for layout in ("shared_prefix", "concatenated") for own in (False, True)]
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL: dict[str, Any] = {**SIZES, "num_key_value_heads": 1, "initializer_range": 0.3, "vocab_size": 300}
 
 
-def some_rows(count: int, seed: int = 0) -> list[TokenizedCompletion]:
-    """Rows of uneven length."""
-    draw = random.Random(seed)
-    return [
-        TokenizedCompletion(
-            f"row{index}",
-            [draw.randrange(300) for _ in range(draw.randint(1, 12))],
-            [draw.randrange(300) for _ in range(draw.randint(1, 9))],
-        )
-        for index in range(count)
-    ]
+def made(config: PretrainedConfig) -> Any:
+    """A model of random weights whose attention takes a plan."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model.set_attn_implementation(NAME)
+    return model
 
 
-@torch.no_grad()
-def naive(model: Any, row: TokenizedCompletion) -> list[float]:
-    """log p of each completion token, the sequence alone, softmax over everything in float64."""
-    ids = row.prompt + row.completion
-    logits = model(input_ids=torch.tensor([ids])).logits[0].double()
-    logprobs = []
-    for place in range(len(row.prompt), len(ids)):
-        probabilities = torch.exp(logits[place - 1]) / torch.exp(logits[place - 1]).sum()
-        logprobs.append(torch.log(probabilities[ids[place]]).item())
-    return logprobs
+class TestOfABatch:
+    @pytest.mark.parametrize("scoring", EVERY_WAY)
+    def test_fields(self, llama: str, scoring: Scoring) -> None:
+        model = Backbone(llama).build()
+        pairs = [TokenizedPreference("a", [1, 2, 3], [4, 5], [6]), TokenizedPreference("b", [], [8], [9, 10, 11])]
+        with torch.no_grad():
+            got = completion_logprobs(model, flatten_preferences(pairs), scoring)
+            parts = [plain_logprobs(model, row.prompt, row.completion).float() for row in both(pairs)]
+        # Nothing stands before the first token after an empty prompt.
+        assert got.rows.tolist() == [0, 0, 1, 3, 3]
+        assert got.lengths.tolist() == [2, 1, 1, 3]
+        torch.testing.assert_close(got.tokens, torch.cat(parts), rtol=0, atol=1e-5)
+        torch.testing.assert_close(got.sums, torch.stack([part.sum() for part in parts]), rtol=0, atol=1e-5)
+        assert got.sums[2] == 0.0
+        assert got.tokens.dtype == got.sums.dtype == torch.float32
+
+    @pytest.mark.parametrize("scoring", EVERY_WAY)
+    def test_nothing_that_is_predicted_is_no_error(self, llama: str, scoring: Scoring) -> None:
+        batch = flatten_completions([TokenizedCompletion("", [], [4])])
+        got = completion_logprobs(Backbone(llama).build(), batch, scoring)
+        assert got.tokens.tolist() == [] and got.sums.tolist() == [0.0]
+
+    def test_the_prompt_is_not_scored_and_the_last_token_is(self, llama: str) -> None:
+        model = Backbone(llama).build()
+
+        def tokens(prompt: list[int], completion: list[int]) -> list[float]:
+            batch = flatten_completions([TokenizedCompletion("", prompt, completion)])
+            return completion_logprobs(model, batch, SHARED).tokens.tolist()
+
+        whole = tokens([1, 2, 3], [4, 5, 6])
+        assert tokens([1, 2, 3], [4, 5]) == pytest.approx(whole[:2], abs=1e-5)
+        assert tokens([1, 2, 3, 4], [5, 6]) == pytest.approx(whole[1:], abs=1e-5)
+
+    def test_a_bfloat16_model_sums_in_float32(self, llama: str) -> None:
+        model: Any = Backbone(llama, dtype="bfloat16").build()
+        row = TokenizedCompletion("long", [1, 2], [7 + place % 250 for place in range(900)])
+        with torch.no_grad():
+            got = completion_logprobs(model, flatten_completions([row]), SHARED)
+            assert model(input_ids=torch.tensor([row.prompt])).logits.dtype == torch.bfloat16
+            wanted = plain_logprobs(model, row.prompt, row.completion)
+        # bfloat16 knows the sum of some thousand nats to about 16 of them, float32 to far less than one thousandth.
+        assert got.sums.item() == pytest.approx(wanted.sum().item(), abs=0.01)
+        assert got.tokens.sum().item() == pytest.approx(got.sums.item(), abs=1e-3)
+
+    def test_only_positions_that_predict_meet_the_head(self, llama: str) -> None:
+        model: Any = Backbone(llama, lora=LoRA(r=2)).build()
+        seen: list[int] = []
+        model.get_base_model().lm_head.register_forward_hook(lambda _, __, output: seen.append(output.shape[0]))
+        rows = [TokenizedCompletion("", [1] * 50, [2, 3]), TokenizedCompletion("", [1] * 48, [4])]
+        for scoring in (SHARED, CONCATENATED):
+            with torch.no_grad():
+                completion_logprobs(model, flatten_completions(rows), scoring)
+        assert seen == [3, 3]
+
+    def test_sums_of_given_tokens(self) -> None:
+        rows = [TokenizedCompletion("", [1], [2, 3]), TokenizedCompletion("", [4], [5])]
+        batch = flatten_completions(rows)
+        got = CompletionLogProbs.of(torch.tensor([-1.0, -2.0, -4.0]), batch)
+        assert got.sums.tolist() == [-3.0, -4.0]
+        assert got.lengths.tolist() == [2, 1]
 
 
-@torch.no_grad()
-def sums(model: Any, rows: list[TokenizedCompletion], pad_id: int = 0) -> Tensor:
-    return completion_logprobs(model, pad_completions(rows, pad_id)).sums
+COUNT, WIDTH, VOCABULARY = 11, 6, 37
 
 
-@pytest.fixture(scope="module")
-def model(model_folder: str) -> Any:
-    return Backbone(model_folder).build().eval()
+class TestChunks:
+    def head(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, nn.Linear]:
+        torch.manual_seed(0)
+        hidden = torch.randn(COUNT, WIDTH, dtype=dtype, requires_grad=True)
+        return hidden, torch.randint(VOCABULARY, (COUNT,)), nn.Linear(WIDTH, VOCABULARY, dtype=dtype)
+
+    @pytest.mark.parametrize("at_once", [1, 3, COUNT, COUNT + 5, None])
+    @pytest.mark.parametrize("cap", [None, 0.5])
+    def test_of_any_size_give_values_and_gradients_of_the_whole(self, at_once: int | None, cap: float | None) -> None:
+        hidden, targets, head = self.head()
+        transform: Callable[[Tensor], Tensor] = (lambda x: x) if cap is None else lambda x: cap * torch.tanh(x / cap)
+        weights = torch.linspace(-1, 2, COUNT)
+        whole = transform(head(hidden)).log_softmax(-1)[torch.arange(COUNT), targets]
+        wanted = torch.autograd.grad(whole @ weights, [hidden, head.weight, head.bias])
+        found = head_logprobs(hidden, targets, head, transform, at_once)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-6)
+        for one, other in zip(
+            torch.autograd.grad(found @ weights, [hidden, head.weight, head.bias]), wanted, strict=True
+        ):
+            assert other.abs().max() > 0
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        with torch.no_grad():
+            assert torch.equal(head_logprobs(hidden, targets, head, transform, at_once), found)
+
+    def test_no_logits_are_kept_for_the_backward_pass(self) -> None:
+        hidden, targets, head = self.head()
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda part: part):
+            head_logprobs(hidden, targets, head, lambda x: x, 3)
+        assert not any(tensor.is_floating_point() and tensor.shape[-1] == VOCABULARY for tensor in kept)
+        assert any(tensor.shape[-1] == WIDTH for tensor in kept)
+
+    def test_half_precision_goes_no_further_than_the_logits(self) -> None:
+        hidden, targets, head = self.head(torch.bfloat16)
+        found = head_logprobs(hidden, targets, head, lambda x: x, 3)
+        assert found.dtype == torch.float32
+        logits = torch.cat([head(part) for part in hidden.split(3)])
+        assert logits.dtype == torch.bfloat16
+        wanted = logits.double().log_softmax(-1)[torch.arange(COUNT), targets]
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)
 
 
-def test_agree_with_the_full_softmax(model: Any) -> None:
-    rows = some_rows(6)
-    with torch.no_grad():
-        got = completion_logprobs(model, pad_completions(rows, pad_id=5))
-    wanted = [naive(model, row) for row in rows]
-    assert got.tokens.tolist() == pytest.approx([value for row in wanted for value in row], abs=1e-5)
-    assert got.rows.tolist() == [index for index, row in enumerate(wanted) for _ in row]
-    assert got.sums.tolist() == pytest.approx([sum(row) for row in wanted], abs=1e-5)
-    assert got.lengths.tolist() == [len(row.completion) for row in rows]
+class Largest(TorchDispatchMode):
+    """Notes the size of the largest float tensor that any operation gives, backward pass included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        sizes = [part.numel() for part in tree_leaves(out) if isinstance(part, Tensor) and part.is_floating_point()]
+        self.numel = max(self.numel, *sizes, 0)
+        return out
 
 
-def test_padding_position_and_batch_size_change_nothing(model: Any) -> None:
-    rows = some_rows(7)
-    together = sums(model, rows)
-    alone = torch.cat([sums(model, [row]) for row in rows])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
-    torch.testing.assert_close(sums(model, rows[::-1]).flip(0), together, rtol=0, atol=1e-5)
-    torch.testing.assert_close(sums(model, rows, pad_id=77), together, rtol=0, atol=1e-5)
-    long = TokenizedCompletion("long", [3] * 40, [4] * 40)
-    torch.testing.assert_close(sums(model, [*rows, long])[:7], together, rtol=0, atol=1e-5)
+@pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_logits_of_all_positions_never_exist(layout: Any, tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary, draw = 2048, random.Random(0)
+    model = made(LlamaConfig(**{**SMALL, "vocab_size": vocabulary}, tie_word_embeddings=tied))
+    rows = [TokenizedPreference("", some_ids(draw, 9), some_ids(draw, 20), some_ids(draw, 20)) for _ in range(6)]
+    batch = flatten_preferences(rows)
+    logits = len(batch.targets) * vocabulary
+    monkeypatch.setattr(logprobs, "_LOGITS_AT_ONCE", logits // 6)
+    found, sizes = [], []
+    for own_head in (False, True):
+        with Largest() as largest:
+            completion_logprobs(model, batch, Scoring(layout, own_head)).sums.sum().backward()
+        found.append(gradients(model))
+        sizes.append(largest.numel)
+    # Where they do exist, the measure sees them.
+    assert sizes[0] <= logits // 6 < logits <= sizes[1]
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-4, atol=1e-4)
 
 
-def test_preferences_are_their_two_completions(model: Any) -> None:
-    pairs = [TokenizedPreference("a", [1, 2, 3], [4, 5], [6]), TokenizedPreference("b", [7], [8], [9, 10, 11])]
-    with torch.no_grad():
-        got = completion_logprobs(model, pad_preferences(pairs, 0)).sums
-    flat = [TokenizedCompletion("", pair.prompt, pair.chosen) for pair in pairs]
-    flat += [TokenizedCompletion("", pair.prompt, pair.rejected) for pair in pairs]
-    wanted = [sum(naive(model, row)) for row in flat]
-    assert got.tolist() == pytest.approx(wanted, abs=1e-5)
+HEADS: dict[str, Callable[[], PretrainedConfig]] = {
+    "capped": lambda: Gemma3TextConfig(
+        **SMALL, head_dim=8, layer_types=["full_attention"] * 2, final_logit_softcapping=3.0, query_pre_attn_scalar=8
+    ),
+    "multiplied": lambda: CohereConfig(**SMALL, logit_scale=0.25),
+    "divided": lambda: GraniteConfig(**SMALL, logits_scaling=0.5),
+}
 
 
-def test_gradients_are_those_of_the_naive_loss(model: Any) -> None:
-    rows = some_rows(3)
-    model.zero_grad()
-    completion_logprobs(model, pad_completions(rows, 0)).sums.sum().backward()
-    ours = {name: weight.grad.clone() for name, weight in model.named_parameters()}
-    model.zero_grad()
-    for row in rows:
-        ids = torch.tensor(row.prompt + row.completion)
-        logits = model(input_ids=ids[None]).logits[0]
-        start = len(row.prompt)
-        logits[start - 1 : -1].log_softmax(-1).gather(1, ids[start:, None]).sum().backward()
-    for name, weight in model.named_parameters():
-        torch.testing.assert_close(ours[name], weight.grad, rtol=1e-4, atol=1e-4, msg=name)
-    model.zero_grad()
+class TestTransform:
+    @pytest.mark.parametrize("scoring", EVERY_WAY)
+    @pytest.mark.parametrize("head", sorted(HEADS))
+    def test_is_the_models_own(self, head: str, scoring: Scoring) -> None:
+        model = made(HEADS[head]())
+        with torch.no_grad():
+            out = model(input_ids=torch.arange(3, 40)[None], output_hidden_states=True)
+            raw = model.lm_head(out.hidden_states[-1])
+            torch.testing.assert_close(logit_transform(model.config)(raw), out.logits)
+            assert (raw - out.logits).abs().max() > 0.1
+            rows = both(ragged_pairs())[:2]
+            found = completion_logprobs(model, flatten_completions(rows), scoring).tokens
+            torch.testing.assert_close(found.double(), plain_of(model, rows), rtol=0, atol=1e-5)
+
+    def test_is_nothing_for_most(self, llama: str) -> None:
+        logits = torch.randn(3, 5)
+        assert logit_transform(Backbone(llama).build().config)(logits) is logits
+
+    def test_of_a_capped_model_without_a_plan(self, unshareable_folders: dict[str, str]) -> None:
+        model = Backbone(unshareable_folders["soft_capped"], attention="eager").build()
+        rows = both(ragged_pairs())
+        batch = flatten_completions(rows)
+        numbers = sorted(range(len(rows)), key=lambda row: [r.prompt for r in rows].index(rows[row].prompt))
+        with torch.no_grad():
+            found = completion_logprobs(model, batch, CONCATENATED).tokens
+            wanted = plain_of(model, [rows[number] for number in numbers])
+        torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
 
 
-def test_the_prompt_is_not_scored_and_the_last_token_is(llama: str) -> None:
-    model = Backbone(llama).build().eval()
-    row = TokenizedCompletion("", [1, 2, 3], [4, 5, 6])
-    without_end = TokenizedCompletion("", [1, 2, 3], [4, 5])
-    assert len(naive(model, row)) == 3
-    assert sums(model, [row]).item() < sums(model, [without_end]).item()
-    moved = TokenizedCompletion("", [1, 2, 3, 4], [5, 6])
-    assert sums(model, [moved]).item() == pytest.approx(sum(naive(model, row)[1:]), abs=1e-5)
+def test_the_dtype_of_computing_is_autocasts_or_the_weights(llama: str) -> None:
+    assert compute_dtype(Backbone(llama, "bfloat16").build()) == torch.bfloat16
+    model = Backbone(llama, lora=LoRA(r=2)).build()
+    assert compute_dtype(model) == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compute_dtype(model) == torch.bfloat16
 
 
-def test_a_bfloat16_model_sums_in_float32(llama: str) -> None:
-    model = Backbone(llama, dtype="bfloat16").build().eval()
-    rows = [TokenizedCompletion("long", [1, 2], [7 + place % 250 for place in range(900)])]
-    with torch.no_grad():
-        got = completion_logprobs(model, pad_completions(rows, 0))
-        logits = model(input_ids=torch.tensor([rows[0].prompt + rows[0].completion])).logits
-    assert logits.dtype == torch.bfloat16
-    assert got.tokens.dtype == got.sums.dtype == torch.float32
-    # bfloat16 knows the sum of some thousand nats to about 16 of them, float32 to far less than one thousandth.
-    exact = logits[0].double().log_softmax(-1)
-    ids = rows[0].prompt + rows[0].completion
-    wanted = sum(exact[place - 1, ids[place]].item() for place in range(2, len(ids)))
-    assert got.sums.item() == pytest.approx(wanted, abs=0.01)
-
-
-def test_only_completion_positions_meet_the_head(llama: str) -> None:
-    model: Any = Backbone(llama, lora=LoRA(r=2)).build()
-    seen = []
-    model.get_base_model().lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    rows = [TokenizedCompletion("", [1] * 50, [2, 3]), TokenizedCompletion("", [1] * 48, [4])]
-    sums(model, rows)
-    # From the position that predicts the first completion token of the batch (47) to its end (51).
-    assert seen == [5]
+def test_cross_entropy_is_the_negative_log_probability() -> None:
+    # ln(e / (e + 2)) of logits 1, 0, 0.
+    found = head_logprobs(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0]), nn.Identity(), F.relu)
+    assert found.item() == pytest.approx(-0.551445, abs=1e-6)

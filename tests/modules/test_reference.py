@@ -1,20 +1,22 @@
 """The frozen reference: it is the policy's own start, and nothing that training does ever touches it."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from judgelit.data.layout import PreferenceBatch, TokenizedPreference, pad_preferences
+from judgelit.data.layout import PreferenceBatch, TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.dpo import DPOModule
-from judgelit.modules.logprobs import completion_logprobs
+from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss
 from judgelit.modules.reference import AdapterReference, FrozenReference, build_reference
 
+SHARED = Scoring("shared_prefix")
 KINDS = ["lora", "warm", "full", "frozen-lora"]
 
 
@@ -37,7 +39,7 @@ def reference_weights(module: DPOModule) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def batch(preferences: list[TokenizedPreference]) -> PreferenceBatch:
-    return pad_preferences(preferences[:4], 0)
+    return flatten_preferences(preferences[:4])
 
 
 @pytest.fixture(params=KINDS)
@@ -65,16 +67,16 @@ def test_never_changes_while_training(
 ) -> None:
     assert module.reference is not None
     before = exact_hash(reference_weights(module)), module.reference.fingerprint()
-    answers = module.reference.logprobs(batch).sums
+    answers = module.reference.logprobs(batch, SHARED).sums
     start = trained_weights(module)
     trainer = fit(module, preferences, 4, max_epochs=3, accumulate_grad_batches=2)
     assert trainer.global_step == 9
     # The policy has moved far.
     assert all(not torch.equal(weight, start[name]) for name, weight in trained_weights(module).items())
     with torch.no_grad():
-        assert (completion_logprobs(module.model, batch).sums - answers).abs().min() > 0.1  # type: ignore[arg-type]
+        assert (completion_logprobs(module.model, batch, SHARED).sums - answers).abs().min() > 0.1  # type: ignore[arg-type]
     assert (exact_hash(reference_weights(module)), module.reference.fingerprint()) == before
-    assert torch.equal(module.reference.logprobs(batch).sums, answers)
+    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, answers)
 
 
 def test_is_neither_optimized_nor_saved(module: DPOModule, preferences: Any, fit: Any, tmp_path: Path) -> None:
@@ -99,11 +101,11 @@ def test_the_policys_gradient_knows_nothing_of_it(module: DPOModule, batch: Pref
         for _ in range(2):
             # Twice, since gradients must add up over micro-batches.
             if with_reference:
-                answer = module.reference.logprobs(batch)  # type: ignore[union-attr]
+                answer = module.reference.logprobs(batch, SHARED)  # type: ignore[union-attr]
                 assert not answer.sums.requires_grad
-            completion_logprobs(module.model, batch).sums.sum().backward()  # type: ignore[arg-type]
+            completion_logprobs(module.model, batch, SHARED).sums.sum().backward()  # type: ignore[arg-type]
             if with_reference:
-                module.reference.logprobs(batch)  # type: ignore[union-attr]
+                module.reference.logprobs(batch, SHARED)  # type: ignore[union-attr]
         return {name: w.grad.clone() for name, w in module.named_parameters() if w.grad is not None}
 
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
@@ -120,11 +122,9 @@ def test_flags_come_back_after_an_error(llama: str, warm_adapter: str, batch: Pr
     module = DPOModule(Backbone(llama, adapter=warm_adapter))
     module.configure_model()
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
-    beyond = PreferenceBatch(
-        batch.input_ids + 10**6, batch.attention_mask, batch.completion_mask, batch.ids, batch.tokens
-    )
+    beyond = replace(batch, input_ids=batch.input_ids + 10**6)
     with pytest.raises(IndexError):
-        module.reference.logprobs(beyond)  # type: ignore[union-attr]
+        module.reference.logprobs(beyond, SHARED)  # type: ignore[union-attr]
     assert {name: weight.requires_grad for name, weight in module.named_parameters()} == flags
     assert module.model.active_adapters == ["default"]  # type: ignore[union-attr]
 
@@ -136,23 +136,23 @@ def test_after_a_lora_warm_up_it_is_the_warm_judge_and_not_the_base(
     module = DPOModule(Backbone(llama, dtype, adapter=warm_adapter))
     module.configure_model()
     with torch.no_grad():
-        warm = completion_logprobs(Backbone(llama, dtype, adapter=warm_adapter).build(), batch).sums
-        base = completion_logprobs(Backbone(llama, dtype).build(), batch).sums
+        warm = completion_logprobs(Backbone(llama, dtype, adapter=warm_adapter).build(), batch, SHARED).sums
+        base = completion_logprobs(Backbone(llama, dtype).build(), batch, SHARED).sums
     assert (warm - base).abs().min() > 0.05
     assert module.reference is not None
-    assert torch.equal(module.reference.logprobs(batch).sums, warm)
+    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, warm)
 
 
 def test_without_a_warm_up_it_is_the_base(llama: str, batch: PreferenceBatch) -> None:
     module = DPOModule(Backbone(llama, lora=LoRA(r=4)))
     module.configure_model()
     with torch.no_grad():
-        base = completion_logprobs(Backbone(llama).build(), batch).sums
+        base = completion_logprobs(Backbone(llama).build(), batch, SHARED).sums
         for weight in module.parameters():
             if weight.requires_grad:
                 weight.normal_()
     assert module.reference is not None
-    assert torch.equal(module.reference.logprobs(batch).sums, base)
+    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, base)
 
 
 def test_the_kind_follows_from_the_backbone(llama: str) -> None:

@@ -8,25 +8,19 @@ import torch
 from judgelit.data.layout import TokenizedCompletion
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.sft import SFTModule
+from tests.modules.plain import plain_of
 
 
 @torch.no_grad()
-def naive_loss(model: Any, rows: list[TokenizedCompletion]) -> float:
-    """-log p a completion token, over all rows: sums over tokens, not a mean of the rows' means."""
-    total, tokens = 0.0, 0
-    for row in rows:
-        ids = torch.tensor(row.prompt + row.completion)
-        logprobs = model(input_ids=ids[None]).logits[0].double().log_softmax(-1)
-        for place in range(len(row.prompt), len(ids)):
-            total -= logprobs[place - 1, ids[place]].item()
-            tokens += 1
-    return total / tokens
+def plain_loss(model: Any, rows: list[TokenizedCompletion]) -> float:
+    """-log p a completion token, over all rows: a mean over tokens, not of the rows' means."""
+    return -plain_of(model, rows).mean().item()
 
 
 def test_the_loss_is_the_mean_over_completion_tokens(
     model_folder: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any
 ) -> None:
-    wanted = naive_loss(Backbone(model_folder).build().eval(), completions[:8])
+    wanted = plain_loss(Backbone(model_folder).build().eval(), completions[:8])
     module, seen = SFTModule(Backbone(model_folder)), recorder()
     fit(module, completions[:8], 2, accumulate_grad_batches=4, callbacks=[seen])
     assert len(seen.logged) == 1
@@ -37,14 +31,14 @@ def test_the_loss_is_the_mean_over_completion_tokens(
 def test_validation_and_test_are_means_over_the_whole_set(
     llama: str, completions: list[TokenizedCompletion], fit: Any, loader_of: Any
 ) -> None:
-    wanted = naive_loss(Backbone(llama).build().eval(), completions)
+    wanted = plain_loss(Backbone(llama).build().eval(), completions)
     module = SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.0))
     # Batches of 3 leave a last one of 2; a mean of batch means would be another number.
     trainer = fit(module, completions, 3, val=completions)
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(wanted, rel=1e-5)
     # A second pass starts from nothing.
     (again,) = trainer.validate(module, loader_of(completions[:5], 3), verbose=False)
-    assert again["val/loss"] == pytest.approx(naive_loss(Backbone(llama).build().eval(), completions[:5]), rel=1e-5)
+    assert again["val/loss"] == pytest.approx(plain_loss(Backbone(llama).build().eval(), completions[:5]), rel=1e-5)
     (tested,) = trainer.test(module, loader_of(completions, 3), verbose=False)
     assert tested["test/loss"] == pytest.approx(wanted, rel=1e-5)
 
@@ -66,7 +60,7 @@ def test_predict_gives_one_greedy_answer_a_prompt(llama: str) -> None:
     module.configure_model()
     input_ids, attention_mask = pad_prompts([[1, 2, 3], [4]], 0)
     batch = SimpleNamespace(
-        input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=5, stop_ids=(7,), pad_id=0
+        input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=5, stop_ids=(7,), pad_id=0, ends=None
     )
     wanted = generate(module.model, input_ids, attention_mask, Sampling(5), stop_ids=(7,), pad_id=0)  # type: ignore[arg-type]
     assert module.predict_step(batch, 0) == [texts[0] for texts in wanted]
