@@ -1,8 +1,12 @@
-"""Two trainers side by side: each in a process of its own, taking turns step by step, so that both see the same machine.
+"""Two trainers side by side: each in a process of its own, taking turns, so that both see the same machine.
 
-A script that imports this is started three times: as the referee, and by it as each of the two contestants. A contestant
-builds its trainer, then does one step whenever it is told to and reports what the step took. Only ratios of paired steps
-are meaningful on a machine that others use too.
+A script that imports this is started three times: as the referee, and by it as each of the two contestants. A
+contestant builds its trainer, then does one step whenever it is told to and reports what the step took. Only ratios of
+paired steps are meaningful on a machine that others use too.
+
+Peak memory is what the kernel counts as resident (VmHWM), reset before each step to what is resident then. That
+includes what glibc keeps of freed blocks and the libraries' own files, as whoever runs the trainer sees it, for both
+sides alike.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +37,7 @@ class Turns:
         self._reports.write("ready\n")
         self._reports.flush()
         if not sys.stdin.readline():
-            os._exit(0)
+            raise SystemExit
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak memory counts from here
         self._began = time.perf_counter()
 
@@ -46,25 +51,30 @@ class Turns:
 class Contestant:
     """The referee's side of a process."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, *more: str) -> None:
+        """Start this script once more in `role`, with `more` arguments, and wait until it is ready for a step."""
         self.role = role
+        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, *sys.argv, "--role", role],
+            [sys.executable, *sys.argv, "--role", role, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if not os.environ.get("DUEL_VERBOSE") else None,
+            stderr=self._said,
+            # As `judgelit fit` sets it, for both: threads that wait by spinning would take the other's time.
+            env={"GOMP_SPINCOUNT": "10000", "TOKENIZERS_PARALLELISM": "false", **os.environ},
             text=True,
         )
         self._expect_ready()
 
     def step(self) -> dict[str, Any]:
-        """One step, reported."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        """One step, as reported; `turn_seconds` is all that passed until the process was ready for the next one."""
+        assert self._process.stdin is not None
+        began = time.perf_counter()
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        report = json.loads(self._process.stdout.readline())
+        report = json.loads(self._line())
         self._expect_ready()
-        return report
+        return {**report, "turn_seconds": time.perf_counter() - began}
 
     def stop(self) -> None:
         """End the process."""
@@ -73,9 +83,16 @@ class Contestant:
         self._process.wait()
 
     def _expect_ready(self) -> None:
+        if self._line() != "ready\n":
+            raise SystemExit(f"{self.role} did not take its turn as expected")
+
+    def _line(self) -> str:
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != "ready\n":
-            raise SystemExit(f"{self.role} failed; set DUEL_VERBOSE=1 to see why")
+        line = self._process.stdout.readline()
+        if not line:
+            self._said.seek(0)
+            raise SystemExit(f"{''.join(self._said.readlines()[-30:])}\n{self.role} ended before its turn; see above")
+        return line
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -92,9 +109,102 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
-def duel(steps: int, warmup: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Reports of paired steps, ours and theirs, after the warm-up; who begins alternates."""
-    ours, theirs = Contestant("ours"), Contestant("theirs")
+def take_part(
+    args: argparse.Namespace, ours: Callable[[Turns, Any], None], theirs: Callable[[Turns, Any], None]
+) -> None:
+    """A contestant's main."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    (ours if args.role == "ours" else theirs)(Turns(), args)
+
+
+def fit_ours(turns: Any, module: Any, data: Any, *callbacks: Any) -> None:
+    """Train a LightningModule in Lightning's Trainer on a loader or a data module, a turn a step."""
+    import lightning as L
+
+    class Step(L.Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            turns.begin()
+
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            turns.end(loss=float(trainer.callback_metrics["train/loss"]))
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[*callbacks, Step()],
+    )
+    trainer.fit(module, data)
+
+
+def fit_theirs(
+    turns: Turns,
+    trainer_class: Any,
+    config_class: Any,
+    settings: dict[str, Any],
+    args: argparse.Namespace,
+    examples: Sequence[dict[str, Any]],
+) -> None:
+    """Train with one of TRL's trainers on examples in the form that its collator takes, `args.batch` and a turn a step.
+
+    Everything is as TRL has it but for `settings`, bf16 (off), truncation (none) and what belongs to a run that is not
+    kept. Its clipping (1.0) and its optimizer (AdamW, fused, no weight decay) are its defaults.
+    """
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+
+    class Watched(trainer_class):
+        def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+            return dataset
+
+        def training_step(self, *step: Any, **more: Any) -> Any:
+            loss = super().training_step(*step, **more)
+            self.last_loss = float(loss)
+            return loss
+
+    class Step(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turns.begin()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            turns.end(loss=trainer.last_loss)
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Watched(
+            args.model,
+            args=config_class(
+                folder,
+                bf16=False,
+                max_length=None,
+                lr_scheduler_type="constant",
+                per_device_train_batch_size=args.batch,
+                train_sampling_strategy="sequential",
+                max_steps=len(examples) // args.batch,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                use_cpu=True,
+                **settings,
+            ),
+            train_dataset=Dataset.from_list(list(examples)),
+            processing_class=AutoTokenizer.from_pretrained(args.model),
+            callbacks=[Step()],
+        )
+        trainer.train()
+
+
+def duel(steps: int, warmup: int, *more: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Reports of paired steps, ours and theirs, after the warm-up; who begins alternates.
+
+    Both contestants are given the arguments `more`.
+    """
+    ours, theirs = Contestant("ours", *more), Contestant("theirs", *more)
     try:
         for step in range(warmup + steps):
             if step % 2:
@@ -108,15 +218,25 @@ def duel(steps: int, warmup: int) -> Iterator[tuple[dict[str, Any], dict[str, An
         theirs.stop()
 
 
-def claim(text: str, goal: float, pairs: Sequence[Sequence[float]], *, smaller_is_better: bool, **more: Any) -> None:
-    """Print a figure as a line of JSON: the median over pairs of theirs / ours, or of ours / theirs where less is better.
+def claim(
+    text: str,
+    goal: float,
+    pairs: Sequence[Sequence[float]],
+    *,
+    smaller_is_better: bool,
+    ratio: float | None = None,
+    **more: Any,
+) -> None:
+    """Print a figure as a line of JSON.
 
-    `pairs` are [ours, theirs].
+    `pairs` are [ours, theirs]. `ratio` is the median over pairs of theirs / ours, or of ours / theirs where less is
+    better, if it is not given.
     """
-    ratios = [ours / theirs if smaller_is_better else theirs / ours for ours, theirs in pairs]
+    if ratio is None:
+        ratio = statistics.median(ours / theirs if smaller_is_better else theirs / ours for ours, theirs in pairs)
     line = {
         "claim": text,
-        "ratio": statistics.median(ratios),
+        "ratio": ratio,
         "goal": goal,
         "smaller_is_better": smaller_is_better,
         "pairs": [list(pair) for pair in pairs],
@@ -128,7 +248,7 @@ def claim(text: str, goal: float, pairs: Sequence[Sequence[float]], *, smaller_i
 
 def environment() -> dict[str, Any]:
     """Machine and versions."""
-    names = ("judgelit", "torch", "lightning", "transformers", "peft", "trl")
+    names = ("judgelit", "torch", "lightning", "transformers", "peft", "accelerate", "trl")
     found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "processor": _processor()}
     for name in names:
         try:
@@ -153,11 +273,6 @@ def batches(count: int, size: int, examples: Sequence[Any], seed: int) -> list[l
     while len(order) < count * size:
         order += rng.sample(list(examples), len(examples))
     return [order[start : start + size] for start in range(0, count * size, size)]
-
-
-def run_steps(trainer_steps: Callable[[Turns], None]) -> None:
-    """A contestant's main."""
-    trainer_steps(Turns())
 
 
 def _processor() -> str:

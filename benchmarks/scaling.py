@@ -1,0 +1,302 @@
+"""Time of a DPO step against prompt length and vocabulary, beside what its arithmetic alone would take.
+
+    python benchmarks/scaling.py --model DIR --data FILE --steps 3 [--lengths 200 400] [--vocabulary 1 3] [--plot PNG]
+
+Each step trains on one pair (--batch) of a prompt of the given length and two completions of 120 tokens, cut from the
+texts of FILE, with a frozen reference and activation checkpointing, in float32. Two processes take turns: one with the
+shared-prefix layout, one with the concatenated one. For a vocabulary of x3, embedding and head are made three times as
+large. --steps is the number of rounds over all lengths; one more round is profiled.
+
+The floor of a step is the operations that it needs, at the rate that matrix products reach in the same process right
+before and after it: those of one decoder layer, forward and backward, with as many tokens as the step has. Needed are 2
+operations for each weight and token in each of 5 passes: the reference's forward pass, the policy's, the recomputation
+of activation checkpointing (but for each layer's last product, which nothing asks for again) and 2 backward; of the
+head's weights only where a token is scored; in attention 4 operations for each channel and each query and key that see
+each other, in as many passes. Nothing else counts, so 100% is out of reach.
+
+The last line is the claim: the median over lengths of floor / time in the shared-prefix layout, as the model is. Pairs
+are [floor, time] of each length; a line before it says the same of each other vocabulary.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import duel
+
+COMPLETION = 120
+PASSES = 5
+LAYOUTS = {"ours": "shared_prefix", "theirs": "concatenated"}
+BACKWARD_ENDS = "backward ends"
+KINDS = ("matmul", "attention", "elementwise", "optimizer", "other")
+
+
+def main() -> None:
+    parser = duel.parser(__doc__)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[200, 400, 800, 1600, 3200], help="prompt tokens")
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=[1, 3], help="times the model's own")
+    parser.add_argument("--plot", type=Path, default=Path(__file__).with_name("scaling.png"))
+    parser.add_argument("--times", type=int, help=argparse.SUPPRESS)
+    parser.set_defaults(steps=3, warmup=1, batch=1)
+    args = parser.parse_args()
+    if args.role != "referee":
+        duel.take_part(args, contestant, contestant)
+        return
+    columns = ["vocabulary", "prompt", "layout", "seconds", "floor", "reached", *KINDS, "GFLOP/s", "peak GB"]
+    print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
+    found = [row for times in args.vocabulary for row in measure(args, times)]
+    plot(found, args)
+    for times in reversed(args.vocabulary):
+        shared = [row for row in found if row["layout"] == "shared_prefix" and row["vocabulary"] == times]
+        duel.claim(
+            f"DPO step, vocabulary x{times}: fraction of the floor reached, median over prompts of {args.lengths}",
+            0.7,
+            [[row["floor"], row["seconds"]] for row in shared],
+            smaller_is_better=False,
+            ratio=statistics.median(row["reached"] for row in shared),
+            rows=[row for row in found if row["vocabulary"] == times],
+        )
+
+
+def measure(args: Any, times: int) -> list[dict[str, Any]]:
+    """What was found at each length in each layout, printed as rows of a table."""
+    reports: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    lengths = schedule(args)[args.warmup :]
+    pairs = duel.duel(len(lengths), args.warmup, "--times", str(times))
+    for length, both in zip(lengths, pairs, strict=True):
+        for layout, report in zip(LAYOUTS.values(), both, strict=True):
+            reports.setdefault((length, layout), []).append(report)
+    rows = []
+    for (length, layout), (*timed, profiled) in sorted(reports.items()):
+        row: dict[str, Any] = {"vocabulary": times, "prompt": length, "layout": layout}
+        row["seconds"] = statistics.median(report["step_seconds"] for report in timed)
+        row["floor"] = statistics.median(report["floor"] for report in timed)
+        row["reached"] = statistics.median(report["floor"] / report["step_seconds"] for report in timed)
+        row["shares"] = profiled["shares"]
+        row["rate"] = statistics.median(report["rate"] for report in timed)
+        row["peak_bytes"] = max(report["peak_bytes"] for report in timed)
+        cells = [f"x{times}", f"{length}", layout, f"{row['seconds']:.2f}", f"{row['floor']:.2f}"]
+        cells += [f"{share:.0%}" for share in (row["reached"], *row["shares"].values())]
+        cells += [f"{row['rate'] / 1e9:.0f}", f"{row['peak_bytes'] / 1e9:.2f}"]
+        print("| " + " | ".join(cells) + " |", flush=True)
+        rows.append(row)
+    return rows
+
+
+def schedule(args: Any) -> list[int]:
+    """The prompt length of each step: warm-up, timed rounds, and the round that is profiled."""
+    return [args.lengths[0]] * args.warmup + args.lengths * (args.steps + 1)
+
+
+def contestant(turns: duel.Turns, args: Any) -> None:
+    """judgelit's DPOModule in Lightning's Trainer, in one of the two layouts."""
+    import lightning as L
+    import torch
+    from torch.utils.data import DataLoader
+
+    from judgelit.data.layout import flatten_preferences
+    from judgelit.modules.backbone import Backbone
+    from judgelit.modules.dpo import DPOModule
+
+    class Widened(Backbone):
+        def build(self) -> Any:
+            model = super().build()
+            if args.times > 1:
+                model.resize_token_embeddings(args.times * model.config.vocab_size, mean_resizing=False)
+            return model
+
+    class Mark(L.Callback):
+        def on_before_optimizer_step(self, *_: Any) -> None:
+            with torch.profiler.record_function(BACKWARD_ENDS):
+                pass
+
+    layout: Any = LAYOUTS[args.role]
+    module = DPOModule(
+        Widened(args.model),
+        reference="frozen",
+        optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0, fused=True),
+        layout=layout,
+    )
+    batches = [flatten_preferences(pairs) for pairs in cut(args)]
+    measured = Measured(turns, module, batches, profile_from=len(batches) - len(args.lengths))
+    # One more, for which there will be no turn.
+    duel.fit_ours(measured, module, DataLoader([*batches, batches[0]], batch_size=None), Mark())
+
+
+def cut(args: Any) -> list[list[Any]]:
+    """Pairs of the lengths of the schedule, cut from the texts of the data."""
+    from judgelit.data.datamodules import tokenize_preference
+    from judgelit.data.layout import TokenizedPreference
+    from judgelit.data.records import PreferenceExample
+    from judgelit.data.sources import FileSource
+    from judgelit.data.tokenization import ChatTokenizer
+
+    tokenizer = ChatTokenizer.load(args.model)
+    rows = [tokenize_preference(example, "", tokenizer) for example in FileSource(args.data).read(PreferenceExample)]
+    ids = [token for row in rows for token in (*row.prompt, *row.chosen, *row.rejected)]
+    rng = random.Random(args.seed)
+
+    def some(count: int) -> list[int]:
+        start = rng.randrange(len(ids))
+        return [ids[place % len(ids)] for place in range(start, start + count)]
+
+    return [
+        [TokenizedPreference("", some(length), some(COMPLETION), some(COMPLETION)) for _ in range(args.batch)]
+        for length in schedule(args)
+    ]
+
+
+class Measured:
+    """Turns in which a step is timed by itself, with the rate of matrix products taken right before and after it."""
+
+    def __init__(self, turns: duel.Turns, module: Any, batches: list[Any], profile_from: int) -> None:
+        self.turns = turns
+        self.module = module
+        self.batches = batches
+        self.profile_from = profile_from
+        self.step = 0
+
+    def begin(self) -> None:
+        import torch
+
+        self.turns.begin()
+        batch = self.batches[self.step]
+        self.shared = self.module.layout == "shared_prefix"
+        self.tokens = len(batch.input_ids) if self.shared else batch.tokens
+        self.before = matmul_rate(self.module.model, self.tokens)
+        self.profiler = torch.profiler.profile() if self.step >= self.profile_from else None
+        if self.profiler is not None:
+            self.profiler.start()
+        self.began = time.perf_counter()
+
+    def end(self, **found: Any) -> None:
+        seconds = time.perf_counter() - self.began
+        if self.profiler is not None:
+            self.profiler.stop()
+            found["shares"] = shares(self.profiler.events(), seconds)
+        rate = (self.before + matmul_rate(self.module.model, self.tokens)) / 2
+        floor = needed(self.module.model, self.batches[self.step], self.tokens, self.shared) / rate
+        self.step += 1
+        self.turns.end(step_seconds=seconds, rate=rate, floor=floor, **found)
+
+
+def layers(model: Any) -> list[list[Any]]:
+    """The linear layers of each decoder layer."""
+    from torch import nn
+
+    head = model.get_output_embeddings()
+    linear = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
+    each = len(linear) // model.config.num_hidden_layers
+    return [linear[start : start + each] for start in range(0, len(linear), each)]
+
+
+def needed(model: Any, batch: Any, tokens: int, shared: bool) -> float:
+    """Operations that a step needs; see above."""
+    each = layers(model)
+    body = sum(linear.weight.numel() for layer in each for linear in layer)
+    last = sum(layer[-1].weight.numel() for layer in each)
+    head = model.get_output_embeddings().weight.numel()
+    config = model.config
+    channels = len(each) * config.num_attention_heads * config.head_dim
+    sights = 0
+    for segment in batch.segments:
+        own, above = segment.length, 0 if segment.prompt is None else batch.segments[segment.prompt].length
+        if shared:
+            sights += own * above + own * (own + 1) // 2
+        elif segment.prompt is not None:
+            sights += (above + own) * (above + own + 1) // 2
+    forward = 2 * body * tokens + 2 * head * len(batch.targets) + 4 * channels * sights
+    return PASSES * forward - 2 * last * tokens
+
+
+def matmul_rate(model: Any, tokens: int, seconds: float = 0.3) -> float:
+    """Operations a second of the matrix products of one decoder layer, forward and backward, in float32."""
+    import torch
+
+    work = []
+    for linear in layers(model)[0]:
+        weight = linear.weight.detach()
+        out, into = weight.shape
+        x, y = torch.randn(tokens, into), torch.randn(tokens, out)
+        work.append((x, y, weight, torch.empty_like(x), torch.empty_like(y), torch.empty_like(weight)))
+    done, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for x, y, weight, dx, product, dweight in work:
+            torch.mm(x, weight.t(), out=product)
+            torch.mm(y, weight, out=dx)
+            torch.mm(y.t(), x, out=dweight)
+            done += 6 * tokens * weight.numel()
+    return done / (time.perf_counter() - began)
+
+
+def shares(events: Any, seconds: float) -> dict[str, float]:
+    """Of a step's time, what each kind of work took; `other` is all that is in no operator of torch."""
+    ends = next(event.time_range.start for event in events if event.name == BACKWARD_ENDS)
+    spent = dict.fromkeys(KINDS, 0.0)
+    for event in events:
+        name = event.name.removeprefix("aten::")
+        if name == event.name:
+            continue
+        if event.time_range.start >= ends:
+            kind = "optimizer"
+        elif "scaled_dot_product" in name or "flash_attention" in name:
+            kind = "attention"
+        else:
+            kind = "matmul" if name in ("mm", "addmm", "bmm", "baddbmm") else "elementwise"
+        spent[kind] += event.self_cpu_time_total / 1e6 / seconds
+    return {**spent, "other": 1 - sum(spent.values())}
+
+
+def plot(rows: list[dict[str, Any]], args: Any) -> None:
+    """Time, fraction of the floor, and where the time goes, against prompt length."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, PercentFormatter, ScalarFormatter
+
+    figure, (time_axes, floor_axes, share_axes) = pyplot.subplots(1, 3, figsize=(16, 4.8), layout="constrained")
+    colors = dict(zip(LAYOUTS.values(), ("tab:blue", "tab:orange"), strict=True))
+    styles = dict(zip(args.vocabulary, ("o-", "s--", "^:", "v-."), strict=False))
+    for times in args.vocabulary:
+        for layout, color in colors.items():
+            some = [row for row in rows if (row["vocabulary"], row["layout"]) == (times, layout)]
+            label = f"{layout}, vocabulary x{times}"
+            lengths = [row["prompt"] for row in some]
+            time_axes.plot(lengths, [row["seconds"] for row in some], styles[times], color=color, label=label)
+            floor_axes.plot(lengths, [row["reached"] for row in some], styles[times], color=color, label=label)
+            if times == args.vocabulary[0]:
+                floors = [row["floor"] for row in some]
+                time_axes.plot(lengths, floors, ":", color=color, label=f"{layout}, floor at x{times}")
+    floor_axes.axhline(0.7, color="grey", linewidth=1)
+    floor_axes.set(title="Fraction of the floor reached", ylim=(0, 1))
+    time_axes.set(title="Seconds of a step", yscale="log")
+    for axes in (time_axes, floor_axes):
+        axes.set_xscale("log")
+        axes.set_xticks(args.lengths, [str(length) for length in args.lengths])
+        axes.minorticks_off()
+        axes.set_xlabel("tokens of the prompt")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    time_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    time_axes.yaxis.set_major_formatter(ScalarFormatter())
+    shown = [row for row in rows if row["layout"] == "shared_prefix" and row["vocabulary"] == args.vocabulary[0]]
+    places = [str(row["prompt"]) for row in shown]
+    below = [0.0] * len(shown)
+    for kind in KINDS:
+        heights = [row["shares"][kind] for row in shown]
+        share_axes.bar(places, heights, bottom=below, label=kind)
+        below = [low + height for low, height in zip(below, heights, strict=True)]
+    title = f"Where the time goes: shared_prefix, vocabulary x{args.vocabulary[0]}"
+    share_axes.set(title=title, xlabel="tokens of the prompt", ylim=(0, 1))
+    share_axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    for axes in (floor_axes, share_axes):
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.savefig(args.plot, dpi=120)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""An SFT step against TRL's SFTTrainer: the same model, batches and loss; real tokens a second and peak memory.
+
+    python benchmarks/sft_step.py --model DIR --data FILE --steps 10 [--setting default|best]
+
+Full fine-tuning in float32, loss on the completions alone, batches of 8 random examples. `default`: both as they come
+(but for TRL's bf16). `best`: both without activation checkpointing, TRL without padding (`padding_free`, which is exact
+here: transformers makes a mask of the packed row). Both use torch's fused AdamW, TRL's default. Real tokens are those
+of prompts and completions, not padding. The last line is the claim about speed; the one before it, about memory.
+"""
+
+from typing import Any
+
+import duel
+
+
+def main() -> None:
+    parser = duel.parser(__doc__)
+    parser.add_argument("--setting", choices=["default", "best"], default="default")
+    parser.set_defaults(batch=8)
+    args = parser.parse_args()
+    if args.role != "referee":
+        duel.take_part(args, ours, theirs)
+        return
+    tokens = [sum(map(len, batch)) for batch in rows(args)[args.warmup :]]
+    times, peaks, losses = [], [], []
+    for step, (mine, other) in enumerate(duel.duel(args.steps, args.warmup)):
+        times.append([mine["seconds"] / tokens[step], other["seconds"] / tokens[step]])
+        peaks.append([mine["peak_bytes"], other["peak_bytes"]])
+        losses.append([mine["loss"], other["loss"]])
+        print(f"{tokens[step]} tokens: ours {mine}, theirs {other}", flush=True)
+    what = f"SFT step against TRL's SFTTrainer, {args.setting} setting"
+    duel.claim(f"{what}: peak resident memory, ours / theirs", 0.6, peaks, smaller_is_better=True)
+    speed = f"{what}: seconds a real token, theirs / ours"
+    duel.claim(speed, 1.5, times, smaller_is_better=False, tokens=tokens[: args.steps], losses=losses)
+
+
+def rows(args: Any) -> list[list[Any]]:
+    """The batches, as ids."""
+    from judgelit.data.datamodules import tokenize_completion
+    from judgelit.data.records import SFTExample
+    from judgelit.data.sources import FileSource
+    from judgelit.data.tokenization import ChatTokenizer
+
+    tokenizer = ChatTokenizer.load(args.model)
+    examples = FileSource(args.data).read(SFTExample)
+    made = [tokenize_completion(example, str(index), tokenizer) for index, example in enumerate(examples)]
+    return duel.batches(args.warmup + args.steps + 1, args.batch, made, args.seed)
+
+
+def ours(turns: duel.Turns, args: Any) -> None:
+    """judgelit's SFTModule in Lightning's Trainer."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from judgelit.data.layout import flatten_completions
+    from judgelit.modules.backbone import Backbone
+    from judgelit.modules.sft import SFTModule
+
+    module = SFTModule(
+        Backbone(args.model, activation_checkpointing=args.setting == "default"),
+        optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0, fused=True),
+    )
+    duel.fit_ours(turns, module, DataLoader(rows(args), batch_size=None, collate_fn=flatten_completions))
+
+
+def theirs(turns: duel.Turns, args: Any) -> None:
+    """TRL's SFTTrainer."""
+    from trl import SFTConfig, SFTTrainer
+
+    settings: dict[str, Any] = {"learning_rate": 1e-6}
+    if args.setting == "best":
+        settings |= {"gradient_checkpointing": False, "padding_free": True}
+    duel.fit_theirs(turns, SFTTrainer, SFTConfig, settings, args, as_theirs(rows(args)))
+
+
+def as_theirs(batches: list[list[Any]]) -> list[dict[str, Any]]:
+    """The rows of all batches as TRL's collator takes them: the loss leaves out labels of -100."""
+    flat = [row for batch in batches for row in batch]
+    return [
+        {"input_ids": [*row.prompt, *row.completion], "labels": [-100] * len(row.prompt) + list(row.completion)}
+        for row in flat
+    ]
+
+
+if __name__ == "__main__":
+    main()
