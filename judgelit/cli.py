@@ -19,6 +19,8 @@ COMMANDS = {
     "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "judge": ("judgelit.synthesis.label", "label the pairs of a file with a judge"),
+    "plan": ("judgelit.tools.plan", "memory and time that a configuration needs, before a GPU is rented for it"),
+    "export": ("judgelit.tools.export", "write what a run has trained as a Hugging Face folder"),
     "configs": ("judgelit.tools.configs", "list the shipped configurations or copy one"),
 }
 # These share a module and read the command's name themselves.
@@ -41,7 +43,12 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(_unknown(argv[0]))
         _settle()
         module, _ = COMMANDS[argv[0]]
-        import_module(module).main(_find_configs(argv if argv[0] in _NAMED else argv[1:]))
+        command, arguments = import_module(module).main, _find_configs(argv if argv[0] in _NAMED else argv[1:])
+        if argv[0] == "plan":
+            # It reads what `fit` reads, with a parser from a floor above its own.
+            command(arguments, import_module("judgelit.training").TrainingCLI)
+        else:
+            command(arguments)
     except UserError as error:
         print(f"judgelit: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

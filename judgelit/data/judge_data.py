@@ -30,8 +30,8 @@ class JudgeData:
     max_new_tokens: int = 1024
     """Longest judgment, in tokens."""
     stop_at_verdict: bool = True
-    """End a judgment with the line that says its verdict: what a model writes after it takes time and is not read, unless
-    it goes on to another verdict."""
+    """End a judgment with the line that says its verdict: what a model writes after it takes time and is not read,
+    unless it goes on to another verdict."""
     batch_size: int = 16
     """Judgments generated at once."""
     limit: int | None = None

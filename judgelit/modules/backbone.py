@@ -1,18 +1,21 @@
-"""Which model is trained, and how it is built: name, dtype, attention, LoRA."""
+"""Which model is trained, and how it is built: name, dtype, attention, quantisation, LoRA."""
 
 import hashlib
 import itertools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from judgelit.data.tokenization import NANO, first_line, model_folder
 from judgelit.errors import UserError
-from judgelit.modules import attention
+from judgelit.modules import attention, quantization
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -55,6 +58,8 @@ class Backbone:
     """The weights' dtype."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel; flash_attention_2 needs a CUDA GPU and its package."""
+    quantization: Literal["nf4"] | None = None
+    """Keep the weights of linear layers in 4 bits while an adapter is trained on them (QLoRA)."""
     lora: LoRA | None = None
     """Train an adapter instead of the whole model."""
     adapter: str | None = None
@@ -75,24 +80,100 @@ class Backbone:
         Raises:
             UserError: The model or adapter cannot be loaded, or LoRA's targets match no layer.
         """
+        if self.quantization is not None and not self.uses_lora:
+            raise UserError(
+                f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
+                "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
+            )
         model = self._load()
         if self.attention == "sdpa" and model._supports_attention_backend:
             model.set_attn_implementation(attention.NAME)
         if self.activation_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if self.adapter is not None:
-            return self._start_from_adapter(model).train()
+            _checkpoint_activations(model)
         # Loading leaves a model in eval mode, where activation checkpointing does nothing, and Lightning keeps modes.
-        return (model if self.lora is None else self._add_adapter(model, self.lora)).train()
+        return self._with_adapter(model).train()
 
-    def _load(self) -> "PreTrainedModel":
-        from safetensors import SafetensorError
+    def build_unquantized(self) -> "CausalLM":
+        """The model with its adapter, 4-bit weights put back into `dtype`: what an adapter can be merged into."""
+        model = self._load()
+        if quantization.is_4bit(model):
+            quantization.dequantize(model)
+        return self._with_adapter(model)
+
+    def outline(self) -> "CausalLM":
+        """The model with its adapter but without weights: all tensors are on the meta device, none are read."""
+        from peft import PeftConfig, get_peft_model
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        options = {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
-        folder = model_folder(self.name_or_path)
+        with self._refusing(), torch.device("meta"):
+            folder = model_folder(self.name_or_path)
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
+            )
+            if self.adapter is None:
+                return self._with_adapter(model)
+            settings = PeftConfig.from_pretrained(self._adapter_folder())
+            # PEFT would warn that the model's name is not the one in the settings, where it is another path to it.
+            settings.base_model_name_or_path = None
+            settings.inference_mode = False
+            return get_peft_model(model, settings)
+
+    def _load(self) -> "PreTrainedModel":
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        dtype = getattr(torch, self.dtype)
+        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention}
         if self.attention == "flash_attention_2" and not torch.cuda.is_available():
             raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
+        with self._refusing():
+            folder = model_folder(self.name_or_path)
+            if self.name_or_path == NANO:
+                if self.quantization is not None:
+                    raise UserError(
+                        f"quantization {self.quantization!r}: found the built-in model, which starts from random "
+                        "weights; expected a trained one"
+                    )
+                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+            if self.quantization is not None and not self._comes_quantized():
+                options["quantization_config"] = quantization.nf4(dtype)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+                **options,
+            )
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            # transformers would train these from random numbers.
+            raise UserError(
+                f"model {self.name_or_path!r}: its files lack {len(missing)} weights of {type(model).__name__}, among "
+                f"them {missing[0]}"
+            )
+        if quantization.is_4bit(model):
+            quantization.settle(model, dtype)
+        elif self.quantization is not None:
+            raise UserError(
+                f"quantization {self.quantization!r}: the files of {self.name_or_path!r} hold weights that are quantised "
+                "otherwise; leave quantization out"
+            )
+        if getattr(model, "is_quantized", False):
+            model.requires_grad_(False)
+        return model
+
+    def _comes_quantized(self) -> bool:
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
+        return getattr(config, "quantization_config", None) is not None
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Say in one line why the model cannot be loaded."""
+        from safetensors import SafetensorError
+
+        folder = model_folder(self.name_or_path)
         local = Path(folder)
         if local.is_dir() and not (local / "config.json").is_file():
             raise UserError(
@@ -101,15 +182,7 @@ class Backbone:
         if not local.exists() and folder.startswith(("./", "../", "/", "~")):
             raise UserError(f"model {self.name_or_path!r}: no such folder")
         try:
-            if self.name_or_path == NANO:
-                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
-                use_safetensors=True,
-                trust_remote_code=self.trust_remote_code,
-                output_loading_info=True,
-                **options,
-            )
+            yield
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
                 raise UserError(
@@ -117,14 +190,11 @@ class Backbone:
                     "model"
                 ) from error
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
-        model, report = loaded
-        if missing := sorted(report["missing_keys"]):
-            # transformers would train these from random numbers.
-            raise UserError(
-                f"model {self.name_or_path!r}: its files lack {len(missing)} weights of {type(model).__name__}, among "
-                f"them {missing[0]}"
-            )
-        return model
+
+    def _with_adapter(self, model: "PreTrainedModel") -> "CausalLM":
+        if self.adapter is not None:
+            return self._start_from_adapter(model)
+        return model if self.lora is None else self._add_adapter(model, self.lora)
 
     def _add_adapter(self, model: "PreTrainedModel", lora: LoRA) -> "PeftModel":
         from peft import LoraConfig, TaskType, get_peft_model
@@ -154,15 +224,26 @@ class Backbone:
     def _start_from_adapter(self, model: "PreTrainedModel") -> "PeftModel":
         from peft import PeftModel
 
+        folder = self._adapter_folder()
+        try:
+            return PeftModel.from_pretrained(model, folder, is_trainable=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"adapter {folder!r} does not fit {self.name_or_path!r}: {first_line(error)}") from error
+
+    def _adapter_folder(self) -> str:
         assert self.adapter is not None
         if not (Path(self.adapter) / "adapter_config.json").is_file():
             raise UserError(f"adapter {self.adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
-        try:
-            return PeftModel.from_pretrained(model, self.adapter, is_trainable=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"adapter {self.adapter!r} does not fit {self.name_or_path!r}: {first_line(error)}"
-            ) from error
+        return self.adapter
+
+
+def _checkpoint_activations(model: Any) -> None:
+    if not model.supports_gradient_checkpointing:
+        rank_zero_info(f"activation_checkpointing: {type(model).__name__} has none, so activations are kept")
+        return
+    # transformers has renamed it, and warns of the old name.
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})
 
 
 def without_adapter(model: nn.Module) -> Any:
@@ -188,7 +269,8 @@ def fingerprint(model: nn.Module, skip: str | None = None) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.named_parameters()):
         if skip is None or skip not in name:
-            digest.update(f"{name} {tuple(weight.shape)} {_checksum(weight)}\n".encode())
+            for part, tensor in {"": weight, **quantization.scales(weight)}.items():
+                digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor)}\n".encode())
     return digest.hexdigest()[:16]
 
 

@@ -52,8 +52,7 @@ def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor
 
 def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
     """The place in each row of [n, V] at which the running sum of `weights` passes a share `uniform` of the whole."""
-    # Float32 would lose the tail of a large vocabulary. A share below 1 in float32 stays below the whole in float64, so
-    # what has no weight is never drawn.
+    # Added up in float32 by a GPU's threads, sums need not ascend, and what has no weight could be drawn.
     sums = weights.double().cumsum(-1)
     wanted = uniform.to(sums) * sums[:, -1]
     return torch.searchsorted(sums, wanted[:, None], right=True)[:, 0]

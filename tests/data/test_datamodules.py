@@ -1,12 +1,15 @@
 import itertools
 import logging
+import pickle
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -20,8 +23,10 @@ from judgelit.data.datamodules import (
     TrainingDataModule,
 )
 from judgelit.data.files import write_records
+from judgelit.data.layout import PreferenceBatch
 from judgelit.data.records import PreferenceExample, SFTExample
-from judgelit.data.sources import FileSource, read_pairs
+from judgelit.data.sources import FileSource, read_pairs, split_by_group
+from judgelit.data.token_store import TokenRows
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
@@ -29,6 +34,13 @@ from judgelit.modules.finetuning import FineTuningModule
 from judgelit.modules.schedule import WarmupCosine
 from judgelit.modules.sft import SFTModule
 from tests.support import make_pair, short_templates
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave the user's cache alone."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    return tmp_path / "datasets" / "judgelit"
 
 
 def sft_example(number: int, question: str | None = None, completion: str = "") -> SFTExample:
@@ -150,6 +162,111 @@ def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) 
             assert data.tokenizer.decode(completion) == f"{word} {name[1:]}"
 
 
+def test_the_split_of_several_sources_is_that_of_their_records(tmp_path: Path, llama: str) -> None:
+    sources = []
+    for number in range(2):
+        records = [sft_example(n, question=f"key{n // 2}") for n in range(number * 40, number * 40 + 40)]
+        write_records(tmp_path / f"{number}.jsonl", records)
+        sources.append((FileSource(str(tmp_path / f"{number}.jsonl")), records))
+    data = read(SFTDataModule(llama, [source for source, _ in sources], val_fraction=0.3, seed=2))  # type: ignore[arg-type]
+    sides = [split_by_group(records, 0.3, 2) for _, records in sources]
+    assert [row.id for row in data.rows("train")] == [x.pair_id for train, _ in sides for x in train]
+    assert [row.id for row in data.rows("val")] == [x.pair_id for _, val in sides for x in val]
+    assert ids(data.val_dataloader()) == [row.id for row in data.rows("val")]
+
+
+def test_examples_without_an_id_are_named_by_file_and_line(tmp_path: Path, llama: str) -> None:
+    write_records(tmp_path / "a.jsonl", [PreferenceExample(({"role": "user", "content": "q"},), "a", "b")] * 2)
+    data = read(DPODataModule(llama, str(tmp_path / "a.jsonl")))
+    assert [row.id for row in data.rows("train")] == ["a.jsonl:1", "a.jsonl:2"]
+
+
+def test_a_token_budget_takes_the_place_of_a_number_of_examples(tmp_path: Path, llama: str) -> None:
+    same = ({"role": "user", "content": "one question for all"},)
+    records = [PreferenceExample(same, f"right {n}", f"wrong {n}", {"pair_id": f"e{n}"}) for n in range(12)]
+    write_records(tmp_path / "a.jsonl", [*records, *(preference(n) for n in range(12, 40))])
+    whole = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), tokens_per_batch=200, val=str(tmp_path / "a.jsonl")))
+    for loader in (whole.train_dataloader(), whole.val_dataloader()):
+        batches: list[PreferenceBatch] = list(loader)  # type: ignore[arg-type]
+        assert all(len(batch.input_ids) <= 200 for batch in batches)
+        assert np.mean([len(batch.input_ids) for batch in batches]) > 150
+        assert sorted(name for batch in batches for name in batch.ids) == sorted(f"e{n}" for n in range(40))
+
+
+# Tokenised once.
+
+
+def test_tokenised_examples_are_kept_where_the_user_says_or_with_other_data_sets(
+    tmp_path: Path, llama: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sft_file(tmp_path / "a.jsonl", range(4))
+    data = read(SFTDataModule(llama, path))
+    assert data.cache_folder == own_cache and len(list(own_cache.glob("*/rows.arrow"))) == 1
+    data = read(SFTDataModule(llama, path, cache=str(tmp_path / "mine")))
+    assert data.cache_folder == tmp_path / "mine" and len(list(tmp_path.glob("mine/*/rows.arrow"))) == 1
+    monkeypatch.delenv("HF_DATASETS_CACHE")
+    assert SFTDataModule(llama, path).cache_folder == datasets.config.HF_DATASETS_CACHE / "judgelit"
+    assert SFTDataModule(llama, path, cache="~/x").cache_folder == Path.home() / "x"
+
+
+def test_what_was_prepared_is_opened_whatever_is_chosen_of_it(
+    tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [sft_example(n, completion="x" * (9 * n)) for n in range(20)]
+    write_records(tmp_path / "a.jsonl", examples)
+    (tmp_path / "b.jsonl").write_text("not json")
+    SFTDataModule(llama, str(tmp_path / "a.jsonl")).prepare_data()
+    # Neither length nor split nor seed is part of what was tokenised; and what is not needed is not read.
+    settings: dict[str, Any] = {"max_length": 100, "val_fraction": 0.5, "seed": 4, "test": str(tmp_path / "b.jsonl")}
+    with monkeypatch.context() as patched:
+        patched.setattr("judgelit.data.token_cache.encoded", lambda *_: pytest.fail("tokenised again"))
+        data = read(SFTDataModule(llama, str(tmp_path / "a.jsonl"), **settings))
+    kept = [row.id for row in (*data.rows("train"), *data.rows("val"))]
+    assert 0 < len(kept) < 20 and set(kept) < {f"e{n}" for n in range(20)}
+    assert max(data.rows("train").lengths) <= 100
+    with pytest.raises(UserError, match=r"b\.jsonl:1: not JSON"):
+        read(data, "test")
+
+
+def test_only_what_a_command_needs_is_prepared(tmp_path: Path, llama: str, own_cache: Path) -> None:
+    train, val = sft_file(tmp_path / "a.jsonl", range(4)), sft_file(tmp_path / "b.jsonl", range(5))
+    trainer = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False)
+    trainer.validate(SFTModule(Backbone(llama)), SFTDataModule(llama, train, val=val), verbose=False)
+    assert len(list(own_cache.iterdir())) == 1
+    SFTDataModule(llama, train, val=val).prepare_data()
+    assert len(list(own_cache.iterdir())) == 2
+
+
+def test_rows_are_prepared_once_and_before_they_are_loaded(tmp_path: Path, llama: str) -> None:
+    path = tmp_path / "a.jsonl"
+    write_records(path, [preference(n) for n in range(6)])
+    data = read(DPODataModule(llama, str(path), val=str(path), batch_size=3, num_workers=1))
+    asked = []
+
+    def prepare(part: str, rows: TokenRows) -> None:
+        asked.append(part)
+        rows.reference = [[float(n)] * (len(row.chosen) + len(row.rejected)) for n, row in enumerate(rows)]  # type: ignore[union-attr]
+
+    data.prepare_rows = prepare
+    for _ in range(2):
+        for loader in (data.train_dataloader(), data.val_dataloader()):
+            for batch in loader:
+                for number, name in enumerate(batch.ids):
+                    of_pair = torch.isin(batch.rows, torch.stack([batch.chosen[number], batch.rejected[number]]))
+                    assert set(batch.reference[of_pair].tolist()) == {float(name[1:])}
+    assert asked == ["train", "val"]
+    data.prepare_rows = lambda part, rows: asked.append("again")
+    data.val_dataloader()
+    assert asked[-1] == "again"
+
+
+def test_a_data_module_takes_little_to_another_process(tmp_path: Path, llama: str) -> None:
+    data = read(SFTDataModule(llama, sft_file(tmp_path / "a.jsonl", range(3000)), val_fraction=0.001))
+    loader = data.train_dataloader()
+    assert len(pickle.dumps(loader.dataset)) < 25_000
+    assert pickle.loads(pickle.dumps(loader.dataset))[2000] == data.rows("train")[2000]
+
+
 # What is refused.
 
 
@@ -160,6 +277,7 @@ def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) 
         ({}, "validate", "nothing to validate on; set data.val or data.val_fraction"),
         ({}, "test", "nothing to test on; set data.test"),
         ({"batch_size": 0}, "fit", "data.batch_size: found 0"),
+        ({"tokens_per_batch": 0}, "fit", "data.tokens_per_batch: found 0, expected 1 or more"),
         ({"max_length": 0}, "fit", "data.max_length: found 0, expected 1 or more"),
         ({"num_workers": -1}, "fit", "data.num_workers: found -1, expected 0 or more"),
         ({"val_fraction": 1.0}, "fit", "data.val_fraction: found 1.0"),
@@ -244,7 +362,7 @@ class Seen(Callback):
     """Notes the ids of every batch, and ends the run after some."""
 
     def __init__(self, killed_after: int | None = None) -> None:
-        self.batches: list[list[str]] = []
+        self.batches: list[tuple[str, ...]] = []
         self.killed_after = killed_after
 
     def on_train_batch_start(
@@ -255,22 +373,47 @@ class Seen(Callback):
         self.batches.append(batch.ids)
 
 
+BUDGETS = {"sft": 75, "dpo": 110}
+"""Tokens of a batch with which the epochs need different numbers of batches: 8, 7, 8 and 5, 6, 6."""
+
+
+def ragged(kind: str, number: int) -> SFTExample | PreferenceExample:
+    """Of uneven length; the first six are two to a prompt."""
+    prompt = ({"role": "user", "content": f"question {number // 2 if number < 6 else number}"},)
+    text = "word " * (number * 5 % 9) + str(number)
+    if kind == "sft":
+        return SFTExample(prompt, text, f"e{number}")
+    return PreferenceExample(prompt, text, f"wrong {number}", {"pair_id": f"e{number}"})
+
+
 class Runs:
     """A training run, whole or in two parts."""
 
-    def __init__(self, folder: Path, model: str, kind: str = "sft", accumulate: int = 1, workers: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        kind: str = "sft",
+        accumulate: int = 1,
+        workers: int = 0,
+        by_tokens: bool = False,
+    ) -> None:
         self.folder, self.model, self.kind = folder, model, kind
         self.accumulate, self.workers = accumulate, workers
-        records = [sft_example(n) if kind == "sft" else preference(n) for n in range(14)]
+        self.settings: dict[str, Any] = {"batch_size": 3}
+        records: list[Any] = [sft_example(n) if kind == "sft" else preference(n) for n in range(14)]
+        if by_tokens:
+            self.settings = {"tokens_per_batch": BUDGETS[kind], "group_by_length": False}
+            records = [ragged(kind, n) for n in range(14)]
         self.file = str(folder / "train.jsonl")
         write_records(self.file, records)
 
     def fit(
         self, callbacks: list[Callback], resume: Path | None = None, schedule: bool = True, **trainer: Any
-    ) -> tuple[list[list[str]], dict[str, torch.Tensor]]:
+    ) -> tuple[list[tuple[str, ...]], dict[str, torch.Tensor]]:
         torch.manual_seed(0)
         data = (SFTDataModule if self.kind == "sft" else DPODataModule)(
-            self.model, self.file, batch_size=3, num_workers=self.workers
+            self.model, self.file, num_workers=self.workers, **self.settings
         )
         kind: Any = SFTModule if self.kind == "sft" else DPOModule
         module: FineTuningModule = kind(
@@ -310,7 +453,9 @@ class Runs:
         return loops["epoch_loop.batch_progress"]["total"]["processed"]
 
 
-def assert_same(whole: tuple[list[list[str]], dict[str, torch.Tensor]], first: list[list[str]], second: Any) -> None:
+def assert_same(
+    whole: tuple[list[tuple[str, ...]], dict[str, torch.Tensor]], first: list[tuple[str, ...]], second: Any
+) -> None:
     assert first + second[0] == whole[0]
     assert whole[1].keys() == second[1].keys()
     assert all(torch.equal(weight, second[1][name]) for name, weight in whole[1].items())
@@ -325,21 +470,33 @@ def no_false_alarm() -> Iterator[None]:
     assert not [warning for warning in caught if "not resumable" in str(warning.message)]
 
 
+@pytest.mark.parametrize(("accumulate", "workers"), [(1, 0), (2, 0), (2, 2)])
+def test_every_example_is_trained_on_once_an_epoch(tmp_path: Path, llama: str, accumulate: int, workers: int) -> None:
+    runs = Runs(tmp_path, llama, accumulate=accumulate, workers=workers, by_tokens=True)
+    batches, _ = runs.fit([Seen()], max_epochs=3)
+    assert len(batches) == 3 * 8
+    for start in range(0, len(batches), 8):
+        seen = [name for batch in batches[start : start + 8] for name in batch]
+        assert sorted(seen) == sorted(f"e{number}" for number in range(14))
+
+
 # 14 examples in batches of 3 are 5 batches an epoch, the last of which ends a window of accumulation by itself.
 @pytest.mark.parametrize(
-    ("kind", "accumulate", "workers", "killed_after"),
+    ("kind", "by_tokens", "accumulate", "workers", "killed_after"),
     [
-        *itertools.product(["sft"], [1, 2], [0], [1, 4, 5, 6, 7, 11]),
-        *itertools.product(["sft"], [1, 2], [2], [3, 5]),
-        *itertools.product(["dpo"], [1, 2], [0], [5, 7]),
+        *itertools.product(["sft"], [False], [1, 2], [0], [1, 4, 5, 6, 7, 11]),
+        *itertools.product(["sft"], [False], [1, 2], [2], [3, 5]),
+        *itertools.product(["dpo"], [False], [1, 2], [0], [5, 7]),
+        *itertools.product(["sft"], [True], [1, 2], [0], [7, 8, 9]),
+        *itertools.product(["dpo"], [True], [2], [0, 2], [5, 8]),
     ],
 )
 def test_a_killed_run_continues_with_the_batches_and_ends_with_the_weights_of_an_unbroken_one(
-    tmp_path: Path, llama: str, kind: str, accumulate: int, workers: int, killed_after: int
+    tmp_path: Path, llama: str, kind: str, by_tokens: bool, accumulate: int, workers: int, killed_after: int
 ) -> None:
-    runs = Runs(tmp_path, llama, kind, accumulate, workers)
+    runs = Runs(tmp_path, llama, kind, accumulate, workers, by_tokens)
     whole = runs.fit([Seen()], max_epochs=3)
-    assert len(whole[0]) == 15
+    assert len(whole[0]) == 3 * (8 if by_tokens and kind == "sft" else 5)
     begun, _ = runs.fit([runs.checkpoint(every_n_train_steps=1), Seen(killed_after)], max_epochs=3)
     assert begun == whole[0][:killed_after]
     if not runs.last.exists():
@@ -350,23 +507,31 @@ def test_a_killed_run_continues_with_the_batches_and_ends_with_the_weights_of_an
     assert_same(whole, begun[:done], runs.fit([Seen()], runs.last, max_epochs=3))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_continues_from_the_end_of_an_epoch(tmp_path: Path, llama: str, epochs: int, workers: int) -> None:
-    runs = Runs(tmp_path, llama, workers=workers)
+@pytest.mark.parametrize(
+    ("epochs", "workers", "by_tokens"), [*itertools.product([1, 2], [0, 2], [False]), (1, 0, True), (2, 2, True)]
+)
+def test_a_run_continues_from_the_end_of_an_epoch(
+    tmp_path: Path, llama: str, epochs: int, workers: int, by_tokens: bool
+) -> None:
+    runs = Runs(tmp_path, llama, workers=workers, by_tokens=by_tokens)
     whole = runs.fit([Seen()], schedule=False, max_epochs=3)
     begun, _ = runs.fit([runs.checkpoint(), Seen()], schedule=False, max_epochs=epochs)
     assert_same(whole, begun, runs.fit([Seen()], runs.last, schedule=False, max_epochs=3))
 
 
 @pytest.mark.parametrize(
-    ("steps", "accumulate", "workers"),
-    [*itertools.product([1, 3, 4, 5, 6], [1], [0]), *itertools.product([2, 3, 5], [2], [0]), (3, 1, 2), (5, 1, 2)],
+    ("steps", "accumulate", "workers", "by_tokens"),
+    [
+        *itertools.product([1, 3, 4, 5, 6], [1], [0], [False]),
+        *itertools.product([2, 3, 5], [2], [0], [False]),
+        *itertools.product([3, 5], [1], [2], [False]),
+        *itertools.product([3, 4, 5], [2], [0], [True]),
+    ],
 )
 def test_a_run_that_max_steps_stopped_goes_on_where_it_was(
-    tmp_path: Path, llama: str, steps: int, accumulate: int, workers: int
+    tmp_path: Path, llama: str, steps: int, accumulate: int, workers: int, by_tokens: bool
 ) -> None:
-    runs = Runs(tmp_path, llama, accumulate=accumulate, workers=workers)
+    runs = Runs(tmp_path, llama, accumulate=accumulate, workers=workers, by_tokens=by_tokens)
     whole = runs.fit([Seen()], schedule=False, max_steps=8)
     begun, _ = runs.fit([runs.checkpoint(), Seen()], schedule=False, max_steps=steps)
     assert_same(whole, begun, runs.fit([Seen()], runs.last, schedule=False, max_steps=8))

@@ -154,6 +154,7 @@ class TestPreferences:
             TokenizedPreference("x", [1], [2, 3], [4], [-0.2, -0.3, -0.4]),
             TokenizedPreference("y", [], [5, 6], [7, 8], [-0.6, -0.8]),
             TokenizedPreference("z", [1], [9], [2, 3], [-0.9, -0.2, -0.3]),
+            TokenizedPreference("u", [], [7, 8], [5, 6], [-0.8, -0.6]),
         ]
         batch = flatten_preferences(rows)
         assert batch.reference is not None and batch.reference.dtype == torch.float32

@@ -107,7 +107,7 @@ def test_records_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "chosen": "b"}])
     records = FileSource(path).stream(PreferenceExample)
     assert next(records)[0] == f"{path}:1"
-    with pytest.raises(UserError, match="a.jsonl:2: fields 'chosen' and 'rejected' are equal"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: fields 'chosen' and 'rejected' are equal"):
         next(records)
 
 

@@ -19,7 +19,10 @@ from judgelit.data.layout import (
 )
 from judgelit.modules.attention import Plan
 from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.dpo import DPOModule
 from judgelit.modules.logprobs import Scoring, completion_logprobs
+from judgelit.modules.losses import PreferenceLoss
+from judgelit.modules.sft import SFTModule
 from tests.modules.plain import (
     both,
     float64_throughout,
@@ -253,8 +256,6 @@ class TestTraining:
                 torch.testing.assert_close(one[name], gradient, rtol=1e-3, atol=1e-5)
 
     def test_sft(self, llama: str, completions: Any, fit: Any, recorder: Any) -> None:
-        from judgelit.modules.sft import SFTModule
-
         def make(layout: Any) -> SFTModule:
             return SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.1), layout=layout)
 
@@ -262,9 +263,6 @@ class TestTraining:
         self.assert_equal_steps(shared, concatenated)
 
     def test_dpo(self, llama: str, warm_adapter: str, fit: Any, recorder: Any) -> None:
-        from judgelit.modules.dpo import DPOModule
-        from judgelit.modules.losses import PreferenceLoss
-
         def make(layout: Any) -> DPOModule:
             return DPOModule(
                 Backbone(llama, adapter=warm_adapter),

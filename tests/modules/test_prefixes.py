@@ -95,3 +95,10 @@ def test_runs_are_all_prompts_within_the_budget(prompts: list[list[int]], tokens
         assert len(run) == 1 or sum(map(len, run)) - sum(shared) <= tokens
     for run, after in pairwise(found):
         assert sum(map(len, run)) + len(after[0]) > tokens
+
+
+def test_what_a_run_has_in_common_counts_once() -> None:
+    prompts = [[*LONG, 1, 1, 1], [*LONG, 2, 2], [*LONG, 3, 3]]
+    assert runs(prompts, 47) == [prompts]
+    assert runs(prompts, 46) == [prompts[:2], prompts[2:]]
+    assert runs(prompts, 10) == [prompts[:1], prompts[1:2], prompts[2:]]

@@ -16,7 +16,7 @@ from judgelit.errors import UserError
 from judgelit.modules.attention import NAME
 from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.logprobs import Scoring, completion_logprobs
-from judgelit.modules.scoring import cannot_share, settle_scoring
+from judgelit.modules.scoring import _gap, cannot_share, settle_scoring
 from tests.modules.plain import both, plain_of, ragged_pairs, some_ids
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -163,10 +163,10 @@ def ignores_positions(model: Any) -> Any:
     return model
 
 
-def biased_by_place(model: Any) -> Any:
+def biased_by_place(model: Any, slope: float = 0.02) -> Any:
     """Makes a model add to each token something of its place in the row."""
     embed = model.get_input_embeddings()
-    places = 0.02 * torch.arange(2048)[:, None]
+    places = slope * torch.arange(2048)[:, None]
     embed.register_forward_hook(lambda _, __, out: out + places[: out.shape[1]].to(out.dtype))
     return model
 
@@ -191,10 +191,22 @@ class TestLiars:
         assert cannot_share(model) is None
         assert settle_scoring(model, "auto", batch) == CONCATENATED
 
-    @pytest.mark.parametrize("lie", [ignores_positions, biased_by_place])
     @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-    def test_half_precision_hides_none(self, lie: Any, dtype: Any, llama: str, batch: Batch) -> None:
-        assert settle_scoring(lie(Backbone(llama, dtype).build()), "auto", batch) == CONCATENATED
+    def test_half_precision_hides_none(self, dtype: Any, llama: str, batch: Batch) -> None:
+        assert settle_scoring(ignores_positions(Backbone(llama, dtype).build()), "auto", batch) == CONCATENATED
+        # This one is a tenth of a nat a token, where rounding is a few thousandths.
+        slightly = biased_by_place(Backbone(llama, dtype).build(), slope=1e-4)
+        assert settle_scoring(slightly, "auto", batch) == CONCATENATED
+
+    @torch.no_grad()
+    def test_what_is_wrong_in_one_completion_is_not_averaged_away(self, llama: str, batch: Batch) -> None:
+        model = Backbone(llama).build()
+        found = completion_logprobs(model, batch, SHARED).tokens
+        assert _gap(model, batch, SHARED, found) == 0.0
+        for number in range(len(batch.lengths)):
+            expected = found + torch.where(batch.rows == number, 0.5, 0.0)
+            share = int((batch.rows == number).sum()) / int(batch.lengths[number])
+            assert _gap(model, batch, SHARED, expected) == pytest.approx(0.5 * share, abs=1e-5)
 
 
 class Rolled(LlamaForCausalLM):

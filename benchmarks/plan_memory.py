@@ -1,0 +1,179 @@
+"""`judgelit plan`'s peak memory against that of real training on this machine's CPU, one fresh process a setting.
+
+    python benchmarks/plan_memory.py --model DIR --data-sft FILE --data-dpo FILE [--batch 2] [--first 0] [--only NAME]
+
+Each process trains on one batch of the data, two steps through `judgelit fit`, in float32 but where the setting's name
+says otherwise. Measured is the peak of resident memory from the first step on, less what was resident before the model
+was built: libraries, tokenizer and data. The processes are forked from one in which a small model has been trained, so
+that all libraries are there by then. Saving is left out; on a CPU it would hold the checkpoint once more. glibc is told
+to give blocks of 64 KB and more back when they are freed (MALLOC_MMAP_THRESHOLD_), so that the figure is what tensors
+take; with `--malloc default` it also holds what the allocator keeps to itself. The last line is the claim: the plan's
+largest relative error.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import duel
+
+CHECKPOINTS = ["--model.backbone.activation_checkpointing=true"]
+KEEPS = ["--model.backbone.activation_checkpointing=false"]
+LORA = ["--model.backbone.lora.r=16", "--model.backbone.lora.alpha=32"]
+NF4 = [*LORA, "--model.backbone.quantization=nf4"]
+BF16 = ["--model.backbone.dtype=bfloat16"]
+SETTINGS: dict[str, list[str]] = {
+    "sft full, checkpointing": CHECKPOINTS,
+    "sft full": KEEPS,
+    "sft lora, checkpointing": [*LORA, *CHECKPOINTS],
+    "sft lora": [*LORA, *KEEPS],
+    "sft lora bfloat16, checkpointing": [*LORA, *BF16, *CHECKPOINTS],
+    "sft qlora, checkpointing": [*NF4, *CHECKPOINTS],
+    "sft qlora": [*NF4, *KEEPS],
+    "dpo adapter, checkpointing": [*LORA, "--model.reference=adapter", *CHECKPOINTS],
+    "dpo adapter": [*LORA, "--model.reference=adapter", *KEEPS],
+    "dpo frozen, checkpointing": ["--model.reference=frozen", *CHECKPOINTS],
+    "dpo precomputed, checkpointing": ["--model.reference=precomputed", *CHECKPOINTS],
+    "dpo precomputed": ["--model.reference=precomputed", *KEEPS],
+}
+EXACT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 16), "MALLOC_TRIM_THRESHOLD_": str(1 << 16)}
+ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data-sft", required=True)
+    parser.add_argument("--data-dpo", required=True)
+    parser.add_argument("--batch", type=int, default=2, help="examples of the batch")
+    parser.add_argument("--first", type=int, default=0, help="the first of them in the data")
+    parser.add_argument("--malloc", choices=["exact", "default"], default="exact")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    args = parser.parse_args()
+    wanted = ALONE | (EXACT if args.malloc == "exact" else {})
+    if any(os.environ.get(name) != value for name, value in wanted.items()):
+        # They are read when a process starts.
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
+    warm_up()
+    pairs = {}
+    for name in args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = described(name, args, Path(folder))
+            pairs[name] = [apart(planned, arguments), apart(measured, arguments)]
+        print(f"{name}: planned {pairs[name][0] / 1e6:.0f} MB, measured {pairs[name][1] / 1e6:.0f} MB", flush=True)
+    worst = max(abs(plan / found - 1) for plan, found in pairs.values())
+    claim = {
+        "claim": "judgelit plan: largest relative error of the peak memory",
+        "ratio": round(worst, 4),
+        "goal": 0.1,
+        "smaller_is_better": True,
+        "pairs": list(pairs.values()),
+        "settings": list(pairs),
+        "environment": duel.environment(),
+    }
+    print(json.dumps(claim))
+
+
+def described(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
+    """The arguments of `judgelit fit`; the data is one batch, which every epoch repeats."""
+    kind = name[:3]
+    lines = Path(args.data_sft if kind == "sft" else args.data_dpo).read_text(encoding="utf-8").splitlines()
+    data = folder / "data.jsonl"
+    data.write_text("\n".join(lines[args.first : args.first + args.batch]) + "\n", encoding="utf-8")
+    return [
+        f"--model={kind.upper()}Module",
+        f"--data={kind.upper()}DataModule",
+        f"--model.backbone.name_or_path={args.model}",
+        f"--data.train={data}",
+        f"--data.batch_size={args.batch}",
+        f"--data.cache={folder / 'cache'}",
+        f"--trainer.default_root_dir={folder / 'run'}",
+        "--trainer.max_epochs=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_checkpointing=false",
+        "--trainer.enable_model_summary=false",
+        "--trainer.logger=false",
+        *SETTINGS[name],
+    ]
+
+
+def planned(arguments: list[str]) -> int:
+    """What `judgelit plan` says, in bytes."""
+    from judgelit.tools.estimate import estimate
+    from judgelit.tools.plan import describe, run_of
+    from judgelit.tools.workload import read_workload
+    from judgelit.training import TrainingCLI
+
+    settings = describe(TrainingCLI, arguments)
+    run = run_of(settings.model, settings.trainer, 1)
+    work = read_workload(settings.datamodule, run)
+    return estimate(run, work.collate(work.rows)).peak
+
+
+def apart(function: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """The result of a function, called in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as processes:
+        return processes.submit(function, arguments).result()
+
+
+def measured(arguments: list[str]) -> int:
+    """What training needs, in bytes: the peak of the steps beyond what the process had before the model."""
+    import lightning as L
+
+    from judgelit.memory import peak_memory, reset_peak_memory
+    from judgelit.training import TrainingCLI
+
+    class Meter(L.Callback):
+        before = 0
+        found = 0
+
+        def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+            # The data is there by now, the model is not.
+            reset_peak_memory()
+            Meter.before = peak_memory()
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            reset_peak_memory()
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            Meter.found = peak_memory() - self.before
+
+    class Measured(TrainingCLI):
+        def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+            trainer = super().instantiate_trainer(**kwargs)
+            trainer.callbacks.insert(0, Meter())
+            return trainer
+
+        def after_fit(self) -> None:
+            """Leave nothing behind."""
+
+    Measured(["fit", *arguments])
+    return Meter.found
+
+
+def warm_up() -> None:
+    """A step of the built-in model, which brings into memory what libraries load where they are first used."""
+    import bitsandbytes  # noqa: F401
+    import torch
+
+    from judgelit.data.layout import TokenizedCompletion, flatten_completions
+    from judgelit.modules.backbone import Backbone, LoRA
+    from judgelit.modules.logprobs import Scoring, completion_logprobs
+    from judgelit.training import TrainingCLI  # noqa: F401
+
+    model = Backbone("nano", lora=LoRA()).build()
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+    batch = flatten_completions([TokenizedCompletion("", list(range(64)), list(range(64)))])
+    completion_logprobs(model, batch, Scoring("shared_prefix")).sums.sum().backward()
+    optimizer.step()
+
+
+if __name__ == "__main__":
+    main()

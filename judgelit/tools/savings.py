@@ -1,0 +1,92 @@
+"""What to change in a run that does not fit, in the order in which it costs least, and what each change saves."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from judgelit.data.tokenization import NANO
+from judgelit.modules.backbone import LoRA
+from judgelit.tools.estimate import Memory, Run, estimate
+from judgelit.tools.workload import Workload
+
+_CONTEXT = 1 << 30
+"""Bytes set aside on a GPU for CUDA, cuBLAS and NCCL."""
+_FRAGMENTS = 0.05
+"""Share of the peak set aside for the caching allocator's gaps."""
+_WORTH = 0.99
+"""A change that leaves more than this of the peak is not worth naming."""
+_MOST_GPUS = 1024
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting to change, what memory it saves, and what is needed then."""
+
+    setting: str
+    saves: int
+    needs: int
+
+
+def needed(run: Run, memory: Memory) -> int:
+    """Bytes that a device must have: the peak, and on a GPU what CUDA and gaps take."""
+    return memory.peak if run.on_cpu else round(memory.peak * (1 + _FRAGMENTS)) + _CONTEXT
+
+
+def changes(run: Run, work: Workload, peak: int, room: int) -> Iterator[Change]:
+    """Changes that save memory, one after the other until the run fits."""
+    rows = work.rows
+    for step in (_checkpoint, _adapt, _quantize, _halve, _precompute, _share_out):
+        while (change := step(run, rows)) is not None:
+            setting, changed, fewer = change
+            found = needed(changed, estimate(changed, work.collate(fewer)))
+            if found > _WORTH * peak:
+                break
+            yield Change(setting, peak - found, found)
+            run, rows, peak = changed, fewer, found
+            if peak <= room:
+                return
+
+
+_Step = tuple[str, Run, tuple[Any, ...]] | None
+
+
+def _checkpoint(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if run.backbone.activation_checkpointing:
+        return None
+    backbone = replace(run.backbone, activation_checkpointing=True)
+    return "--model.backbone.activation_checkpointing=true", replace(run, backbone=backbone), rows
+
+
+def _adapt(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if run.backbone.uses_lora:
+        return None
+    # An adapter's reference is the same weights without it.
+    reference = "adapter" if run.kind == "frozen" else run.reference
+    adapted = replace(run, backbone=replace(run.backbone, lora=LoRA()), reference=reference)
+    return "--model.backbone.lora.r=16", adapted, rows
+
+
+def _quantize(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if run.backbone.quantization is not None or run.backbone.name_or_path == NANO:
+        return None
+    return "--model.backbone.quantization=nf4", replace(run, backbone=replace(run.backbone, quantization="nf4")), rows
+
+
+def _halve(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if len(rows) == 1:
+        return None
+    fewer = rows[: len(rows) // 2]
+    return f"--data.batch_size={len(fewer)} (or tokens_per_batch in proportion)", run, fewer
+
+
+def _precompute(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if run.kind in (None, "precomputed"):
+        return None
+    return "--model.reference=precomputed", replace(run, reference="precomputed"), rows
+
+
+def _share_out(run: Run, rows: tuple[Any, ...]) -> _Step:
+    if run.on_cpu or run.gpus >= _MOST_GPUS:
+        return None
+    gpus = run.gpus if run.gpus > 1 and not run.sharded else 2 * run.gpus
+    return f"FSDP2 (ModelParallelStrategy) over {gpus} GPUs", replace(run, gpus=gpus, sharded=True), rows
