@@ -115,6 +115,7 @@ def _settle() -> None:
         ".*smaller than the logging interval.*",
         ".*litlogger.*",
         ".*treespec.*",
+        ".*is_gradient_checkpointing.*",
         ".*gemm_4bit.*",
         ".*exists and is not empty.*",
         ".*log directory.*",
