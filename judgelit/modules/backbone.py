@@ -155,8 +155,8 @@ class Backbone:
             quantization.settle(model, dtype)
         elif self.quantization is not None:
             raise UserError(
-                f"quantization {self.quantization!r}: the files of {self.name_or_path!r} hold weights that are quantised "
-                "otherwise; leave quantization out"
+                f"quantization {self.quantization!r}: the files of {self.name_or_path!r} hold weights that are "
+                "quantised otherwise; leave quantization out"
             )
         if getattr(model, "is_quantized", False):
             model.requires_grad_(False)
