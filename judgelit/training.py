@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, ThroughputMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.data.datamodules import DPODataModule, SFTDataModule
@@ -85,6 +86,12 @@ class Throughput(ThroughputMonitor):
         super().__init__(
             batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_WINDOW
         )
+
+    def _compute(self, trainer: L.Trainer, iter_num: int | None = None) -> None:
+        # Lightning would send these to the loggers by themselves: a row of the CSV log beside each step's own.
+        if trainer.state.stage == RunningStage.TRAINING:
+            found = self._throughputs[RunningStage.TRAINING].compute()
+            trainer.lightning_module.log_dict({f"train/{name}": float(value) for name, value in found.items()})
 
 
 class LastStep(Callback):
