@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from judgelit.data.layout import Batch
@@ -115,7 +115,7 @@ def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
         (value for name in _SCALES if (value := getattr(config, name, None)) is not None),
         1.0 if (divisor := getattr(config, "logits_scaling", None)) is None else 1 / divisor,
     )
-    cap = getattr(config, "final_logit_softcapping", None)
+    cap = next((value for name in _CAPS if (value := getattr(config, name, None)) is not None), None)
 
     def transform(logits: Tensor) -> Tensor:
         logits = logits if scale == 1.0 else logits * scale
@@ -125,10 +125,33 @@ def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
 
 
 _SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
+
+
+class _TargetLogProbs(torch.autograd.Function):
+    """log p(target) of [N, vocabulary] float32 logits, [N] float32.
+
+    `cross_entropy` and `logsumexp` each lose a digit of the gradient on a CPU, one in the sum over a large vocabulary,
+    the other where the target is all but certain.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        peak = logits.amax(-1, keepdim=True)
+        total = (logits - peak).exp_().sum(-1, keepdim=True)
+        ctx.save_for_backward(logits, targets, peak, total)
+        return (logits.gather(-1, targets[:, None]) - peak - total.log())[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        logits, targets, peak, total = ctx.saved_tensors
+        of_logits = (logits - peak).exp_().mul_(-gradient[:, None] / total)
+        return of_logits.scatter_add_(-1, targets[:, None], gradient[:, None]), None
 
 
 def _target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    return -F.cross_entropy(logits.float(), targets, reduction="none")
+    return cast(Tensor, _TargetLogProbs.apply(logits.float(), targets))
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:

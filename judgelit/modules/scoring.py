@@ -31,7 +31,7 @@ def settle_scoring(
         agree: Whether all ranks say so; the same way must be taken on all.
 
     Raises:
-        UserError: `shared_prefix` was asked for, and the model cannot take it.
+        UserError: `shared_prefix` was asked for, and the model cannot take it; or the model cannot take padding either.
     """
     inner = without_adapter(model)
     why_not = None if choice == "concatenated" else cannot_share(inner)
@@ -42,7 +42,13 @@ def settle_scoring(
         with torch.no_grad():
             expected, tolerance = _plain_logprobs(model, probe)
             # What rounding alone does, which shows in half precision.
-            tolerance = max(tolerance, 2 * _gap(model, probe, _LAST, expected))
+            noise = _gap(model, probe, _LAST, expected)
+            if not agree(not noise > _BEYOND_ROUNDING * tolerance):
+                raise UserError(
+                    f"{type(inner).__name__} gives completions in padded rows other log-probabilities than alone (here "
+                    f"{noise:.2g} nats a token), so it cannot be trained in batches; use another model"
+                )
+            tolerance = max(tolerance, 2 * noise)
             for scoring in _ways(inner, choice, why_not):
                 if scoring == _LAST:
                     break
@@ -82,7 +88,9 @@ def cannot_share(model: Any) -> str | None:
 
 
 _LAST = Scoring("concatenated", own_head=True)
-"""The model's own forward pass but for padding: there is nothing that it could be checked against."""
+"""The model's own forward pass but for padding."""
+_BEYOND_ROUNDING = 10
+"""Times the tolerance that padding may make a difference of."""
 
 
 def _ways(model: Any, choice: LayoutChoice, why_not: str | None) -> Iterator[Scoring]:

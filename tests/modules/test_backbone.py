@@ -168,6 +168,12 @@ class TestRefusals:
         with pytest.raises(UserError, match="cannot be loaded"):
             Backbone(str(folder)).build()
 
+    def test_attention_that_the_model_lacks(self, unshareable_folders: dict[str, str]) -> None:
+        folder = unshareable_folders["soft_capped"]
+        with pytest.raises(UserError, match=r"has no attention 'sdpa'; set attention to 'eager'$"):
+            Backbone(folder).build()
+        Backbone(folder, attention="eager").build()
+
     def test_weights_that_are_not_there(self, llama: str, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(llama, tmp_path / "deeper"))
         config = json.loads((folder / "config.json").read_text())

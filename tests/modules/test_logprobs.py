@@ -17,6 +17,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     PretrainedConfig,
+    RecurrentGemmaConfig,
 )
 
 from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
@@ -26,6 +27,7 @@ from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.logprobs import (
     CompletionLogProbs,
     Scoring,
+    _target_logprobs,
     completion_logprobs,
     compute_dtype,
     head_logprobs,
@@ -145,6 +147,19 @@ class TestChunks:
         assert not any(tensor.is_floating_point() and tensor.shape[-1] == VOCABULARY for tensor in kept)
         assert any(tensor.shape[-1] == WIDTH for tensor in kept)
 
+    def test_the_gradient_is_as_exact_as_the_logits(self) -> None:
+        torch.manual_seed(0)
+        logits = 8 * torch.randn(64, 49_152)
+        targets, weights = logits.argmax(-1), torch.linspace(-1, 1, 64)
+        errors = []
+        for of in (lambda x: _target_logprobs(x, targets), lambda x: -F.cross_entropy(x, targets, reduction="none")):
+            single, double = logits.clone().requires_grad_(), logits.double().requires_grad_()
+            (found,) = torch.autograd.grad(of(single) @ weights, single)
+            wanted = double.log_softmax(-1)[torch.arange(64), targets] @ weights.double()
+            (exact,) = torch.autograd.grad(wanted, double)
+            errors.append(((found - exact).norm() / exact.norm()).item())
+        assert errors[0] < 1e-6 and errors[0] < errors[1] / 2
+
     def test_half_precision_goes_no_further_than_the_logits(self) -> None:
         hidden, targets, head = self.head(torch.bfloat16)
         found = head_logprobs(hidden, targets, head, lambda x: x, 3)
@@ -212,6 +227,15 @@ class TestTransform:
             rows = both(ragged_pairs())[:2]
             found = completion_logprobs(model, flatten_completions(rows), scoring).tokens
             torch.testing.assert_close(found.double(), plain_of(model, rows), rtol=0, atol=1e-5)
+
+    def test_of_another_name(self) -> None:
+        config = RecurrentGemmaConfig(**{**SMALL, "num_hidden_layers": 3}, logits_soft_cap=0.5)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            out = model(input_ids=torch.arange(3, 40)[None], output_hidden_states=True)
+            raw = model.lm_head(out.hidden_states[-1])
+        torch.testing.assert_close(logit_transform(config)(raw), out.logits)
+        assert (raw - out.logits).abs().max() > 0.01
 
     def test_is_nothing_for_most(self, llama: str) -> None:
         logits = torch.randn(3, 5)

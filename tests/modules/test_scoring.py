@@ -209,6 +209,23 @@ class TestLiars:
             assert _gap(model, batch, SHARED, expected) == pytest.approx(0.5 * share, abs=1e-5)
 
 
+class Neighbourly(LlamaForCausalLM):
+    """What stands in one row of a batch changes the others."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out: Any = super().forward(*args, **kwargs)
+        out.logits = out.logits + out.logits.roll(1, dims=0) * (len(out.logits) > 1)
+        return out
+
+
+@pytest.mark.parametrize("choice", ["auto", "shared_prefix", "concatenated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_no_way_is_right_for_is_refused(choice: Any, dtype: torch.dtype, llama: str, batch: Batch) -> None:
+    model = with_plan(Neighbourly.from_pretrained(llama, attn_implementation="sdpa", dtype=dtype))
+    with pytest.raises(UserError, match="Neighbourly gives completions in padded rows other log-probabilities than"):
+        settle_scoring(model, choice, batch)
+
+
 class Rolled(LlamaForCausalLM):
     """A head that does something of which no configuration tells."""
 
@@ -263,14 +280,17 @@ class TestHead:
 
 class TestRanks:
     def settled(self, model: Any, choice: Any, batch: Batch, others: list[bool]) -> tuple[Scoring, list[bool]]:
-        """What is settled on if other ranks say `others` in turn, and what this one says."""
+        """What is settled on if other ranks say `others` of each way in turn, and what this one says."""
         said: list[bool] = []
 
         def agree(mine: bool) -> bool:
             said.append(mine)
-            return mine and others[len(said) - 1]
+            # The first question is whether the model can be trained in padded rows at all.
+            return mine and [True, *others][len(said) - 1]
 
-        return settle_scoring(model, choice, batch, agree), said
+        scoring = settle_scoring(model, choice, batch, agree)
+        assert said[0]
+        return scoring, said[1:]
 
     def test_a_way_that_another_rank_cannot_take_is_taken_by_none(self, llama: str, batch: Batch, lines: Any) -> None:
         model = Backbone(llama).build()
@@ -286,3 +306,7 @@ class TestRanks:
     def test_one_that_fails_here_is_told_to_the_others(self, llama: str, batch: Batch) -> None:
         model = ignores_positions(Backbone(llama).build())
         assert self.settled(model, "auto", batch, [True] * 3) == (CONCATENATED, [False, False, True])
+
+    def test_a_model_that_another_rank_cannot_train_is_refused_by_all(self, llama: str, batch: Batch) -> None:
+        with pytest.raises(UserError, match="in padded rows"):
+            settle_scoring(Backbone(llama).build(), "auto", batch, lambda mine: False)
