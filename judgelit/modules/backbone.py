@@ -189,6 +189,10 @@ class Backbone:
                     f"model {self.name_or_path!r}: no such folder, and the hub could not be reached or has no such "
                     "model"
                 ) from error
+            if "attention implementation" in str(error) and self.attention != "eager":
+                raise UserError(
+                    f"model {self.name_or_path!r}: has no attention {self.attention!r}; set attention to 'eager'"
+                ) from error
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
 
     def _with_adapter(self, model: "PreTrainedModel") -> "CausalLM":
