@@ -257,14 +257,17 @@ def without_adapter(model: nn.Module) -> Any:
 
 
 def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:
-    """The backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter on the base that it names."""
+    """The backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter on the base that it names.
+
+    A base that was in 4 bits while the adapter was trained is so again: on any other the adapter is another judge.
+    """
     settings = Path(folder) / "adapter_config.json"
     if not settings.is_file():
         return Backbone(folder, dtype)
     base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{settings}: field 'base_model_name_or_path': found nothing, expected the base model")
-    return Backbone(base, dtype, adapter=folder)
+    return Backbone(base, dtype, quantization=quantization.noted(Path(folder)), adapter=folder)
 
 
 @torch.no_grad()

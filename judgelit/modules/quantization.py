@@ -1,18 +1,23 @@
 """4-bit NormalFloat weights (Dettmers et al. 2023, arXiv 2305.14314): made while a model loads, hashed, and undone."""
 
+import json
 import logging
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from judgelit.errors import UserError
+from judgelit.run_folder import write_json
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 # It regrets a kernel for inference in bfloat16 that `settle` keeps away from models anyway.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+_NOTE = "judgelit.json"
 
 
 def nf4(dtype: torch.dtype) -> "BitsAndBytesConfig":
@@ -84,6 +89,29 @@ def dequantize(model: Any) -> None:
         model.set_submodule(name, plain.train(layer.training))
     model.hf_quantizer.remove_quantization_config(model)
     model.is_loaded_in_4bit = False
+
+
+def write_note(folder: Path) -> None:
+    """Note in an adapter's folder that its base was in NF4; PEFT's own settings have no place for it."""
+    write_json(folder / _NOTE, {"quantization": "nf4"})
+
+
+def noted(folder: Path) -> Literal["nf4"] | None:
+    """What the base of the adapter in `folder` was quantised to, as far as `write_note` has noted it.
+
+    Raises:
+        UserError: The note is broken.
+    """
+    path = folder / _NOTE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["quantization"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: found no note of a quantization; remove it, or export the adapter again") from error
+    if found != "nf4":
+        raise UserError(f"{path}: field 'quantization': found {found!r}, expected 'nf4'")
+    return found
 
 
 def scales(weight: Tensor) -> dict[str, Tensor]:

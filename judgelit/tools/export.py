@@ -13,6 +13,8 @@ from torch import nn
 
 from judgelit.data.tokenization import NANO, ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.modules import quantization
+from judgelit.modules.backbone import without_adapter
 from judgelit.parsing import OneLineErrors
 from judgelit.tools.model_card import model_card
 from judgelit.tools.trained_run import TrainedRun, check_weights, find_run
@@ -63,6 +65,8 @@ def export_run(
             if dtype is not None:
                 model.to(getattr(torch, dtype))
         save_model(model, tokenizer or run.tokenizer(), folder)
+        if backbone.quantization is not None and not merge:
+            quantization.write_note(folder)
         (folder / "README.md").write_text(model_card(run, content, merged=merge), encoding="utf-8")
 
 
@@ -88,7 +92,10 @@ def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
 
 
 def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> None:
-    """Write weights (safetensors), tokenizer, chat template and generation config; of a LoRA model only the adapter."""
+    """Write weights (safetensors), tokenizer, chat template and generation config; of a LoRA model only the adapter.
+
+    Beside an adapter on a 4-bit base a note says so.
+    """
     from transformers import GenerationConfig
 
     generation = GenerationConfig(
@@ -102,6 +109,8 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> Non
         # A DPO policy also holds the reference's adapter, which is not what was trained.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
         generation.save_pretrained(folder)
+        if quantization.is_4bit(without_adapter(model)):
+            quantization.write_note(folder)
     else:
         model.generation_config = generation
         model.save_pretrained(str(folder))

@@ -39,12 +39,14 @@ def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str
         "tags": ["llm-as-a-judge", "judgelit", run.method.lower(), *(["lora"] if backbone.uses_lora else [])],
     }
     what = "A LoRA adapter" if adapter else "A model"
+    if adapter and backbone.quantization:
+        what += f" for the base in {backbone.quantization}, in which judgelit loads it,"
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {run.method} judge on {_shown(base)}",
         f"{what} that reads a question and two answers, reasons, and ends with `[[A]]` or `[[B]]`. "
-        "Trained with judgelit; `judgelit evaluate --model FOLDER --pairs PAIRS` measures it, "
-        "`judgelit judge` labels pairs with it.",
+        "Trained with judgelit: `judgelit evaluate --model FOLDER --pairs PAIRS` measures it, `judgelit judge` labels "
+        "pairs with it.",
         "## Training",
         _table(("", ""), _recipe(run, content)),
         "## Scores",

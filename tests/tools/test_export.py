@@ -18,7 +18,7 @@ from torch import Tensor
 
 from judgelit.cli import main
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.backbone import Backbone, LoRA, trained_folder
 from judgelit.modules.sft import SFTModule
 from judgelit.tools.configs import find
 from judgelit.tools.export import export_run, merge_adapter, written_whole
@@ -211,7 +211,7 @@ def test_a_whole_model_has_what_servers_look_for(
 @pytest.mark.parametrize("name", ["lora", "dpo", "nf4"])
 def test_an_adapter_is_alone_and_as_it_was_trained(exported: Exported, runs: dict[str, Path], name: str) -> None:
     folder = exported[0][name]
-    assert {path.name for path in folder.iterdir()} == {
+    assert {path.name for path in folder.iterdir()} - {"judgelit.json"} == {
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -220,14 +220,36 @@ def test_an_adapter_is_alone_and_as_it_was_trained(exported: Exported, runs: dic
         "tokenizer.json",
         "tokenizer_config.json",
     }
-    # `judgelit fit` has written the same from memory.
+    # `judgelit fit` has written the same from memory, and of DPO not its reference.
+    (at_the_end,) = (runs[name] / "model").rglob("*.safetensors")
     with (
         safe_open(folder / "adapter_model.safetensors", "pt") as ours,
-        safe_open(runs[name] / "model/adapter_model.safetensors", "pt") as at_the_end,
+        safe_open(at_the_end, "pt") as theirs,
     ):
-        assert set(ours.keys()) == set(at_the_end.keys())
+        assert set(ours.keys()) == set(theirs.keys())
         for key in ours.keys():  # noqa: SIM118
-            assert torch.equal(ours.get_tensor(key), at_the_end.get_tensor(key))
+            assert torch.equal(ours.get_tensor(key), theirs.get_tensor(key))
+
+
+@pytest.mark.parametrize("name", ["lora", "nf4"])
+def test_an_adapter_is_loaded_on_the_base_that_it_was_trained_on(
+    exported: Exported, runs: dict[str, Path], llama: str, name: str
+) -> None:
+    quantization = "nf4" if name == "nf4" else None
+    wanted = of_judgelit(runs[name])
+    for folder in (exported[0][name], runs[name] / "model"):
+        backbone = trained_folder(str(folder))
+        assert backbone == Backbone(llama, quantization=quantization, adapter=str(folder))
+        assert torch.equal(logits(backbone.build()), wanted)
+    assert not (exported[0]["nf4-merged"] / "judgelit.json").exists()
+
+
+@pytest.mark.parametrize("note", ["{", "[]", "{}", '{"quantization": "int3"}'])
+def test_a_broken_note_of_the_base_is_refused(exported: Exported, tmp_path: Path, note: str) -> None:
+    folder = shutil.copytree(exported[0]["nf4"], tmp_path / "adapter")
+    (folder / "judgelit.json").write_text(note, encoding="utf-8")
+    with pytest.raises(UserError, match=r"judgelit\.json: f"):
+        trained_folder(str(folder))
 
 
 def test_merged_weights_are_rounded_once(runs: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
@@ -548,5 +570,8 @@ class TestModelCard:
             assert said in (tmp_path / "out/README.md").read_text(encoding="utf-8"), asked
             shutil.rmtree(tmp_path / "out")
         (tmp_path / "run/stages/07-dpo/done.json").unlink()
-        main(["export", str(tmp_path / "run"), "--to", str(tmp_path / "out")])
-        assert "None was measured" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+        earlier = shutil.copy(run / "checkpoints/last.ckpt", tmp_path / "run/stages/04-sft/checkpoints/earlier.ckpt")
+        for unmeasured in (tmp_path / "run", earlier):
+            main(["export", str(unmeasured), "--to", str(tmp_path / "out")])
+            assert "None was measured" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+            shutil.rmtree(tmp_path / "out")
