@@ -10,13 +10,14 @@ Writes that many preference examples as JSONL, the same ones for any machine, an
 - training: DPO steps of 4 pairs with the model of --model and, as a harder case, with `nano`; which share of the time
   the step waits for its batch, from the third step on.
 
-Each figure is a claim; the last line is the one about memory. Linux only.
+Each figure is a claim; the last line is the one about memory. What a part used of the processors is printed beside what
+it took, for a machine that others use too. Linux only.
 """
 
 import argparse
 import json
-import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace, role: str, model: str | None = None, watched: 
     command = [sys.executable, __file__, "--role", role, "--folder", str(args.folder), "--pairs", str(args.pairs)]
     command += ["--tokenizer", args.tokenizer, "--steps", str(args.steps), "--workers", str(args.workers)]
     command += ["--model", model] if model else []
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peaks = {"pss": 0, "anonymous": 0, "processes": 0}
     while watched and process.poll() is None:
@@ -117,7 +118,12 @@ def run(args: argparse.Namespace, role: str, model: str | None = None, watched: 
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{role} failed")
-    return {"seconds": time.perf_counter() - began, **(peaks if watched else {}), **json.loads(output.splitlines()[-1])}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {
+        "seconds": time.perf_counter() - began,
+        "processor_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+    }
+    return {**found, **(peaks if watched else {}), **json.loads(output.splitlines()[-1])}
 
 
 def memory(process: int) -> dict[str, int]:
@@ -173,8 +179,11 @@ def train(args: argparse.Namespace) -> None:
     from judgelit.modules.backbone import Backbone
     from judgelit.modules.dpo import DPOModule
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    profiler = SimpleProfiler()
+    class Silent(SimpleProfiler):
+        def describe(self) -> None:
+            pass
+
+    profiler = Silent()
     steps = args.steps * (10 if args.model == "nano" else 1)
     module = DPOModule(Backbone(args.model), optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, fused=True))
     trainer = L.Trainer(

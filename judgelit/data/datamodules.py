@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from huggingface_hub.constants import HF_HOME
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -120,8 +119,9 @@ class TrainingDataModule(JudgeDataModule, ABC):
         """Where tokenised examples are kept."""
         if self.cache is not None:
             return Path(self.cache).expanduser()
-        # As `datasets` has it, which takes long to import.
-        return Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME, "datasets"))) / "judgelit"
+        # As in `datasets.config`, which takes long to import.
+        home = os.environ.get("HF_HOME", os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface")
+        return Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets"), "judgelit").expanduser()
 
     def rows(self, part: str) -> TokenRows:
         """The examples of `train`, `val` or `test`, once they are set up."""

@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, cycle, islice
 from types import ModuleType
@@ -21,6 +21,7 @@ from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
 
 Example = SFTExample | PreferenceExample
+Batches = Generator[pa.RecordBatch, None, None]
 
 COMPLETIONS: dict[type[Example], tuple[str, ...]] = {
     SFTExample: ("completion",),
@@ -57,9 +58,7 @@ def schema(kind: type[Example]) -> pa.Schema:
     return pa.schema([*fixed, *((name, ids) for name in COMPLETIONS[kind])])
 
 
-def encoded(
-    examples: Iterable[tuple[str, Example]], kind: type[Example], tokenizer: ChatTokenizer
-) -> Iterator[pa.RecordBatch]:
+def encoded(examples: Iterable[tuple[str, Example]], kind: type[Example], tokenizer: ChatTokenizer) -> Batches:
     """Examples of `kind`, each with its place, as record batches of some hundred rows, in their order.
 
     One or two batches for each processor core are held at a time, however many examples there are.
@@ -71,9 +70,11 @@ def encoded(
     chunks = iter(lambda: list(islice(rest, _CHUNK)), [])
     first = list(islice(chunks, _FEW))
     processes = min(_cores(), _MOST)
-    if processes == 1 or len(first) < _FEW:
-        return (_encode(chunk, kind, tokenizer) for chunk in chain(first, chunks))
-    return _in_parallel(chain(first, chunks), kind, tokenizer, processes)
+    if processes > 1 and len(first) == _FEW:
+        yield from _in_parallel(chain(first, chunks), kind, tokenizer, processes)
+        return
+    for chunk in chain(first, chunks):
+        yield _encode(chunk, kind, tokenizer)
 
 
 def _encode(chunk: list[tuple[str, Example]], kind: type[Example], tokenizer: ChatTokenizer) -> pa.RecordBatch:
@@ -110,10 +111,11 @@ def _cores() -> int:
 
 def _in_parallel(
     chunks: Iterable[list[tuple[str, Example]]], kind: type[Example], tokenizer: ChatTokenizer, processes: int
-) -> Iterator[pa.RecordBatch]:
+) -> Batches:
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(kind) for _ in range(processes)]
+        for _ in range(processes):
+            workers.append(_Worker(kind))
         for worker in workers:
             worker.give(tokenizer)
         # Each works on one chunk at a time, and they take turns, so that results come in order.

@@ -3,15 +3,14 @@
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
 import pyarrow as pa
-import tokenizers
-import transformers
 import xxhash
 
 from judgelit import __version__
@@ -52,12 +51,12 @@ def open_store(source: Source, kind: type[Example], tokenizer: ChatTokenizer, fo
         found = list(found)
         data = _fingerprint(example for _, example in found)
     path = folder / _key(data, kind, tokenizer) / _FILE
-    try:
+    with suppress(OSError, pa.ArrowInvalid):
         return TokenStore(path)
-    except (OSError, pa.ArrowInvalid):
-        batches = encoded(track(found, f"tokenizing {part}"), kind, tokenizer)
     with _appearing_whole(path) as handle:
-        with pa.ipc.new_file(handle, schema(kind)) as writer:
+        # Closed, whatever fails: it may have started processes.
+        made = closing(encoded(track(found, f"tokenizing {part}"), kind, tokenizer))
+        with made as batches, pa.ipc.new_file(handle, schema(kind)) as writer:
             for batch in _merged(batches):
                 writer.write_batch(batch)
         if source.fingerprint() not in (None, data):
@@ -71,10 +70,10 @@ def _merged(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         held.append(batch)
         if sum(some.nbytes for some in held) >= _WRITTEN:
-            yield pa.concat_batches(held)
+            yield from pa.Table.from_batches(held).combine_chunks().to_batches()
             held = []
     if held:
-        yield pa.concat_batches(held)
+        yield from pa.Table.from_batches(held).combine_chunks().to_batches()
 
 
 def _fingerprint(examples: Iterable[Example]) -> str:
@@ -85,7 +84,7 @@ def _fingerprint(examples: Iterable[Example]) -> str:
 
 
 def _key(data: str, kind: type[Example], tokenizer: ChatTokenizer) -> str:
-    versions = (__version__, _code(), tokenizers.__version__, transformers.__version__)
+    versions = (__version__, _code(), *map(version, ("tokenizers", "transformers")))
     return xxhash.xxh3_128(repr((data, kind.__name__, tokenizer.fingerprint, versions)).encode()).hexdigest()
 
 
@@ -104,10 +103,11 @@ def _appearing_whole(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob("*.part"):
-            # What a killed process left; one that lives writes every now and then.
-            if time.time() - left.stat().st_mtime > _STALE:
-                left.unlink()
+        for left in path.parents[1].glob("*/*.part"):
+            # What a killed process left; one that lives writes every now and then, and may be done any moment.
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _STALE:
+                    left.unlink()
         try:
             with part.open("xb") as handle:
                 yield handle

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from tokenizers import normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from judgelit.data import encoding, sources, token_cache
@@ -412,19 +413,33 @@ def test_fingerprints_of_tokenizers(
     copies[1].save_pretrained(tmp_path / "saved")
     copies[1] = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
     assert {ChatTokenizer(hf).fingerprint for hf in copies} == {chatml.fingerprint}
-    others = [pickle.loads(pickle.dumps(chatml.hf)) for _ in range(2)]
+    others = [pickle.loads(pickle.dumps(chatml.hf)) for _ in range(3)]
     others[0].eos_token = "<|endoftext|>"
     others[1].split_special_tokens = True
-    assert len({chatml.fingerprint, *(ChatTokenizer(hf).fingerprint for hf in others)}) == 3
+    others[2].backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert len({chatml.fingerprint, *(ChatTokenizer(hf).fingerprint for hf in others)}) == 4
+
+
+class Shouting(ByT5Tokenizer):
+    """Of the same files as its parent, with other code."""
+
+    def _tokenize(self, text: str) -> list[str]:
+        return super()._tokenize(text.upper())
 
 
 def test_fingerprints_of_tokenizers_in_python() -> None:
     found = []
-    for template, extra in (("a", 10), ("a", 10), ("b", 10), ("a", 20)):
-        hf = ByT5Tokenizer(extra_ids=extra)
+    for kind, template, extra in (
+        (ByT5Tokenizer, "a", 10),
+        (ByT5Tokenizer, "a", 10),
+        (ByT5Tokenizer, "b", 10),
+        (ByT5Tokenizer, "a", 20),
+        (Shouting, "a", 10),
+    ):
+        hf = kind(extra_ids=extra)
         hf.chat_template = template
         found.append(ChatTokenizer(hf).fingerprint)
-    assert found[0] == found[1] and len(set(found)) == 3
+    assert found[0] == found[1] and len(set(found)) == 4
 
 
 # Whole, or not there.
@@ -474,10 +489,9 @@ def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
     store = open_store(source, SFTExample, tokenizer, folder, "train")
     assert len(store) == 2000
     assert left_in(folder) == sorted(["rows.arrow", parts[0].name]), "another process may still be writing it"
-    store.path.unlink()
     os.utime(parts[0], (0, 0))
-    open_store(source, SFTExample, tokenizer, folder, "train")
-    assert left_in(folder) == ["rows.arrow"]
+    open_store(Given(completions(3)), SFTExample, tokenizer, folder, "train")
+    assert left_in(folder) == ["rows.arrow", "rows.arrow"]
 
 
 def test_builders_at_the_same_time_do_no_harm(
@@ -572,10 +586,10 @@ def test_rows_are_pickled_as_where_they_are(stores: list[TokenStore]) -> None:
 
 
 def test_reference_values_come_with_their_rows(stores: list[TokenStore]) -> None:
-    rows = TokenRows([(stores[0], np.array([3, 7]))], TokenizedPreference)
+    rows = TokenRows([(stores[0], np.array([3, 7])), (stores[1], np.array([2]))], TokenizedPreference)
     assert rows[1].reference is None  # type: ignore[union-attr]
-    rows.reference = [[-1.0, -2.0], [-3.0]]
-    assert [row.reference for row in rows] == [[-1.0, -2.0], [-3.0]]  # type: ignore[union-attr]
+    rows.reference = [[-1.0, -2.0], [-3.0], [-4.0]]
+    assert [row.reference for row in rows] == [[-1.0, -2.0], [-3.0], [-4.0]]  # type: ignore[union-attr]
     assert pickle.loads(pickle.dumps(rows))[1] == rows[1]
 
 
