@@ -192,15 +192,11 @@ class Run:
         return self.fit(folder, [*self.fit_arguments("07-dpo", self.recipe.dpo, "06-enhancement/dpo.jsonl"), *model])
 
     def fit(self, folder: Path, arguments: Sequence[str]) -> int:
-        """`judgelit fit`, continued from its last checkpoint if there is one."""
-        last = folder / "checkpoints" / "last.ckpt"
-        if last.exists():
-            print(f"continuing from {last}")
-            return TrainingCLI(["fit", *arguments, f"--ckpt_path={last}"]).model.tokens_seen
-        # A kill during the very first checkpoint leaves a folder from which nothing can go on.
-        for left in ("checkpoints", "model"):
-            shutil.rmtree(folder / left, ignore_errors=True)
-        return TrainingCLI(["fit", *arguments]).model.tokens_seen
+        """`judgelit fit`, continued from its last checkpoint if it has begun before."""
+        # A kill may have left a part of the model; it is written anew when training has ended.
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        again = ["--ckpt_path=last"] if (folder / "checkpoints").exists() else []
+        return TrainingCLI(["fit", *arguments, *again]).model.tokens_seen
 
     def fit_arguments(self, stage: str, config: Path_fr, train: str) -> list[str]:
         """What this run says to `judgelit fit` about a stage, beside its configuration."""

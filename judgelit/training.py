@@ -10,8 +10,11 @@ import lightning as L
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, ThroughputMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.data.datamodules import DPODataModule, SFTDataModule
@@ -22,6 +25,9 @@ from judgelit.modules.dpo import DPOModule
 from judgelit.modules.finetuning import FineTuningModule
 from judgelit.modules.sft import SFTModule
 from judgelit.parsing import OneLineErrors, mistakes_first
+from judgelit.resume.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
+from judgelit.resume.exact import CatchUp, ExactResume
+from judgelit.resume.log import RunLog
 from judgelit.run_folder import refuse_used_folder
 from judgelit.tools.export import save_model
 
@@ -163,11 +169,14 @@ class TrainingCLI(LightningCLI):
             )
         if trainer["logger"] is None or trainer["logger"] is True:
             kwargs["logger"] = (
-                [TensorBoardLogger(root, name="tensorboard", version=""), CSVLogger(root, name="csv")]
+                [TensorBoardLogger(root, name="tensorboard", version=""), RunLog(root)]
                 if self.subcommand == "fit"
                 else False
             )
         callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter(), LastStep()]
+        resume = ExactResume()
+        if self.subcommand == "fit":
+            callbacks = [resume, *callbacks]
         if self.subcommand == "fit" and trainer["logger"] is not False:
             callbacks.append(Throughput())
         if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
@@ -185,22 +194,62 @@ class TrainingCLI(LightningCLI):
             else:
                 kwargs["callbacks"].append(LogLines())
                 kwargs["enable_progress_bar"] = False
-        return super().instantiate_trainer(**kwargs)
+        if self.subcommand == "fit":
+            kwargs["callbacks"].append(CatchUp(resume))
+        plugins = _as_list(trainer["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
+        made = super().instantiate_trainer(**kwargs)
+        if isinstance(made.strategy, ModelParallelStrategy):
+            swap_folders(made.strategy)
+        return made
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
         checkpoint = arguments.get("ckpt_path")
+        if checkpoint == "last":
+            checkpoint = self._last_checkpoint(subcommand)
         if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
             raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
+        shards = checkpoint is not None and Path(checkpoint).is_dir()
+        if shards and not isinstance(self.trainer.strategy, ModelParallelStrategy):
+            raise UserError(
+                f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; strategy FSDP2 "
+                "(trainer.strategy.class_path: judgelit.modules.fsdp.FSDP2) goes on from it, on one device too"
+            )
         # A checkpoint is a pickle; nothing of judgelit's needs more than tensors and plain values from it.
-        return {**arguments, "weights_only": arguments.get("weights_only") is not False}
+        return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
+
+    def _last_checkpoint(self, command: str) -> str | None:
+        """The run's newest checkpoint; none: its first is still to come."""
+        callbacks = self.trainer.checkpoint_callbacks
+        folders = [str(callback.dirpath) for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+        if command == "fit":
+            rank_zero_only(mend)(folders)
+        found = newest(folders)
+        if found is None:
+            where = f"no checkpoint in {', '.join(folders) or 'the run: checkpoints are switched off'}"
+            if command != "fit":
+                raise UserError(f"ckpt_path 'last': {where}; expected one of the run")
+            if (model := Path(self.trainer.default_root_dir) / "model").exists():
+                raise UserError(f"{model} is of a run that has ended, and there is {where}; choose another folder")
+        _say(f"{where} yet: beginning anew" if found is None else f"continuing from {found}")
+        return None if found is None else str(found)
 
     def after_fit(self) -> None:
         """Leave the trained model as a Hugging Face folder."""
-        if self.trainer.is_global_zero and not self._get(self.config, "trainer")["fast_dev_run"]:
-            folder = Path(self.trainer.default_root_dir) / "model"
+        if self._get(self.config, "trainer")["fast_dev_run"]:
+            return
+        folder = Path(self.trainer.default_root_dir) / "model"
+        if self.trainer.is_global_zero or self.model.sharding is not None:
             save_model(self.model.model, self.datamodule.tokenizer, folder)
+        if self.trainer.is_global_zero:
             print(f"model written to {folder}")
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _within(checkpoint: str | Path | None, root: Path) -> bool:

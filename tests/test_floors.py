@@ -8,6 +8,7 @@ import judgelit
 PACKAGE = Path(judgelit.__file__).parent
 FLOORS = [
     {"errors", "progress", "parsing", "run_folder", "memory", "__init__"},
+    {"resume"},
     {"data"},
     {"modules"},
     {"engines"},

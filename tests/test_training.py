@@ -1,5 +1,7 @@
 """What `judgelit fit` adds to LightningCLI."""
 
+import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,11 @@ def checkpoint(run: str) -> dict:
     return torch.load(Path(run) / "checkpoints/last.ckpt", weights_only=True)
 
 
+def logged_losses(run: str) -> list[str]:
+    with Path(run, "csv/version_0/metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
+
+
 def test_the_last_checkpoint_is_of_the_last_step_and_continues_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -50,6 +57,69 @@ def test_the_saved_configuration_runs_again_by_itself(tmp_path: Path, monkeypatc
     main(["fit", "--config=first/config.yaml", "--trainer.default_root_dir=second"])
     for name, weight in checkpoint("first")["state_dict"].items():
         assert torch.equal(weight, checkpoint("second")["state_dict"][name]), name
+
+
+def test_last_means_a_new_run_where_none_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # As a kill before the first checkpoint leaves it.
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/last.ckpt.part").write_bytes(b"half")
+    Path("run/csv/version_0").mkdir(parents=True)
+    Path("run/csv/version_0/metrics.csv").write_text("step,train/loss\n0,1.0\n1,", encoding="utf-8")
+    run = [*SFT, "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.default_root_dir=run"]
+    main([*run, "--ckpt_path=last"])
+    assert "no checkpoint in run/checkpoints yet: beginning anew\n" in capsys.readouterr().out
+    main([*run[:-1], "--trainer.default_root_dir=fresh"])
+    assert not list(Path("run/checkpoints").glob("*.part"))
+    losses = [logged_losses(folder) for folder in ("run", "fresh")]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+    main([*run, "--ckpt_path=last"])
+    assert "continuing from run/checkpoints/last.ckpt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "left", "said"),
+    [
+        ("fit", "truncated", "cannot be read as a checkpoint"),
+        ("fit", "no run", "does not say where its run was"),
+        ("fit", "other data", "on other data than a SFTDataModule"),
+        ("fit", "other adapter", "is of another model"),
+        ("fit", "model alone", "choose another folder"),
+        ("validate", "nothing", "no checkpoint in run/checkpoints"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    left: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lora = [] if left == "other adapter" else ["--model.backbone.lora.r=2"]
+    run = [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=run"]
+    if left == "nothing":
+        run = [command, *run[1:]]
+    else:
+        main([*run, *lora])
+    last = Path("run/checkpoints/last.ckpt")
+    if left == "truncated":
+        last.write_bytes(last.read_bytes()[:-100])
+    if missing := {"no run": "judgelit", "other data": "SFTDataModule"}.get(left):
+        torch.save({name: value for name, value in checkpoint("run").items() if name != missing}, last)
+    if left == "other adapter":
+        lora = ["--model.backbone.lora.r=3"]
+    if left == "model alone":
+        shutil.rmtree("run/checkpoints")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main([*run, *lora, "--ckpt_path=last"])
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert said in line
 
 
 def test_short_names_stand_for_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:

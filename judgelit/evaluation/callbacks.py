@@ -18,6 +18,8 @@ from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.evaluation.judging import SHOWN, as_judgment, judge, judged_pairs, show
 from judgelit.evaluation.metrics import Estimate, JudgeMetrics, outcomes
+from judgelit.modules.backbone import without_adapter
+from judgelit.modules.lockstep import in_lockstep
 from judgelit.modules.sampling import Sampling
 
 
@@ -98,7 +100,8 @@ class JudgeEvaluation(Callback):
         sampling = Sampling(data.judge.max_new_tokens, stop_at_verdict=data.judge.stop_at_verdict)
         for name, prompts in self._sets.items():
             mine = prompts[trainer.global_rank :: trainer.world_size]
-            judgments = judge(engine, mine, sampling, description=f"judging {name}")
+            with in_lockstep(without_adapter(pl_module.model)):  # type: ignore[arg-type]
+                judgments = judge(engine, mine, sampling, description=f"judging {name}")
             metrics = JudgeMetrics().to(pl_module.device)
             metrics.update(outcomes(judged_pairs(prompts), judgments).to(pl_module.device))
             found: dict[str, Estimate] = metrics.compute()

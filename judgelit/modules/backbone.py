@@ -3,8 +3,8 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from judgelit.data.tokenization import NANO, first_line, model_folder
 from judgelit.errors import UserError
 from judgelit.modules import attention, quantization
+from judgelit.modules.hollow import FileWeights, FirstRankWeights, TwinWeights, hollow_model, unfilled
+from judgelit.modules.sharding import Sharding, Weights, local_part, reshard, sum_over_shards
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -74,18 +76,42 @@ class Backbone:
         """Whether an adapter is trained and the model's own weights stay as they are."""
         return self.lora is not None or self.adapter is not None
 
-    def build(self) -> "CausalLM":
+    def build(
+        self,
+        sharding: Sharding | None = None,
+        prepare: "Callable[[CausalLM], None] | None" = None,
+        twin: "CausalLM | None" = None,
+    ) -> "CausalLM":
         """The model with its adapter, ready to train and in training mode.
 
+        Args:
+            sharding: Over which devices its weights are sharded; each process then only reads its own part of them.
+            prepare: Called with the model before it is sharded, for whatever changes what modules it has.
+            twin: A model of this backbone, sharded alike, whose weights as they are now the new one gets.
+
         Raises:
-            UserError: The model or adapter cannot be loaded, or LoRA's targets match no layer.
+            UserError: The model or adapter cannot be loaded, LoRA's targets match no layer, or it cannot be sharded.
         """
         if self.quantization is not None and not self.uses_lora:
             raise UserError(
                 f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
                 "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
             )
-        model = self._load()
+        weights: Weights | None = None
+        if sharding is None or self._is_quantized():
+            # 4-bit weights are made of whole ones, so each process loads them all and then keeps its part.
+            model = self._load()
+        else:
+            model, weights = self._hollow(sharding, twin)
+        whole = self._complete(model)
+        if prepare is not None:
+            prepare(whole)
+        if sharding is not None:
+            sharding.shard(model, weights)
+        return whole
+
+    def _complete(self, model: "PreTrainedModel") -> "CausalLM":
+        """The model with attention, activation checkpointing and adapter as they are to be."""
         if self.attention == "sdpa" and model._supports_attention_backend:
             model.set_attn_implementation(attention.NAME)
         if self.activation_checkpointing:
@@ -119,11 +145,49 @@ class Backbone:
             settings.inference_mode = False
             return get_peft_model(model, settings)
 
-    def _load(self) -> "PreTrainedModel":
-        from transformers import AutoConfig, AutoModelForCausalLM
+    def _hollow(self, sharding: Sharding, twin: "CausalLM | None") -> tuple["PreTrainedModel", Weights]:
+        """The model without its weights, and where they come from."""
+        with self._refusing():
+            model = hollow_model(self._from_scratch)
+        if twin is not None:
+            for buffer, other in zip(model.buffers(), without_adapter(twin).buffers(), strict=True):
+                buffer.copy_(other)
+            return model, TwinWeights(without_adapter(twin))
+        if self.name_or_path != NANO:
+            if (read := FileWeights.of(model, model_folder(self.name_or_path))) is not None:
+                return model, read
+            rank_zero_info(
+                f"model {self.name_or_path!r}: the first rank loads it as a whole for all, since its files do not hold "
+                "its weights one to one"
+            )
+        sent = FirstRankWeights(model, self._load, sharding.device)
+        if empty := unfilled(model):
+            raise UserError(f"model {self.name_or_path!r} cannot be sharded: nothing is known of its {empty[0]}")
+        return model, sent
 
-        dtype = getattr(torch, self.dtype)
-        options: dict[str, Any] = {"dtype": dtype, "attn_implementation": self.attention}
+    def _from_scratch(self) -> "PreTrainedModel":
+        """The model with random weights."""
+        from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+        folder, remote = model_folder(self.name_or_path), self.trust_remote_code
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote, **self._options)
+        with suppress(OSError):
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return model
+
+    def _is_quantized(self) -> bool:
+        """Whether the model's weights are, or are to be, in other than plain numbers."""
+        return self.quantization is not None or (self.name_or_path != NANO and self._comes_quantized())
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
+
+    def _load(self) -> "PreTrainedModel":
+        from transformers import AutoModelForCausalLM
+
+        options = dict(self._options)
         if self.attention == "flash_attention_2" and not torch.cuda.is_available():
             raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
         with self._refusing():
@@ -134,9 +198,9 @@ class Backbone:
                         f"quantization {self.quantization!r}: found the built-in model, which starts from random "
                         "weights; expected a trained one"
                     )
-                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), **options)
+                return self._from_scratch()
             if self.quantization is not None and not self._comes_quantized():
-                options["quantization_config"] = quantization.nf4(dtype)
+                options["quantization_config"] = quantization.nf4(options["dtype"])
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 use_safetensors=True,
@@ -152,7 +216,7 @@ class Backbone:
                 f"them {missing[0]}"
             )
         if quantization.is_4bit(model):
-            quantization.settle(model, dtype)
+            quantization.settle(model, options["dtype"])
         elif self.quantization is not None:
             raise UserError(
                 f"quantization {self.quantization!r}: the files of {self.name_or_path!r} hold weights that are "
@@ -272,23 +336,32 @@ def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"]
 
 @torch.no_grad()
 def fingerprint(model: nn.Module, skip: str | None = None) -> str:
-    """A hash of a model's weights, leaving out parameters with `skip` in their name."""
+    """A hash of a model's weights, leaving out parameters with `skip` in their name.
+
+    It does not depend on whether, or over how many ranks, the model is sharded; if it is, all ranks must ask for it.
+    """
+    reshard(model)
+    weights = {name: weight for name, weight in sorted(model.named_parameters()) if skip is None or skip not in name}
+    sums = sum_over_shards(model, [_checksum(*local_part(weight)) for weight in weights.values()])
     digest = hashlib.sha256()
-    for name, weight in sorted(model.named_parameters()):
-        if skip is None or skip not in name:
-            for part, tensor in {"": weight, **quantization.scales(weight)}.items():
-                digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor)}\n".encode())
+    # A sharded weight has left its scales with its layer.
+    layers = {f"{name}.weight": layer for name, layer in model.named_modules() if hasattr(layer, "quant_state")}
+    for (name, weight), total in zip(weights.items(), sums, strict=True):
+        digest.update(f"{name} {tuple(weight.shape)} {total}\n".encode())
+        for part, tensor in quantization.scales(layers.get(name, weight)).items():
+            digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor)}\n".encode())
     return digest.hexdigest()[:16]
 
 
-def _checksum(weight: Tensor) -> int:
+def _checksum(weight: Tensor, before: int = 0) -> int:
     """A sum over a tensor's bits, each weighted by its place, without moving the tensor to the host.
 
-    Whole numbers wrap around at 2^64 in whatever order they are added: any device gives the same, to the last bit.
+    Whole numbers wrap around at 2^64 in whatever order they are added: any device gives the same, to the last bit, and
+    the sums of a weight's shards, with `before` elements before each, add up to its own.
     """
     bits = weight.detach().contiguous().flatten().view(_AS_INTEGER[weight.element_size()])
     total = 0
-    for start, chunk in zip(itertools.count(0, _CHUNK), bits.split(_CHUNK), strict=False):
+    for start, chunk in zip(itertools.count(before, _CHUNK), bits.split(_CHUNK), strict=False):
         places = torch.arange(start, start + len(chunk), device=chunk.device).mul_(_ODD).add_(1)
         total += int(chunk.to(torch.int64).mul_(places).sum())
     return total % (1 << 64)

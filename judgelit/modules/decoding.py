@@ -19,6 +19,7 @@ from judgelit.modules.logprobs import logit_transform
 from judgelit.modules.prefixes import flat_prompts, runs
 from judgelit.modules.sampling import Sampling, choose
 from judgelit.modules.scoring import cannot_share
+from judgelit.modules.sharding import through_root
 
 _PREFILL_TOKENS = 4096
 """Tokens of prompts that are computed at once, but for a longer prompt: bounds what activations take."""
@@ -84,8 +85,7 @@ class _Steps:
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], samples: int) -> None:
         inner = without_adapter(model)
-        self._body: Any = inner.base_model
-        self._head: Any = inner.get_output_embeddings()
+        self._root: Any = inner
         self._transform = logit_transform(inner.config)
         self._device = inner.get_input_embeddings().weight.device
         # In this order, neighbours have the most in common.
@@ -106,9 +106,9 @@ class _Steps:
 
     def next(self, ids: Sequence[int], positions: Sequence[int]) -> Tensor:
         """Logits after a further token of each of n texts, [n, V]; `ids` and `positions` are that token's."""
-        hidden = self._hidden(torch.tensor(ids), torch.tensor(positions), self._cache)
+        logits = self._logits(torch.tensor(ids), torch.tensor(positions), self._cache)
         self._cache.advance()
-        return self._logits(hidden)
+        return logits
 
     def keep(self, places: Sequence[int]) -> list[int]:
         """Go on with the texts at these places of the flat row; the places in their new order."""
@@ -121,23 +121,26 @@ class _Steps:
         places = torch.tensor([[*span, *[span[-1]] * (width - len(span))] for span in spans]).to(self._device)
         batch = batch.to(self._device)
         attention = Filling(self._cache, Plan.of(batch), first, places)
-        hidden = self._hidden(batch.input_ids, batch.position_ids, attention)
-        return self._logits(hidden[[span[-1] for span in spans]])
+        return self._logits(batch.input_ids, batch.position_ids, attention, [span[-1] for span in spans])
 
-    def _hidden(self, ids: Tensor, positions: Tensor, attention: Filling | KVCache) -> Tensor:
-        """Last hidden states of a flat row, [T, hidden size]."""
-        # A 4-D mask is taken as it is: this one keeps the model from making one of its own.
-        out = self._body(
-            input_ids=ids.to(self._device)[None],
-            position_ids=positions.to(self._device)[None],
-            attention_mask=torch.zeros(1, 1, 1, 1, device=self._device),
-            use_cache=False,
-            judgelit_plan=attention,
-        )
-        return out.last_hidden_state[0]
+    def _logits(
+        self, ids: Tensor, positions: Tensor, attention: Filling | KVCache, places: Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits at some places of a flat row, [places, V]; at all of them if none are named."""
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        return self._transform(self._head(hidden))
+        def forward() -> Tensor:
+            # A 4-D mask is taken as it is: this one keeps the model from making one of its own.
+            out = self._root.base_model(
+                input_ids=ids.to(self._device)[None],
+                position_ids=positions.to(self._device)[None],
+                attention_mask=torch.zeros(1, 1, 1, 1, device=self._device),
+                use_cache=False,
+                judgelit_plan=attention,
+            )
+            hidden = out.last_hidden_state[0]
+            return self._transform(self._root.get_output_embeddings()(hidden if places is None else hidden[places]))
+
+        return through_root(self._root, forward)
 
 
 def _agrees(model: nn.Module, prompts: Sequence[Sequence[int]]) -> bool:

@@ -1,6 +1,6 @@
 """Direct preference optimisation with its frozen reference."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,9 +20,14 @@ from judgelit.modules.reference import (
     ReferenceKind,
     SameModel,
     build_reference,
+    load_starting_adapter,
+    needs_starting_adapter,
     starting_fingerprint,
 )
 from judgelit.modules.scoring import LayoutChoice
+
+if TYPE_CHECKING:
+    from judgelit.modules.backbone import CausalLM
 
 _START_TOLERANCE = 1e-3
 """Nats by which a completion's log-probability may differ between policy and reference before the first step."""
@@ -69,17 +74,22 @@ class DPOModule(FineTuningModule):
         self._start_checked = False
 
     def configure_model(self) -> None:
-        """Build policy and reference; dropout is off in both, for they must agree at the start."""
+        """Build policy and reference."""
         if self.model is None:
             super().configure_model()
             assert self.model is not None
-            _disable_dropout(self.model)
-            self.reference = build_reference(self.reference_kind, self.backbone, self.model)
+            self.reference = build_reference(self.reference_kind, self.backbone, self.model, self.sharding)
         if self.reference_kind == "precomputed":
             data = getattr(self.trainer, "datamodule", None)
             if not isinstance(data, DPODataModule):
                 raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
             data.prepare_rows = self._precompute
+
+    def prepare(self, model: "CausalLM") -> None:
+        """Switch dropout off, for policy and reference must agree at the start; keep the adapter it starts from."""
+        _disable_dropout(model)
+        if needs_starting_adapter(self.reference_kind, self.backbone):
+            load_starting_adapter(model, self.backbone.adapter)  # type: ignore[arg-type]
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """The summed loss of a micro-batch of pairs."""
@@ -163,8 +173,7 @@ class DPOModule(FineTuningModule):
             return build_reference("adapter", self.backbone, self.model)
         if starting_fingerprint(self.backbone, self.model) == self.reference.fingerprint():
             return SameModel(self.model)
-        again: Any = self.backbone.build()
-        _disable_dropout(again)
+        again: Any = self.backbone.build(self.sharding, _disable_dropout)
         if starting_fingerprint(self.backbone, again) != self.reference.fingerprint():
             raise UserError(
                 "reference 'precomputed': some values are not stored, and the weights that the run began with are "

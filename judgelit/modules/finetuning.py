@@ -1,7 +1,8 @@
 """What SFT and DPO share: the backbone's life in Lightning, and a loss that no split of the batch can change."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from torchmetrics import MeanMetric
 
 from judgelit.data.layout import Batch
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone
+from judgelit.modules.backbone import Backbone, without_adapter
 from judgelit.modules.flops import forward_flops
 from judgelit.modules.generation import generate
+from judgelit.modules.lockstep import in_lockstep
 from judgelit.modules.logprobs import Scoring
 from judgelit.modules.sampling import Sampling
 from judgelit.modules.schedule import WarmupCosine
 from judgelit.modules.scoring import LayoutChoice, settle_scoring
+from judgelit.modules.sharding import Sharding
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
@@ -46,6 +49,8 @@ class FineTuningModule(L.LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.model: CausalLM | None = None
+        self.sharding: Sharding | None = None
+        """How the strategy wants the model to be sharded."""
         # A LoRA run's checkpoint holds the adapter alone; the rest comes from the backbone's own files.
         self.strict_loading = not backbone.uses_lora
         self.tokens_seen = 0
@@ -56,12 +61,17 @@ class FineTuningModule(L.LightningModule):
         self._scoring: Scoring | None = None
         self._window: dict[str, Tensor] = {}
         self._window_ids: list[str] = []
+        self._window_tokens = 0
         self._validation = nn.ModuleDict()
+        self._lockstep = ExitStack()
 
     def configure_model(self) -> None:
         """Build the model once, on whichever process and for whichever command needs it."""
         if self.model is None:
-            self.model = self.backbone.build()
+            self.model = self.backbone.build(self.sharding, self.prepare)
+
+    def prepare(self, model: "CausalLM") -> None:
+        """Make of a model that has just been built what training needs, before it is sharded."""
 
     def configure_optimizers(self) -> Any:
         """The optimizer over trainable weights, matrices with weight decay, the rest (norms, biases) without."""
@@ -98,7 +108,7 @@ class FineTuningModule(L.LightningModule):
         if not torch.isfinite(loss_sum):
             self._stop_on(loss_sum, batch.ids)
         self._window_ids += batch.ids
-        self.tokens_seen += batch.tokens
+        self._window_tokens += batch.tokens
         assert self.model is not None
         self.flops_per_batch = self._forward_passes * forward_flops(self.model, batch)
         shared = self.scoring(batch).layout == "shared_prefix"
@@ -123,7 +133,8 @@ class FineTuningModule(L.LightningModule):
                     weight.grad.div_(count)
         for name, value in window.items():
             self.log(f"train/{name}", value / count, prog_bar=name == "loss")
-        self._window, self._window_ids = {}, []
+        self.tokens_seen += self._window_tokens
+        self._window, self._window_ids, self._window_tokens = {}, [], 0
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log what validation logs, as `test/...`."""
@@ -142,6 +153,14 @@ class FineTuningModule(L.LightningModule):
                 f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"
             )
 
+    def on_predict_start(self) -> None:
+        """Let ranks have different numbers of prompts."""
+        self._lockstep.enter_context(in_lockstep(without_adapter(self.model)))  # type: ignore[arg-type]
+
+    def on_predict_end(self) -> None:
+        """Wait for the others."""
+        self._lockstep.close()
+
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> list[list[int]]:
         """The ids of one greedy judgment of each prompt."""
         assert self.model is not None
@@ -159,21 +178,27 @@ class FineTuningModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what was trained: the adapter of a LoRA run, everything else of a full one."""
         checkpoint["tokens_seen"] = self.tokens_seen
-        if self.backbone.uses_lora:
-            trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-            state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {name: weight for name, weight in state.items() if name in trained}
+        checkpoint["state_dict"] = self.kept_in_checkpoint(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or adapter, which lenient loading would half accept."""
         self.tokens_seen = checkpoint.get("tokens_seen", 0)
-        if self.model is None:
-            return
+        # Of a sharded run, weights are compared and loaded before by the strategy.
+        if self.model is not None and "state_dict" in checkpoint:
+            expected = {
+                name: tuple(weight.shape) for name, weight in self.kept_in_checkpoint(self.state_dict()).items()
+            }
+            found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+            self.refuse_other_weights(expected, found)
+
+    def kept_in_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint holds of a state: the adapter of a LoRA run, everything of a full one."""
         trained = {name for name, weight in self.named_parameters() if weight.requires_grad}
-        own = self.state_dict()
-        wanted = trained if self.backbone.uses_lora else own.keys()
-        expected = {name: tuple(own[name].shape) for name in wanted}
-        found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
+        return {name: value for name, value in state.items() if not self.backbone.uses_lora or name in trained}
+
+    @staticmethod
+    def refuse_other_weights(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a checkpoint whose weights have other names or shapes than the run's."""
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise UserError(

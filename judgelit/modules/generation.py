@@ -113,6 +113,8 @@ def _generate_padded(
             attention_mask=attention_mask,
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([all_finished]),
+            # Left to itself, it would wait at every token for ranks that may have no text: see `in_lockstep`.
+            synced_gpus=False,
         )
     finally:
         inner.generation_config = was_config

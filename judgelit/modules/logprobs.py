@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from judgelit.data.layout import Batch
 from judgelit.modules.attention import Plan
 from judgelit.modules.backbone import without_adapter
+from judgelit.modules.sharding import through_root
 
 Layout = Literal["shared_prefix", "concatenated"]
 _LOGITS_AT_ONCE = 1 << 24
@@ -58,6 +59,11 @@ def completion_logprobs(model: nn.Module, batch: Batch, scoring: Scoring) -> Com
     float32, whatever the compute dtype.
     """
     inner = without_adapter(model)
+    return CompletionLogProbs.of(through_root(inner, lambda: _token_logprobs(inner, batch, scoring)), batch)
+
+
+def _token_logprobs(inner: Any, batch: Batch, scoring: Scoring) -> Tensor:
+    """[N] float32, one a scored token."""
     body = inner if scoring.own_head else inner.base_model
     if scoring.layout == "shared_prefix":
         # A 4-D mask is taken as it is: this one keeps the model from making a [T x T] one, which the plan replaces.
@@ -74,11 +80,9 @@ def completion_logprobs(model: nn.Module, batch: Batch, scoring: Scoring) -> Com
         out = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
         predicts = rows.predicts
     if scoring.own_head:
-        tokens = _target_logprobs(out.logits.flatten(0, 1)[predicts], batch.targets)
-    else:
-        hidden = out.last_hidden_state.flatten(0, 1).index_select(0, predicts)
-        tokens = head_logprobs(hidden, batch.targets, inner.get_output_embeddings(), logit_transform(inner.config))
-    return CompletionLogProbs.of(tokens, batch)
+        return _target_logprobs(out.logits.flatten(0, 1)[predicts], batch.targets)
+    hidden = out.last_hidden_state.flatten(0, 1).index_select(0, predicts)
+    return head_logprobs(hidden, batch.targets, inner.get_output_embeddings(), logit_transform(inner.config))
 
 
 def head_logprobs(

@@ -7,8 +7,9 @@ import torch
 
 from judgelit.data.layout import Batch, PreferenceBatch
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, fingerprint
+from judgelit.modules.backbone import Backbone, fingerprint, without_adapter
 from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
+from judgelit.modules.sharding import Sharding
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -45,11 +46,8 @@ class AdapterReference:
     def __init__(self, model: "PeftModel", starting_adapter: str | None) -> None:
         self.model = model
         self.has_adapter = starting_adapter is not None
-        if starting_adapter is not None:
-            model.load_adapter(starting_adapter, adapter_name=_NAME, is_trainable=False)
-            # Loading leaves the model in eval mode and may leave the new adapter's parameters marked trainable.
-            model.train()
-            model.set_adapter("default")
+        if starting_adapter is not None and _NAME not in model.peft_config:
+            load_starting_adapter(model, starting_adapter)
 
     @torch.no_grad()
     def logprobs(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
@@ -117,12 +115,28 @@ class FrozenReference(SameModel):
     It is no submodule of the LightningModule, so neither the optimizer nor a checkpoint ever sees it.
     """
 
-    def __init__(self, model: "CausalLM") -> None:
-        super().__init__(copy.deepcopy(model).eval().requires_grad_(False))
+    def __init__(self, model: "CausalLM", copied: "CausalLM | None" = None) -> None:
+        """Freeze a copy of `model`; `copied` is one already, where copying needs more than Python's own means."""
+        super().__init__((copy.deepcopy(model) if copied is None else copied).eval().requires_grad_(False))
 
 
-def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") -> Reference:
-    """The reference for a policy that has just been built.
+def load_starting_adapter(model: "PeftModel", starting_adapter: str) -> None:
+    """Add a frozen copy of the adapter that the policy starts from; before the model is sharded, if it is."""
+    model.load_adapter(starting_adapter, adapter_name=_NAME, is_trainable=False)
+    # Loading leaves the model in eval mode and may leave the new adapter's parameters marked trainable.
+    model.train()
+    model.set_adapter("default")
+
+
+def needs_starting_adapter(kind: ReferenceKind, backbone: Backbone) -> bool:
+    """Whether the reference is an adapter of the policy's own model."""
+    return kind in ("auto", "adapter") and backbone.adapter is not None
+
+
+def build_reference(
+    kind: ReferenceKind, backbone: Backbone, model: "CausalLM", sharding: Sharding | None = None
+) -> Reference:
+    """The reference for a policy that has just been built, sharded like it.
 
     Raises:
         UserError: `adapter` was asked for a policy without LoRA.
@@ -132,7 +146,12 @@ def build_reference(kind: ReferenceKind, backbone: Backbone, model: "CausalLM") 
     if kind == "auto":
         kind = "adapter" if backbone.uses_lora else "frozen"
     if kind == "frozen":
-        return FrozenReference(model)
+        if sharding is None:
+            return FrozenReference(model)
+        copied = backbone.build(sharding, twin=model)
+        # Without a backward pass nothing else would free what is gathered of the root.
+        without_adapter(copied).set_reshard_after_forward(True, recurse=False)
+        return FrozenReference(model, copied)
     if not backbone.uses_lora:
         raise UserError("reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'")
     return AdapterReference(model, backbone.adapter)  # type: ignore[arg-type]

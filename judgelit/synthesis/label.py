@@ -35,6 +35,7 @@ def label(
     batch_size: int = 16,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     seed: int = 0,
+    stop_at_verdict: bool = True,
 ) -> None:
     """Label the pairs of a file with a judge, in both orders.
 
@@ -51,13 +52,15 @@ def label(
         batch_size: Judgments generated at once.
         dtype: The weights' dtype.
         seed: Seed of the engine.
+        stop_at_verdict: End a critique with the line that says its verdict: what a model writes after it takes time and
+            is not read, unless it goes on to another verdict.
     """
     folder = Path(output)
     to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
     engine = Journaled(local, folder / "journal.sqlite")
     prompts = prompts_for(to_judge, "pairs", local.tokenizer, templates, max_new_tokens)
-    judgments = judge(engine, prompts, Sampling(max_new_tokens), seed)
+    judgments = judge(engine, prompts, Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict), seed)
     write_records(folder / "judgments.jsonl", judgments)
     by_pair = judgments_of(judgments)
     preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]

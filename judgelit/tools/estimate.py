@@ -26,6 +26,8 @@ _SMALL = 4096
 _ONE_STATE = ("Lion", "SGD", "RMSprop", "Adagrad", "LARS")
 _SCALE_BLOCK = 256
 """Values of an 8-bit optimizer's state that share a float32 scale."""
+_CAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+"""In what precisions that are mixed layers compute."""
 _GATHERED = 2
 """Sharded layers that stand whole at one time: the one that computes and the next, which is on its way."""
 
@@ -96,20 +98,22 @@ def estimate(run: Run, batch: Batch) -> Memory:
     model = outline(run)
     scoring = scoring_of(run, model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     tried = {dtype: _tried(run, dtype) for dtype in {weight.dtype for weight in trained}}
     optimizer = sum(tried[weight.dtype].kept(weight) for weight in trained) * run.share
     moments = [tried[weight.dtype].moment * weight.numel() * run.share for weight in trained]
     stepping = sum(moments) if any(one.at_once for one in tried.values()) else max(moments, default=0.0)
     weights = _model_bytes(model, run.share)
     gradients = sum(map(_bytes, trained)) * run.share
-    step = _trace(run, model, batch, scoring, {id(weight) for layer in layers for weight in layer.parameters()})
+    # Sharded weights are gathered in the dtype that is computed in; others are cast, each time they are needed.
+    cast = _CAST.get(run.precision)
+    at_work = model if cast is None or not run.sharded else outline(run).to(cast)
+    step = _trace(run, at_work, batch, scoring, None if run.sharded else cast)
     reference = 0.0
     if run.kind == "frozen":
         reference = weights
     elif run.kind == "adapter" and run.backbone.adapter is not None:
         reference = sum(map(_bytes, trained)) * run.share
-    gathered = _gathered_bytes(model, layers) if run.sharded and run.gpus > 1 else 0
+    gathered = _gathered_bytes(at_work, model) if run.sharded and run.gpus > 1 else 0
     # Replicas add up gradients in buckets of their own.
     buckets = gradients if run.gpus > 1 and not run.sharded else 0.0
     there = weights + reference + optimizer + buckets
@@ -179,7 +183,10 @@ def head_bytes(run: Run, scored: int) -> int:
     return round(live.peak)
 
 
-def _trace(run: Run, model: Any, batch: Batch, scoring: Scoring, in_layers: set[int]) -> StepBytes:
+def _trace(run: Run, model: Any, batch: Batch, scoring: Scoring, cast: torch.dtype | None) -> StepBytes:
+    in_layers = {id(weight) for layer in _layers(model) for weight in layer.parameters()}
+    # A rank keeps its part of the gradients in float32 where it gathers weights in half precision.
+    wide = 2 if run.sharded and run.precision in _CAST else 1
     name = without_adapter(model).config.get_text_config()._attn_implementation
     reference: Any = None
     if run.kind == "frozen":
@@ -197,10 +204,10 @@ def _trace(run: Run, model: Any, batch: Batch, scoring: Scoring, in_layers: set[
         reference,
         on_meta(batch, scoring, name),
         scoring,
-        cast={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(run.precision),
+        cast=cast,
         accumulates=run.accumulates,
         # What stands outside of the layers is shared out only when the backward pass is over.
-        share=lambda weight: run.share if id(weight) in in_layers else 1.0,
+        share=lambda weight: wide * run.share if id(weight) in in_layers else 1.0,
     )
 
 
@@ -258,14 +265,25 @@ def _elements(weight: Tensor) -> int:
     return weight.numel() if state is None else state.shape.numel()
 
 
-def _gathered_bytes(model: nn.Module, layers: list[Any]) -> int:
+def _layers(model: nn.Module) -> list[nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
+def _gathered_bytes(model: nn.Module, kept: nn.Module) -> int:
     """Layers in turn, and all the rest from the forward pass to the end of the backward pass, trained weights with
-    their whole gradients."""
+    their whole gradients.
+
+    Args:
+        model: The model in the dtype in which weights are gathered.
+        kept: The same in that in which they are kept, and gradients summed.
+    """
+    layers = _layers(model)
     in_layers = [sum(map(_bytes, layer.parameters())) for layer in layers]
     trained = [sum(_bytes(one) for one in layer.parameters() if one.requires_grad) for layer in layers]
     rest = sum(map(_bytes, model.parameters())) - sum(in_layers)
     # Gradients of a layer are copied into one piece before they are shared out.
-    return rest + _GATHERED * max(in_layers, default=0) + _GATHERED * max(trained, default=0)
+    copied = (sum(_bytes(one) for one in layer.parameters() if one.requires_grad) for layer in _layers(kept))
+    return rest + _GATHERED * max(in_layers, default=0) + max(trained, default=0) + max(copied, default=0)
 
 
 @dataclass(frozen=True)

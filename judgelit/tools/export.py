@@ -15,6 +15,7 @@ from judgelit.data.tokenization import NANO, ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.modules import quantization
 from judgelit.modules.backbone import without_adapter
+from judgelit.modules.sharding import whole_weights
 from judgelit.parsing import OneLineErrors
 from judgelit.tools.model_card import model_card
 from judgelit.tools.trained_run import TrainedRun, check_weights, find_run
@@ -94,10 +95,14 @@ def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
 def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> None:
     """Write weights (safetensors), tokenizer, chat template and generation config; of a LoRA model only the adapter.
 
-    Beside an adapter on a 4-bit base a note says so.
+    Beside an adapter on a 4-bit base a note says so. Of a sharded model the first rank writes; all ranks must call it.
     """
     from transformers import GenerationConfig
 
+    gathered = whole_weights(model)
+    if gathered is not None and not gathered:
+        return
+    more: dict[str, Any] = {} if gathered is None else {"state_dict": gathered}
     generation = GenerationConfig(
         # A judge is measured greedily. The base's own settings are for chats, and servers take them up unasked.
         do_sample=False,
@@ -107,13 +112,13 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> Non
     )
     if hasattr(model, "peft_config"):
         # A DPO policy also holds the reference's adapter, which is not what was trained.
-        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False)
+        model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False, **more)
         generation.save_pretrained(folder)
         if quantization.is_4bit(without_adapter(model)):
             quantization.write_note(folder)
     else:
         model.generation_config = generation
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), **more)
     tokenizer.hf.save_pretrained(folder)
 
 

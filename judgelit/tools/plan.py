@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 from judgelit.errors import UserError
+from judgelit.modules.global_batch import GlobalBatch
 from judgelit.tools.estimate import Memory, Run, estimate, head_bytes
 from judgelit.tools.savings import changes, needed
 from judgelit.tools.workload import Assumed, Workload, read_workload
@@ -112,7 +113,7 @@ def run_of(module: Any, trainer: Any, gpus: int) -> Run:
         reference=getattr(module, "reference_kind", None),
         layout=module.layout,
         precision=str(trainer["precision"] or "32-true"),
-        accumulates=(trainer["accumulate_grad_batches"] or 1) > 1,
+        accumulates=_window(trainer, gpus) > 1,
         gpus=gpus,
         sharded=any(part in name.lower() for part in ("fsdp", "modelparallel", "model_parallel")),
         on_cpu=str(trainer["accelerator"]) == "cpu",
@@ -121,7 +122,7 @@ def run_of(module: Any, trainer: Any, gpus: int) -> Run:
 
 def length_of(work: Workload, trainer: Any, gpus: int) -> Length:
     """Steps, tokens and operations of a run of `trainer` on `gpus` ranks."""
-    window = trainer["accumulate_grad_batches"] or 1
+    window = _window(trainer, gpus)
     batches = -(-work.batches // gpus)
     limit = trainer["limit_train_batches"]
     if limit is not None:
@@ -137,6 +138,16 @@ def length_of(work: Workload, trainer: Any, gpus: int) -> Length:
     share = steps / in_epoch * min(1.0, batches * gpus / work.batches)
     extra = work.reference_flops
     return Length(steps, work.examples * share, work.tokens * share, work.flops * share + extra)
+
+
+def _window(trainer: Any, gpus: int) -> int:
+    """Micro-batches that a rank accumulates."""
+    callbacks = trainer.get("callbacks") or []
+    for callback in callbacks if isinstance(callbacks, list) else [callbacks]:
+        if isinstance(callback, GlobalBatch):
+            return callback.on(gpus)
+    window: int = trainer["accumulate_grad_batches"] or 1
+    return window
 
 
 def table(run: Run, work: Workload, memory: Memory, length: Length, tflops: float, mfu: float) -> list[str]:

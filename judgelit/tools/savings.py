@@ -89,4 +89,4 @@ def _share_out(run: Run, rows: tuple[Any, ...]) -> _Step:
     if run.on_cpu or run.gpus >= _MOST_GPUS:
         return None
     gpus = run.gpus if run.gpus > 1 and not run.sharded else 2 * run.gpus
-    return f"FSDP2 (ModelParallelStrategy) over {gpus} GPUs", replace(run, gpus=gpus, sharded=True), rows
+    return f"trainer.strategy judgelit.modules.fsdp.FSDP2 over {gpus} GPUs", replace(run, gpus=gpus, sharded=True), rows

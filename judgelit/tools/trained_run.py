@@ -35,7 +35,7 @@ class TrainedRun:
     folder: Path
     """Where the run's config.yaml is."""
     checkpoint: Path
-    """The file."""
+    """The file, or of a sharded run the folder."""
     settings: Mapping[str, Any]
     """The resolved configuration."""
 
@@ -84,16 +84,15 @@ class TrainedRun:
         )
 
     def load(self) -> dict[str, Any]:
-        """The checkpoint, its tensors mapped from the file rather than read.
+        """The checkpoint, its tensors mapped from the file rather than read; of a sharded one its weights alone.
 
         Raises:
             UserError: It is no whole checkpoint.
         """
         if self.checkpoint.is_dir():
-            raise UserError(
-                f"{self.checkpoint} is sharded; expected one file: `python -m lightning.fabric.utilities."
-                f"consolidate_checkpoint {self.checkpoint}` makes one, which can be exported"
-            )
+            from judgelit.resume.shards import load_meta, weights_in
+
+            return {**load_meta(self.checkpoint), "state_dict": weights_in(self.checkpoint)}
         try:
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             content["state_dict"]

@@ -211,7 +211,7 @@ def test_fit_validate_and_predict_by_hand(
 
     assert "--ckpt_path last" in refused("fit", *sft, "--trainer.max_steps", "3")
     judgelit("fit", *sft, "--trainer.max_steps", "5", "--ckpt_path", "last")
-    assert (run / "csv/version_0/metrics.csv").exists() and (run / "csv/version_1/metrics.csv").exists()
+    assert [path.name for path in (run / "csv").iterdir()] == ["version_0"]
 
     dpo = [
         "--config",

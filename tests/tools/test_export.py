@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 import transformers
 import yaml
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from judgelit.cli import main
@@ -128,6 +131,27 @@ def logits(model: Any) -> Tensor:
         return model.eval()(input_ids=IDS).logits
 
 
+def sharded(run: Path, to: Path, rename: Callable[[str], str] = str) -> Path:
+    """A copy of a run whose checkpoint is in the form that a sharded one has."""
+    path = Path(shutil.copytree(run, to)) / "checkpoints/last.ckpt"
+    content = torch.load(path, weights_only=True)
+    path.unlink()
+    state = {rename(name): weight for name, weight in content.pop("state_dict").items()}
+    dcp.save({"state_dict": state, "optimizer_0": {"step": torch.ones(2)}}, checkpoint_id=path, no_dist=True)
+    torch.save(content, path / "meta.pt")
+    return path
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
 @pytest.fixture(scope="module")
 def exported(
     runs: dict[str, Path], llama: str, tmp_path_factory: pytest.TempPathFactory
@@ -229,6 +253,19 @@ def test_an_adapter_is_alone_and_as_it_was_trained(exported: Exported, runs: dic
         assert set(ours.keys()) == set(theirs.keys())
         for key in ours.keys():  # noqa: SIM118
             assert torch.equal(ours.get_tensor(key), theirs.get_tensor(key))
+
+
+@pytest.mark.parametrize("name", ["full", "full-tied", "lora-merged", "dpo", "nf4"])
+def test_a_sharded_checkpoint_gives_the_same(
+    exported: Exported, runs: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    run = name.removesuffix("-merged")
+    sharded(runs[run], tmp_path / run)
+    main(["export", str(tmp_path / run), "--to", str(tmp_path / "out"), *(["--merge"] if run != name else [])])
+    (file,) = (path.name for path in (tmp_path / "out").glob("*.safetensors"))
+    found, wanted = (load_file(folder / file) for folder in (tmp_path / "out", exported[0][name]))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
 
 
 @pytest.mark.parametrize("name", ["lora", "nf4"])
@@ -430,12 +467,29 @@ class TestRefusals:
             torch.save(content, path)
             assert "found no whole checkpoint" in refused(tmp_path / "run")
 
-    def test_a_sharded_checkpoint(self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path) -> None:
-        path = copied(runs["lora"], tmp_path / "run") / "checkpoints/last.ckpt"
-        path.unlink()
-        path.mkdir()
-        for named in (tmp_path / "run", path):
-            assert "is sharded" in (line := refused(named)) and f"consolidate_checkpoint {path}" in line
+    def test_a_broken_sharded_checkpoint(
+        self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
+    ) -> None:
+        path = sharded(runs["lora"], tmp_path / "run")
+        shard, index, meta = (path / name for name in ("__0_0.distcp", ".metadata", "meta.pt"))
+        whole = {file: file.read_bytes() for file in (shard, index, meta)}
+        for file, content in whole.items():
+            for left in (content[: len(content) // 3], b"", None):
+                file.unlink() if left is None else file.write_bytes(left)
+                for named in (tmp_path / "run", path):
+                    assert f"{path} cannot be read as a sharded checkpoint (" in refused(named)
+            file.write_bytes(content)
+        sharded(runs["lora"], tmp_path / "other", rename=lambda name: name.replace("lora_A", "lora_C"))
+        assert "is of another model" in refused(tmp_path / "other")
+
+    def test_a_sharded_checkpoint_runs_no_code(
+        self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
+    ) -> None:
+        path = sharded(runs["lora"], tmp_path / "run")
+        for code in (Touch(tmp_path / "touched"), pickle.loads(b"cshutil\nrmtree\n.")):
+            (path / ".metadata").write_bytes(pickle.dumps(code))
+            assert "(its index asks for " in refused(path)
+        assert not (tmp_path / "touched").exists()
 
     @pytest.mark.parametrize(
         ("run", "backbone", "said"),

@@ -1,0 +1,67 @@
+"""Runs that are killed, and runs that go on with another number of processes, as a user starts them."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import in_a_process
+
+KILLS = Path(__file__).parents[2] / "benchmarks/kills.py"
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_those_left_alone(tmp_path: Path) -> None:
+    options = ["--kills=2", "--steps=14", f"--output={tmp_path}", "--cases", "sft", "dpo-ranks"]
+    found = subprocess.run([sys.executable, str(KILLS), *options], capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    claim = json.loads(found.stdout.splitlines()[-1])
+    assert claim["ratio"] == 1, found.stdout
+    assert claim["kills"] == 4 and claim["kills_amid_saves"] >= 1
+    assert all(count > 30 for _, count in claim["pairs"])
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
+    def fit(ranks: int, steps: int, folder: str, *more: str) -> str:
+        process = in_a_process(
+            tmp_path,
+            "fit",
+            "--config=quickstart/sft",
+            # 23 examples: 12 micro-batches an epoch, the last of which is one example.
+            "--data.train.init_args.tasks.init_args.count=28",
+            "--data.val=null",
+            "--data.judge=null",
+            "--data.batch_size=2",
+            "--model.backbone.lora.r=2",
+            "--model.backbone.lora.dropout=0.2",
+            "--model.lr_scheduler=null",
+            "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint",
+            "--trainer.callbacks.save_last=true",
+            "--trainer.accelerator=cpu",
+            f"--trainer.devices={ranks}",
+            f"--trainer.strategy={'ddp' if ranks > 1 else 'auto'}",
+            f"--trainer.accumulate_grad_batches={2 // ranks}",
+            "--trainer.log_every_n_steps=1",
+            f"--trainer.max_steps={steps}",
+            f"--trainer.default_root_dir={folder}",
+            *more,
+        )
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        return said
+
+    fit(1, 16, "one")
+    fit(2, 9, "two")
+    said = fit(1, 16, "two", "--ckpt_path=last")
+    (line,) = [line for line in said.splitlines() if "processes" in line]
+    assert line.startswith("the checkpoint is of 2 processes and there are 1 now")
+    losses = []
+    for folder in ("one", "two"):
+        with (tmp_path / folder / "csv/version_0/metrics.csv").open(newline="", encoding="utf-8") as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
+    # The same examples in the same steps with the same dropout; only sums are rounded differently.
+    assert len(losses[0]) == 16 and losses[1] == pytest.approx(losses[0], rel=1e-4)
