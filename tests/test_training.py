@@ -84,6 +84,7 @@ def test_last_means_a_new_run_where_none_has_saved(
     [
         ("fit", "truncated", "cannot be read as a checkpoint"),
         ("fit", "no run", "does not say where its run was"),
+        ("fit", "weights alone", "holds weights alone"),
         ("fit", "other data", "on other data than a SFTDataModule"),
         ("fit", "other adapter", "is of another model"),
         ("fit", "model alone", "choose another folder"),
@@ -108,7 +109,7 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
     last = Path("run/checkpoints/last.ckpt")
     if left == "truncated":
         last.write_bytes(last.read_bytes()[:-100])
-    if missing := {"no run": "judgelit", "other data": "SFTDataModule"}.get(left):
+    if missing := {"no run": "judgelit", "weights alone": "callbacks", "other data": "SFTDataModule"}.get(left):
         torch.save({name: value for name, value in checkpoint("run").items() if name != missing}, last)
     if left == "other adapter":
         lora = ["--model.backbone.lora.r=3"]

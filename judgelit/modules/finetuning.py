@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
@@ -60,7 +61,7 @@ class FineTuningModule(L.LightningModule):
         self._forward_passes = 2 if backbone.uses_lora else 3
         self._scoring: Scoring | None = None
         self._window: dict[str, Tensor] = {}
-        self._window_ids: list[str] = []
+        self._window_batches: list[tuple[Tensor, Sequence[str]]] = []
         self._window_tokens = 0
         self._validation = nn.ModuleDict()
         self._lockstep = ExitStack()
@@ -102,12 +103,10 @@ class FineTuningModule(L.LightningModule):
         Args:
             loss_sum: Scalar float32, the loss summed over the micro-batch.
             count: What the sum ran over: completion tokens or pairs.
-            batch: The micro-batch, whose ids are saved if the loss is not finite.
+            batch: The micro-batch, whose ids are saved if the window's loss is not finite.
             sums: Further scalars, summed over the micro-batch, whose means over the window are logged.
         """
-        if not torch.isfinite(loss_sum):
-            self._stop_on(loss_sum, batch.ids)
-        self._window_ids += batch.ids
+        self._window_batches.append((loss_sum.detach(), batch.ids))
         self._window_tokens += batch.tokens
         assert self.model is not None
         self.flops_per_batch = self._forward_passes * forward_flops(self.model, batch)
@@ -125,6 +124,8 @@ class FineTuningModule(L.LightningModule):
         names = sorted(self._window)
         totals = self.trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
         window = dict(zip(names, totals, strict=True))
+        if not torch.isfinite(window["loss"]):
+            self._stop_on(window["loss"])
         count, places = window.pop("count"), window.pop("places")
         self.log("train/padding", window.pop("padding") / places)
         for group in optimizer.param_groups:
@@ -134,7 +135,7 @@ class FineTuningModule(L.LightningModule):
         for name, value in window.items():
             self.log(f"train/{name}", value / count, prog_bar=name == "loss")
         self.tokens_seen += self._window_tokens
-        self._window, self._window_ids, self._window_tokens = {}, [], 0
+        self._window, self._window_batches, self._window_tokens = {}, [], 0
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log what validation logs, as `test/...`."""
@@ -183,6 +184,11 @@ class FineTuningModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or adapter, which lenient loading would half accept."""
         self.tokens_seen = checkpoint.get("tokens_seen", 0)
+        if "callbacks" not in checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+            raise UserError(
+                "the checkpoint holds weights alone, from which no run goes on; begin a new one from them: `judgelit "
+                "export` makes a folder of them"
+            )
         # Of a sharded run, weights are compared and loaded before by the strategy.
         if self.model is not None and "state_dict" in checkpoint:
             expected = {
@@ -206,7 +212,14 @@ class FineTuningModule(L.LightningModule):
                     f"{expected.get(name, 'none')}"
                 )
 
-    def _stop_on(self, loss: Tensor, ids: Sequence[str]) -> None:
+    def _stop_on(self, total: Tensor) -> None:
+        """Stop before the weights are touched, on all ranks at once, and say which examples it was."""
+        finite = [bool(torch.isfinite(loss)) for loss, _ in self._window_batches]
+        advice = "try a lower learning rate, gradient clipping or dtype float32"
+        if all(finite):
+            raise UserError(f"loss is {total.item()} at step {self.trainer.global_step} on another process; {advice}")
+        first = finite.index(False)
+        loss, ids = self._window_batches[first]
         folder = Path(self.trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"not-finite-loss-rank{self.global_rank}.json"
@@ -214,10 +227,9 @@ class FineTuningModule(L.LightningModule):
             "step": self.trainer.global_step,
             "loss": str(loss.item()),
             "ids": list(ids),
-            "earlier": self._window_ids,
+            "earlier": [one for _, batch in self._window_batches[:first] for one in batch],
         }
         path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
         raise UserError(
-            f"loss is {loss.item()} at step {self.trainer.global_step}; the batch's ids are in {path}; try a lower "
-            "learning rate, gradient clipping or dtype float32"
+            f"loss is {loss.item()} at step {self.trainer.global_step}; the batch's ids are in {path}; {advice}"
         )

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -73,6 +74,20 @@ class FSDP2(ModelParallelStrategy):
         policy = MixedPrecisionPolicy(cast_forward_inputs=False, **mixed)
         self._module.sharding = Sharding(mesh, policy)
 
+    def setup_optimizers(self, trainer: L.Trainer) -> None:
+        """Make the optimizer.
+
+        Raises:
+            UserError: It is one of bitsandbytes, which know nothing of sharded weights.
+        """
+        super().setup_optimizers(trainer)
+        for optimizer in self.optimizers:
+            if type(optimizer).__module__.startswith("bitsandbytes"):
+                raise UserError(
+                    f"optimizer: found {type(optimizer).__name__} with strategy FSDP2, expected one that can step "
+                    "sharded weights, such as torch.optim.AdamW"
+                )
+
     @property
     def _module(self) -> "FineTuningModule":
         return cast("FineTuningModule", self.lightning_module)
@@ -108,7 +123,12 @@ class FSDP2(ModelParallelStrategy):
         state = self._kept_state()
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         if not path.is_dir():
-            whole = torch.load(path, mmap=True, map_location="cpu", weights_only=weights_only)["state_dict"]
+            if self.optimizers:
+                raise UserError(
+                    f"ckpt_path {str(path)!r}: found a checkpoint of a run that was not sharded, whose optimizer state "
+                    "cannot be shared out; begin a new run from its weights: `judgelit export` makes a folder of them"
+                )
+            whole = self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)["state_dict"]
             self._module.refuse_other_weights(shapes, {name: tuple(value.shape) for name, value in whole.items()})
             return super().load_checkpoint(path, weights_only)
         meta = load_meta(path)

@@ -10,7 +10,8 @@ class GlobalBatch(Callback):
     """Sets `trainer.accumulate_grad_batches` so that the micro-batches of all devices make one global batch.
 
     Devices take micro-batches in turn, so with twice as many of them each accumulates half as many, and a run trains on
-    the same examples in the same steps.
+    the same examples in the same steps. In the last step of an epoch, devices that have none left repeat one of its
+    first.
     """
 
     def __init__(self, micro_batches: int) -> None:

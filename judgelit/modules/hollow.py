@@ -121,8 +121,9 @@ class FirstRankWeights:
                 self._whole |= dict(source.named_buffers(remove_duplicate=False))
                 if missing := sorted(self._names.values() - self._whole.keys()):
                     raise UserError(f"{type(source).__name__} cannot be sharded: its weight {missing[0]} is not there")
-            except UserError as error:
-                refused = [str(error)]
+            except Exception as error:
+                torch.distributed.broadcast_object_list([f"the first process: {error}"], 0)
+                raise
         torch.distributed.broadcast_object_list(refused, 0)
         if refused[0] is not None:
             raise UserError(refused[0])

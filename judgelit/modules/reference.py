@@ -9,7 +9,7 @@ from judgelit.data.layout import Batch, PreferenceBatch
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, fingerprint, without_adapter
 from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
-from judgelit.modules.sharding import Sharding
+from judgelit.modules.sharding import Sharding, reshard
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -59,6 +59,8 @@ class AdapterReference:
         try:
             return completion_logprobs(self.model, batch, scoring)
         finally:
+            # Adapters outside of the layers stay gathered, and only a shard's marks outlast that.
+            reshard(self.model)
             self.model.set_adapter("default")
 
     def fingerprint(self) -> str:

@@ -51,8 +51,8 @@ class Sharding:
 
         Args:
             root: The model, with adapters in it or without.
-            weights: Values of weights that it does not have yet. They are taken a layer at a time, so no device and no
-                process ever holds the whole model.
+            weights: Values of weights that it does not have yet. They are taken a layer at a time, so no device ever
+                holds the whole model.
 
         Raises:
             UserError: The model's layers cannot be told, or a weight's dtype cannot be sharded in this precision.

@@ -41,10 +41,12 @@ class AtomicCheckpoints(TorchCheckpointIO):
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())
+        old = place.with_name(place.name + _OLD)
         if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
+            place.rename(old)
         part.replace(place)
         _sync(place.parent)
+        _remove(old)
 
     def load_checkpoint(
         self,
@@ -88,9 +90,9 @@ def swap_folders(strategy: ModelParallelStrategy) -> None:
             _remove(part)
         strategy.barrier()
         write(checkpoint, part, storage_options)
-        _sync_files(part)
         strategy.barrier()
         if strategy.is_global_zero:
+            _sync_all(part)
             _remove(old)
             if place.exists():
                 place.rename(old)
@@ -118,19 +120,17 @@ def mend(folders: Iterable[str | Path]) -> None:
 def newest(folders: Iterable[str | Path]) -> Path | None:
     """The checkpoint written last in these folders, if there is one.
 
-    That is `last.ckpt`, unless a kill came between the two files that Lightning writes of one step.
+    That is `last.ckpt`, unless a kill came between the two files that Lightning writes of one step. All ranks find the
+    same, whether or not the first has mended the folders by then.
     """
     found = [
-        (path.stat().st_mtime_ns, path)
+        (path.stat().st_mtime_ns, checkpoint.with_name(checkpoint.name.removesuffix(_OLD)))
         for folder in folders
-        for checkpoint in Path(folder).glob("*.ckpt")
+        for checkpoint in (*Path(folder).glob("*.ckpt"), *Path(folder).glob("*.ckpt" + _OLD))
         for path in [checkpoint / META if checkpoint.is_dir() else checkpoint]
         if path.exists()
     ]
-    if not found:
-        return None
-    path = max(found)[1]
-    return path.parent if path.name == META else path
+    return max(found)[1] if found else None
 
 
 def _refused(checkpoint: dict[str, Any]) -> bool:
@@ -147,8 +147,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _sync_files(folder: Path) -> None:
-    for path in folder.iterdir():
+def _sync_all(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
         _sync(path)
 
 

@@ -249,8 +249,7 @@ def _deal_out(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ra
 
 def _recount(trainer: L.Trainer, data: dict[str, Any]) -> None:
     """Count all batches as if the run had had this many processes from its beginning."""
-    batches: Any = trainer.train_dataloader.batch_sampler  # type: ignore[union-attr]
-    missing = data["epoch"] * len(batches) + data["batches"]
+    missing = data["epoch"] * int(trainer.fit_loop.max_batches) + data["batches"]
     total = _epoch_loop(trainer).batch_progress.total
     missing -= total.processed
     for name in ("ready", "started", "processed", "completed"):

@@ -1,5 +1,6 @@
 """Checkpoints that are folders, a part from each process: read whole or in part, and never trusted to run code."""
 
+import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,27 @@ class ShardReader(dcp.FileSystemReader):
 
         Raises:
             UnpicklingError: It holds more than an index does.
+            FileNotFoundError: A rank's own index is asked for, as PyTorch does where it finds none of all ranks.
         """
+        if kwargs.get("rank") is not None:
+            raise FileNotFoundError("it has no index of all ranks")
         with (Path(self.path) / ".metadata").open("rb") as file:
             _Plain(file).load()
         return super().read_metadata(*args, **kwargs)
+
+
+class PlainLoads(dcp.DefaultLoadPlanner):
+    """PyTorch's planner, which would execute whatever stands in place of a number in a shard, a pickle too."""
+
+    def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
+        """Read what is no tensor, such as a learning rate.
+
+        Raises:
+            UnpicklingError: It is more than plain values.
+        """
+        torch.load(value, weights_only=True)
+        value.seek(0)
+        super().load_bytes(read_item, value)
 
 
 def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -74,7 +92,7 @@ def load_shards(state: dict[str, Any], folder: Path, alone: bool = False) -> Non
         UserError: The checkpoint is broken.
     """
     try:
-        dcp.load(state, storage_reader=ShardReader(folder), no_dist=alone)
+        dcp.load(state, storage_reader=ShardReader(folder), planner=PlainLoads(), no_dist=alone)
     except (dcp.api.CheckpointException, *_BROKEN) as error:
         raise _refusal(folder, error) from error
 

@@ -1,6 +1,8 @@
 """What a training run needs of each GPU's memory, from its description alone: no weight is read."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
@@ -48,6 +50,8 @@ class Run:
     gpus: int = 1
     sharded: bool = False
     """Whether weights, gradients and optimizer state are shared out among GPUs (FSDP2) or each has them all."""
+    gpus_per_copy: int | None = None
+    """GPUs that share one copy of them, if there are several copies."""
     on_cpu: bool = False
     """Whether the run takes no GPU at all."""
 
@@ -61,7 +65,7 @@ class Run:
     @property
     def share(self) -> float:
         """The share of what is sharded that one GPU holds."""
-        return 1 / self.gpus if self.sharded else 1.0
+        return 1 / (self.gpus_per_copy or self.gpus) if self.sharded else 1.0
 
 
 @dataclass(frozen=True)
@@ -222,12 +226,13 @@ def _quantize(model: Any, dtype: torch.dtype) -> None:
     for name, layer in linear:
         if layer is model.get_output_embeddings():
             continue
-        codes, state = quantize_4bit(
-            layer.weight.data,
-            compress_statistics=settings.bnb_4bit_use_double_quant,
-            quant_type=settings.bnb_4bit_quant_type,
-            quant_storage=settings.bnb_4bit_quant_storage,
-        )
+        with _own_tables():
+            codes, state = quantize_4bit(
+                layer.weight.data,
+                compress_statistics=settings.bnb_4bit_use_double_quant,
+                quant_type=settings.bnb_4bit_quant_type,
+                quant_storage=settings.bnb_4bit_quant_storage,
+            )
         with torch.device("meta"):
             small = Linear4bit(
                 layer.in_features,
@@ -242,6 +247,19 @@ def _quantize(model: Any, dtype: torch.dtype) -> None:
         model.set_submodule(name, small)
     quantization.settle(model, dtype)
     model.is_loaded_in_4bit = True
+
+
+@contextmanager
+def _own_tables() -> Iterator[None]:
+    """Keep bitsandbytes from remembering a table on the meta device, which later models would be quantised by."""
+    from bitsandbytes.functional import name2qmap
+
+    known = dict(name2qmap)
+    try:
+        yield
+    finally:
+        name2qmap.clear()
+        name2qmap.update(known)
 
 
 def _model_bytes(model: nn.Module, share: float) -> float:
@@ -299,17 +317,32 @@ class _Optimizer:
         return weight.numel() * (self.small_state if weight.numel() < _SMALL else self.state)
 
 
+def optimizer_of(run: Run, weight: nn.Parameter) -> torch.optim.Optimizer:
+    """The run's optimizer over one weight."""
+    # An optimizer for GPUs would say what takes its place here, where there may be none.
+    logging.disable(logging.INFO)
+    try:
+        return run.optimizer([{"params": [weight]}])
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def uses_8_bits(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether an optimizer keeps its state in 8 bits on a GPU."""
+    return "8bit" in type(optimizer).__name__
+
+
 def _tried(run: Run, dtype: torch.dtype) -> _Optimizer:
     """Let the optimizer step once on a small weight."""
     weight = nn.Parameter(torch.zeros(_TRIED, _TRIED, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
-    # An optimizer for GPUs would say what takes its place here, where there may be none.
-    logging.disable(logging.INFO)
-    try:
-        optimizer = run.optimizer([{"params": [weight]}])
-    finally:
-        logging.disable(logging.NOTSET)
-    if "8bit" in type(optimizer).__name__ and not run.on_cpu:
+    optimizer = optimizer_of(run, weight)
+    if uses_8_bits(optimizer) and not run.on_cpu:
+        if run.sharded:
+            raise UserError(
+                f"optimizer: found {type(optimizer).__name__} with strategy FSDP2, expected one that can step sharded "
+                "weights, such as torch.optim.AdamW"
+            )
         # It works on GPUs alone; small weights have states of 32 bits.
         states = 1 if any(name in type(optimizer).__name__ for name in _ONE_STATE) else 2
         return _Optimizer(states * (1 + 4 / _SCALE_BLOCK), 0.0, False, 4.0 * states)

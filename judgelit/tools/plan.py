@@ -107,6 +107,11 @@ def run_of(module: Any, trainer: Any, gpus: int) -> Run:
     """What of a configuration its memory depends on."""
     strategy = trainer["strategy"]
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if not getattr(strategy, "sync_every_micro_batch", True):
+        raise UserError(
+            "strategy.sync_every_micro_batch: found false, expected true: gradients of the whole model on every GPU "
+            "are not planned for"
+        )
     return Run(
         backbone=module.backbone,
         optimizer=module.optimizer,
@@ -115,6 +120,7 @@ def run_of(module: Any, trainer: Any, gpus: int) -> Run:
         precision=str(trainer["precision"] or "32-true"),
         accumulates=_window(trainer, gpus) > 1,
         gpus=gpus,
+        gpus_per_copy=getattr(strategy, "devices_per_copy", None),
         sharded=any(part in name.lower() for part in ("fsdp", "modelparallel", "model_parallel")),
         on_cpu=str(trainer["accelerator"]) == "cpu",
     )

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from torch import nn
+
 from judgelit.data.tokenization import NANO
 from judgelit.modules.backbone import LoRA
-from judgelit.tools.estimate import Memory, Run, estimate
+from judgelit.tools.estimate import Memory, Run, estimate, optimizer_of, uses_8_bits
 from judgelit.tools.workload import Workload
 
 _CONTEXT = 1 << 30
@@ -89,4 +92,8 @@ def _share_out(run: Run, rows: tuple[Any, ...]) -> _Step:
     if run.on_cpu or run.gpus >= _MOST_GPUS:
         return None
     gpus = run.gpus if run.gpus > 1 and not run.sharded else 2 * run.gpus
-    return f"trainer.strategy judgelit.modules.fsdp.FSDP2 over {gpus} GPUs", replace(run, gpus=gpus, sharded=True), rows
+    setting = f"trainer.strategy judgelit.modules.fsdp.FSDP2 over {gpus} GPUs"
+    shared = replace(run, gpus=gpus, sharded=True)
+    if uses_8_bits(optimizer_of(run, nn.Parameter(torch.zeros(1)))):
+        return f"{setting}, with torch.optim.AdamW", replace(shared, optimizer=torch.optim.AdamW), rows
+    return setting, shared, rows

@@ -140,6 +140,13 @@ def test_shards_need_the_strategy(folder: Path) -> None:
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "found a sharded checkpoint, expected a file; strategy FSDP2" in said
+    # Nor the other way round.
+    fit(folder, "plain.yaml", "--trainer.max_steps", "1", "--trainer.default_root_dir", "plain")
+    where = ["--trainer.devices", "1", "--trainer.default_root_dir", "plain", "--ckpt_path", "last"]
+    process = start(*JUDGELIT, "fit", "--config", "cpu.yaml", *where, folder=folder)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "found a checkpoint of a run that was not sharded" in said
 
 
 def test_a_step_that_devices_cannot_share_is_refused(folder: Path) -> None:
@@ -147,3 +154,12 @@ def test_a_step_that_devices_cannot_share_is_refused(folder: Path) -> None:
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "GlobalBatch.micro_batches: found 8, expected a multiple of the 3 devices" in said
+
+
+def test_an_optimizer_that_cannot_step_shards_is_refused(folder: Path) -> None:
+    optimizer = ["--model.optimizer", "bitsandbytes.optim.AdamW8bit", "--model.optimizer.lr", "0.001"]
+    where = ["--trainer.devices", "1", "--trainer.default_root_dir", "8bit"]
+    process = start(*JUDGELIT, "fit", "--config", "cpu.yaml", *where, *optimizer, folder=folder)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "optimizer: found AdamW8bit with strategy FSDP2, expected one that can step sharded weights" in said

@@ -31,7 +31,7 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
             tmp_path,
             "fit",
             "--config=quickstart/sft",
-            # 23 examples: 12 micro-batches an epoch, the last of which is one example.
+            # 23 examples: 12 micro-batches an epoch, of which 10 are trained on.
             "--data.train.init_args.tasks.init_args.count=28",
             "--data.val=null",
             "--data.judge=null",
@@ -45,6 +45,7 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
             f"--trainer.devices={ranks}",
             f"--trainer.strategy={'ddp' if ranks > 1 else 'auto'}",
             f"--trainer.accumulate_grad_batches={2 // ranks}",
+            f"--trainer.limit_train_batches={10 // ranks}",
             "--trainer.log_every_n_steps=1",
             f"--trainer.max_steps={steps}",
             f"--trainer.default_root_dir={folder}",

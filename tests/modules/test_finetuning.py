@@ -147,6 +147,21 @@ class TestNotFinite:
         names = [row.id for row in rows]
         assert report == {"step": 1, "loss": "nan", "ids": names[6:8], "earlier": names[4:6]}
 
+    def test_of_another_process_stops_this_one_too(
+        self, llama: str, fit: Any, completions: Any, tmp_path: Path
+    ) -> None:
+        module = make("sft", llama)
+        module.configure_model()
+        before = [weight.detach().clone() for weight in module.parameters()]
+
+        def poison(*_: Any) -> None:
+            module.trainer.strategy.reduce = lambda totals, **_: torch.full_like(totals, float("nan"))
+
+        module.on_train_batch_start = poison
+        with pytest.raises(UserError, match="loss is nan at step 0 on another process"):
+            fit(module, completions, 2, default_root_dir=tmp_path)
+        assert all(torch.equal(one, other) for one, other in zip(before, module.parameters(), strict=True))
+
 
 class TestCheckpoint:
     @pytest.mark.parametrize("kind", ["sft", "dpo"])

@@ -73,6 +73,13 @@ def test_it_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch
     assert done == ["sync file", "replace", "sync folder"]
 
 
+def test_a_file_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    place = tmp_path / "last.ckpt"
+    folder_checkpoint(place, 1)
+    AtomicCheckpoints().save_checkpoint(content(2), place)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"] and step_in(place) == 2
+
+
 def test_what_must_not_be_saved_is_not(tmp_path: Path) -> None:
     place = tmp_path / "last.ckpt"
     AtomicCheckpoints().save_checkpoint(content(1), place)
@@ -164,6 +171,8 @@ def test_a_kill_between_the_two_moves_of_a_swap_loses_nothing(
         with pytest.raises(KillError):
             strategy.save_checkpoint(content(2), place)
     assert place.exists() == (move == 1)
+    # Before and after: not all ranks look when the first has mended it.
+    assert newest([tmp_path]) == place
     mend([tmp_path])
     assert newest([tmp_path]) == place and torch.load(place / "meta.pt") == 1
 

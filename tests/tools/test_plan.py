@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import bitsandbytes
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
@@ -16,12 +17,13 @@ from judgelit.data.layout import (
 )
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.global_batch import GlobalBatch
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.optimizers import PagedAdamW8bit
 from judgelit.tools.estimate import Run, estimate
 from judgelit.tools.memory_trace import LiveBytes, on_meta, trace_step
-from judgelit.tools.plan import length_of, parse_memory
-from judgelit.tools.savings import changes, needed
+from judgelit.tools.plan import _window, length_of, parse_memory
+from judgelit.tools.savings import _share_out, changes, needed
 from judgelit.tools.workload import Assumed, read_workload
 
 HIDDEN, LAYERS, VOCABULARY = 64, 3, 500
@@ -117,8 +119,18 @@ def test_sharding_divides_what_is_sharded(model_folder: str) -> None:
     assert part.weights == pytest.approx(whole.weights / 4, rel=0.01)
     assert (part.optimizer, part.gradients) == (whole.optimizer / 4, whole.gradients / 4)
     assert part.kept == whole.kept and part.gathered > 2 * 4 * VOCABULARY * HIDDEN
+    copies = estimate(replace(run, gpus=8, gpus_per_copy=4, sharded=True), some_batch())
+    assert copies == part
     replicas = estimate(replace(run, gpus=4), some_batch())
     assert replicas.gradients == 2 * whole.gradients and replicas.weights == whole.weights
+
+
+def test_4_bit_weights_can_be_loaded_afterwards(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, tie_word_embeddings=False)
+    tables = bitsandbytes.functional.name2qmap
+    tables.clear()
+    estimate(Run(Backbone(folder, quantization="nf4", lora=LoRA(r=4)), torch.optim.AdamW), some_batch())
+    assert not any(table.is_meta for table in tables.values())
 
 
 def test_4_bit_weights_take_half_a_byte_and_their_scales(tmp_path: Path) -> None:
@@ -184,6 +196,34 @@ def test_steps_and_operations(model_folder: str) -> None:
     assert length_of(work, trainer | {"max_steps": 3}, gpus=2).examples == 60
     with pytest.raises(UserError, match="no end"):
         length_of(work, trainer | {"max_epochs": -1}, gpus=2)
+
+
+def test_mixed_precision_gathers_and_computes_in_half(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW, gpus=4, sharded=True)
+    single, mixed = (estimate(one, some_batch()) for one in (run, replace(run, precision="bf16-mixed")))
+    assert (mixed.weights, mixed.optimizer, mixed.gradients) == (single.weights, single.optimizer, single.gradients)
+    assert single.gathered / 2 < mixed.gathered < single.gathered and mixed.kept < 0.7 * single.kept
+    # One GPU alone keeps a copy of all weights in half precision while autocast is at work.
+    alone = estimate(replace(run, gpus=1, sharded=False, precision="bf16-mixed"), some_batch())
+    assert alone.working > mixed.working + mixed.parameters
+
+
+def test_8_bit_optimizers_are_not_sharded(model_folder: str) -> None:
+    class AdamW8bit(torch.optim.AdamW):
+        pass
+
+    run = Run(Backbone(model_folder), AdamW8bit)
+    with pytest.raises(UserError, match="AdamW8bit with strategy FSDP2"):
+        estimate(replace(run, gpus=2, sharded=True), some_batch())
+    setting, shared, _ = _share_out(run, ()) or ("", run, ())
+    assert setting.endswith("over 2 GPUs, with torch.optim.AdamW") and shared.optimizer is torch.optim.AdamW
+
+
+def test_a_step_over_all_devices_is_one() -> None:
+    trainer = {"accumulate_grad_batches": 1, "callbacks": [GlobalBatch(16)]}
+    assert [_window(trainer, gpus) for gpus in (1, 8)] == [16, 2]
+    with pytest.raises(UserError, match="expected a multiple of the 3 devices"):
+        _window(trainer, 3)
 
 
 def test_changes_come_in_order_until_the_run_fits(model_folder: str) -> None:

@@ -1,0 +1,54 @@
+"""Sharded checkpoints: whole on one process, and no code of theirs is run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from judgelit.errors import UserError
+from judgelit.resume.shards import load_meta, load_shards, shapes_in, weights_in
+
+
+class Touch:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def saved(folder: Path, rate: Any = 0.1) -> Path:
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
+    dcp.save({"state_dict": state, "optimizer_0": {"lr": rate, "mean": torch.ones(2)}}, checkpoint_id=folder)
+    torch.save({"global_step": 3}, folder / "meta.pt")
+    return folder
+
+
+def test_weights_come_back_with_name_shape_and_dtype(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "last.ckpt")
+    assert shapes_in(folder) == {"a": (2, 3), "b": (2,)}
+    found = weights_in(folder)
+    assert torch.equal(found["a"], torch.arange(6.0).reshape(2, 3)) and found["b"].dtype == torch.bfloat16
+    assert load_meta(folder) == {"global_step": 3}
+    state: dict[str, Any] = {"optimizer_0": {"lr": 0.0, "mean": torch.zeros(2)}}
+    load_shards(state, folder)
+    assert state["optimizer_0"]["lr"] == 0.1 and torch.equal(state["optimizer_0"]["mean"], torch.ones(2))
+
+
+def test_what_stands_in_place_of_a_number_is_not_run(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "last.ckpt", rate=Touch(tmp_path / "touched"))
+    with pytest.raises(UserError, match="cannot be read as a sharded checkpoint"):
+        load_shards({"optimizer_0": {"lr": 0.0}}, folder)
+    assert not (tmp_path / "touched").exists()
+    assert set(weights_in(folder)) == {"a", "b"}
+
+
+def test_a_missing_index_of_all_ranks_is_not_made_up_for_by_one(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "last.ckpt")
+    (folder / ".metadata").rename(folder / "__0.metadata")
+    with pytest.raises(UserError, match="cannot be read as a sharded checkpoint"):
+        weights_in(folder)
