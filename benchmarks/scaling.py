@@ -102,8 +102,8 @@ def contestant(turns: duel.Turns, args: Any) -> None:
     from judgelit.modules.dpo import DPOModule
 
     class Widened(Backbone):
-        def build(self) -> Any:
-            model = super().build()
+        def build(self, *more: Any, **settings: Any) -> Any:
+            model = super().build(*more, **settings)
             if args.times > 1:
                 model.resize_token_embeddings(args.times * model.config.vocab_size, mean_resizing=False)
             return model
