@@ -64,6 +64,10 @@ def settle(model: nn.Module, dtype: torch.dtype) -> None:
             )
         layer.support_avx512bf16_for_cpu = False
         layer.compute_dtype = dtype
+    for weight in model.parameters():
+        # On the host it may be a view of the file it was read from, which then stays in memory as a whole.
+        if weight.device.type == "cpu" and type(weight) is nn.Parameter:
+            weight.data = weight.data.clone()
 
 
 def dequantize(model: Any) -> None:
