@@ -107,7 +107,7 @@ class LastStep(Callback):
         """Save once more, while the trainer still knows where it is."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last is True and callback.last_model_path:
-                trainer.save_checkpoint(callback.last_model_path)
+                trainer.save_checkpoint(callback.last_model_path, weights_only=False)
 
 
 class TrainingCLI(LightningCLI):
