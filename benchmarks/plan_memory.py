@@ -108,13 +108,14 @@ def planned(arguments: list[str]) -> int:
     """What `judgelit plan` says, in bytes."""
     from judgelit.tools.estimate import estimate
     from judgelit.tools.plan import describe, run_of
+    from judgelit.tools.savings import needed
     from judgelit.tools.workload import read_workload
     from judgelit.training import TrainingCLI
 
     settings = describe(TrainingCLI, arguments)
     run = run_of(settings.model, settings.trainer, 1)
     work = read_workload(settings.datamodule, run)
-    return estimate(run, work.collate(work.rows)).peak
+    return needed(run, estimate(run, work.collate(work.rows)))
 
 
 def apart(function: Callable[[list[str]], int], arguments: list[str]) -> int:

@@ -14,6 +14,8 @@ from judgelit.tools.workload import Workload
 
 _CONTEXT = 1 << 30
 """Bytes set aside on a GPU for CUDA, cuBLAS and NCCL."""
+_HOST = 50 << 20
+"""Bytes that a training step takes on a CPU beside tensors, as measured by `benchmarks/plan_memory.py`."""
 _FRAGMENTS = 0.05
 """Share of the peak set aside for the caching allocator's gaps."""
 _WORTH = 0.99
@@ -31,8 +33,8 @@ class Change:
 
 
 def needed(run: Run, memory: Memory) -> int:
-    """Bytes that a device must have: the peak, and on a GPU what CUDA and gaps take."""
-    return memory.peak if run.on_cpu else round(memory.peak * (1 + _FRAGMENTS)) + _CONTEXT
+    """Bytes that a device must have: the peak, and what libraries take beside tensors, on a GPU gaps too."""
+    return memory.peak + _HOST if run.on_cpu else round(memory.peak * (1 + _FRAGMENTS)) + _CONTEXT
 
 
 def changes(run: Run, work: Workload, peak: int, room: int) -> Iterator[Change]:
