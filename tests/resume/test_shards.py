@@ -1,5 +1,6 @@
 """Sharded checkpoints: whole on one process, and no code of theirs is run."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,11 @@ def test_what_stands_in_place_of_a_number_is_not_run(tmp_path: Path) -> None:
     assert set(weights_in(folder)) == {"a", "b"}
 
 
-def test_a_missing_index_of_all_ranks_is_not_made_up_for_by_one(tmp_path: Path) -> None:
+def test_an_index_of_one_rank_is_not_taken_in_place_of_that_of_all(tmp_path: Path) -> None:
     folder = saved(tmp_path / "last.ckpt")
-    (folder / ".metadata").rename(folder / "__0.metadata")
+    # Harmless, but no index: PyTorch then looks for the rank's own.
+    (folder / ".metadata").write_bytes(pickle.dumps(torch.Size([1])))
+    (folder / "__0.metadata").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
     with pytest.raises(UserError, match="cannot be read as a sharded checkpoint"):
-        weights_in(folder)
+        load_shards({"optimizer_0": {"lr": 0.0}}, folder, alone=True)
+    assert not (tmp_path / "touched").exists()
