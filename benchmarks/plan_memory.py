@@ -3,7 +3,7 @@
     python benchmarks/plan_memory.py --model DIR --data-sft FILE --data-dpo FILE [--batch 2] [--first 0] [--only NAME]
 
 Each process trains on one batch of the data, two steps through `judgelit fit`, in float32 but where the setting's name
-says otherwise. Measured is the peak of resident memory from the first step on, less what was resident before the model
+says otherwise; where gradients accumulate, on two batches, four steps. Measured is the peak of resident memory from the first step on, less what was resident before the model
 was built: libraries, tokenizer and data. The processes are forked from one in which a small model has been trained, so
 that all libraries are there by then. Saving is left out; on a CPU it would hold the checkpoint once more. glibc is told
 to give blocks of 64 KB and more back when they are freed (MALLOC_MMAP_THRESHOLD_), so that the figure is what tensors
@@ -32,6 +32,7 @@ BF16 = ["--model.backbone.dtype=bfloat16"]
 SETTINGS: dict[str, list[str]] = {
     "sft full, checkpointing": CHECKPOINTS,
     "sft full": KEEPS,
+    "sft full, accumulating": [*KEEPS, "--trainer.accumulate_grad_batches=2", "--trainer.max_epochs=4"],
     "sft lora, checkpointing": [*LORA, *CHECKPOINTS],
     "sft lora": [*LORA, *KEEPS],
     "sft lora bfloat16, checkpointing": [*LORA, *BF16, *CHECKPOINTS],
@@ -82,11 +83,13 @@ def main() -> None:
 
 
 def described(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
-    """The arguments of `judgelit fit`; the data is one batch, which every epoch repeats."""
+    """The arguments of `judgelit fit`; the data is one step, which every epoch repeats."""
     kind = name[:3]
     lines = Path(args.data_sft if kind == "sft" else args.data_dpo).read_text(encoding="utf-8").splitlines()
     data = folder / "data.jsonl"
-    data.write_text("\n".join(lines[args.first : args.first + args.batch]) + "\n", encoding="utf-8")
+    # Where two batches make a step, the larger one comes second in some epoch.
+    count = args.batch * (2 if name.endswith("accumulating") else 1)
+    data.write_text("\n".join(lines[args.first : args.first + count]) + "\n", encoding="utf-8")
     return [
         f"--model={kind.upper()}Module",
         f"--data={kind.upper()}DataModule",

@@ -119,23 +119,20 @@ class FineTuningModule(L.LightningModule):
         # Lightning divides by the number of micro-batches and DDP and FSDP average over ranks: undo both here.
         return loss_sum * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Turn the window's sums into means: of the gradient, before it is clipped, and of what is logged."""
-        names = sorted(self._window)
-        totals = self.trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
-        window = dict(zip(names, totals, strict=True))
-        if not torch.isfinite(window["loss"]):
-            self._stop_on(window["loss"])
-        count, places = window.pop("count"), window.pop("places")
-        self.log("train/padding", window.pop("padding") / places)
-        for group in optimizer.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.grad.div_(count)
-        for name, value in window.items():
-            self.log(f"train/{name}", value / count, prog_bar=name == "loss")
-        self.tokens_seen += self._window_tokens
-        self._window, self._window_batches, self._window_tokens = {}, [], 0
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Free the last step's gradients, which Lightning keeps until the next forward pass is over."""
+        if not self._window:
+            self.zero_grad()
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step on the gradient of the window's mean, which is also what callbacks and clipping see."""
+
+        def closure() -> Any:
+            loss = optimizer_closure()
+            self._close_window(optimizer)
+            return loss
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log what validation logs, as `test/...`."""
@@ -211,6 +208,24 @@ class FineTuningModule(L.LightningModule):
                     f"the checkpoint is of another model: {name} has shape {found.get(name, 'none')} in it, expected "
                     f"{expected.get(name, 'none')}"
                 )
+
+    def _close_window(self, optimizer: torch.optim.Optimizer) -> None:
+        """Turn the window's sums into means: of the gradient, and of what is logged."""
+        names = sorted(self._window)
+        totals = self.trainer.strategy.reduce(torch.stack([self._window[name] for name in names]), reduce_op="sum")
+        window = dict(zip(names, totals, strict=True))
+        if not torch.isfinite(window["loss"]):
+            self._stop_on(window["loss"])
+        count, places = window.pop("count"), window.pop("places")
+        self.log("train/padding", window.pop("padding") / places)
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.grad.div_(count)
+        for name, value in window.items():
+            self.log(f"train/{name}", value / count, prog_bar=name == "loss")
+        self.tokens_seen += self._window_tokens
+        self._window, self._window_batches, self._window_tokens = {}, [], 0
 
     def _stop_on(self, total: Tensor) -> None:
         """Stop before the weights are touched, on all ranks at once, and say which examples it was."""

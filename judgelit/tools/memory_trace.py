@@ -172,7 +172,7 @@ class _Scores(Protocol):
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes of one rank beyond weights and optimizer state while it takes a micro-batch, the second or a later one.
+    """Bytes of one rank beyond weights and optimizer state while it takes a micro-batch.
 
     kept: what the forward pass leaves for the backward pass.
     peak: the most at any time, gradients included.
@@ -229,25 +229,23 @@ def trace_step(
         batch: As `on_meta` gives it.
         scoring: How log-probabilities are computed.
         cast: The dtype of autocast, None without.
-        accumulates: Whether gradients are added to those of earlier micro-batches; otherwise they go, as Lightning has
-            it, between the forward and the backward pass.
+        accumulates: Whether gradients are added to those of earlier micro-batches; otherwise there are none before the
+            backward pass.
         share: The share of a trained weight's gradient that stays on a rank.
     """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     with DeviceKernels(cast) as kernels, LiveBytes() as live:
         hooks = []
         for weight in trained:
-            weight.grad = torch.empty_like(weight)
-            live.weigh(weight.grad, share(weight))
+            if accumulates:
+                weight.grad = torch.empty_like(weight)
+                live.weigh(weight.grad, share(weight))
             hooks.append(weight.register_post_accumulate_grad_hook(lambda one: live.weigh(one.grad, share(one))))
         if reference is not None:
             reference.logprobs(batch, scoring)
         loss = completion_logprobs(model, batch, scoring).sums.sum()
         kernels.copies = None
         kept = live.now - live.gradients
-        if not accumulates:
-            for weight in trained:
-                weight.grad = None
         loss.backward()
         for hook in hooks:
             hook.remove()

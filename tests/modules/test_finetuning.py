@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -16,6 +17,7 @@ from judgelit.data.layout import TokenizedCompletion
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.dpo import DPOModule
+from judgelit.modules.logprobs import Scoring
 from judgelit.modules.losses import PreferenceLoss
 from judgelit.modules.schedule import WarmupCosine
 from judgelit.modules.sft import SFTModule
@@ -68,6 +70,37 @@ def test_any_split_of_a_global_batch_gives_the_same_step(
     if clip is not None:
         norm = torch.stack([gradient.norm() for gradient in gradients[0].values()]).norm().item()
         assert norm == pytest.approx(clip, rel=1e-3)
+
+
+def test_gradients_are_gone_before_the_activations_of_the_next_step_come(
+    llama: str, completions: list[TokenizedCompletion], fit: Any
+) -> None:
+    module, there = make("sft", llama), []
+    module.configure_model()
+    embeddings = module.model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda layer, _: there.append(layer.weight.grad is not None))
+    # Finding out the layout would compute, too.
+    module._scoring = Scoring("shared_prefix")
+    fit(module, completions, 2, accumulate_grad_batches=2)
+    assert there == [False, True] * 5
+
+
+@pytest.mark.parametrize("kind", ["sft", "dpo"])
+def test_callbacks_see_the_gradient_of_the_mean(kind: str, llama: str, request: pytest.FixtureRequest) -> None:
+    fit, recorder = request.getfixturevalue("fit"), request.getfixturevalue("recorder")
+    rows = request.getfixturevalue("completions" if kind == "sft" else "preferences")
+    before: list[dict[str, Any]] = []
+
+    class Watch(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            named = module.named_parameters()
+            before.append({name: weight.grad.clone() for name, weight in named if weight.grad is not None})
+
+    seen = recorder()
+    fit(make(kind, llama), rows, 4, accumulate_grad_batches=2, callbacks=[Watch(), seen])
+    assert len(before) == 3 and before[0]
+    for found, stepped in zip(before, seen.gradients, strict=True):
+        torch.testing.assert_close(found, stepped, rtol=0, atol=0)
 
 
 @pytest.mark.slow
