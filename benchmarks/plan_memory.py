@@ -3,12 +3,12 @@
     python benchmarks/plan_memory.py --model DIR --data-sft FILE --data-dpo FILE [--batch 2] [--first 0] [--only NAME]
 
 Each process trains on one batch of the data, two steps through `judgelit fit`, in float32 but where the setting's name
-says otherwise; where gradients accumulate, on two batches, four steps. Measured is the peak of resident memory from the first step on, less what was resident before the model
-was built: libraries, tokenizer and data. The processes are forked from one in which a small model has been trained, so
-that all libraries are there by then. Saving is left out; on a CPU it would hold the checkpoint once more. glibc is told
-to give blocks of 64 KB and more back when they are freed (MALLOC_MMAP_THRESHOLD_), so that the figure is what tensors
-take; with `--malloc default` it also holds what the allocator keeps to itself. The last line is the claim: the plan's
-largest relative error.
+says otherwise; where gradients accumulate, on two batches, four steps. Measured is the peak of resident memory from
+the first step on, less what was resident before the model was built: libraries, tokenizer and data. The processes are
+forked from one in which a small model has been trained, so that all libraries are there by then. Saving is left out;
+on a CPU it would hold the checkpoint once more. glibc is told to give blocks of 64 KB and more back when they are
+freed (MALLOC_MMAP_THRESHOLD_), so that the figure is what tensors take; with `--malloc default` it also holds what the
+allocator keeps to itself. The last line is the claim: the plan's largest relative error.
 """
 
 import argparse
