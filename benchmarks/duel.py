@@ -23,6 +23,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import floor
+
 
 class Turns:
     """A contestant's side: waits for its turn, and measures it."""
@@ -39,12 +41,19 @@ class Turns:
         if not sys.stdin.readline():
             raise SystemExit
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak memory counts from here
+        self._took: dict[str, Any] | None = None
         self._began = time.perf_counter()
+
+    def done(self) -> float:
+        """Take the step's time and memory; what else happens before `end` is not part of it. Returns its seconds."""
+        self._took = {"seconds": time.perf_counter() - self._began, "peak_bytes": peak_bytes()}
+        return self._took["seconds"]
 
     def end(self, **found: Any) -> None:
         """Report a step: its seconds, the process's peak resident memory in it, and what else was found."""
-        report = {"seconds": time.perf_counter() - self._began, "peak_bytes": peak_bytes(), **found}
-        self._reports.write(json.dumps(report) + "\n")
+        if self._took is None:
+            self.done()
+        self._reports.write(json.dumps({**self._took, **found}) + "\n")
         self._reports.flush()
 
 
@@ -120,15 +129,23 @@ def take_part(
 
 
 def fit_ours(turns: Any, module: Any, data: Any, *callbacks: Any) -> None:
-    """Train a LightningModule in Lightning's Trainer on a loader or a data module, a turn a step."""
+    """Train a LightningModule in Lightning's Trainer on a loader or a data module, a turn a step.
+
+    Reports the step's loss, and its floor in seconds at the rate of matrix products right before and after it.
+    """
     import lightning as L
 
     class Step(L.Callback):
-        def on_train_batch_start(self, *_: Any) -> None:
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            self.operations = floor.operations(module, batch)
+            self.before = floor.matmul_rate(module, batch)
             turns.begin()
 
-        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-            turns.end(loss=float(trainer.callback_metrics["train/loss"]))
+        def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            turns.done()
+            rate = (self.before + floor.matmul_rate(module, batch)) / 2
+            loss = float(trainer.callback_metrics["train/loss"])
+            turns.end(loss=loss, floor=self.operations / rate, rate=rate)
 
     trainer = L.Trainer(
         accelerator="cpu",

@@ -157,7 +157,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=6, help="kills a case")
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cases", nargs="+", default=["sft", "dpo", "sft-ranks", "dpo-ranks", "sft-shards"])
+    parser.add_argument(
+        "--cases", nargs="+", default=["sft", "dpo", "sft-ranks", "dpo-ranks", "sft-shards", "dpo-shards"]
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--output", type=Path, default=Path("runs/kills"))
     args = parser.parse_args()

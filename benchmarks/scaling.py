@@ -7,12 +7,7 @@ texts of FILE, with a frozen reference and activation checkpointing, in float32.
 shared-prefix layout, one with the concatenated one. For a vocabulary of x3, embedding and head are made three times as
 large. --steps is the number of rounds over all lengths; one more round is profiled.
 
-The floor of a step is the operations that it needs, at the rate that matrix products reach in the same process right
-before and after it: those of one decoder layer, forward and backward, with as many tokens as the step has. Needed are 2
-operations for each weight and token in each of 5 passes: the reference's forward pass, the policy's, the recomputation
-of activation checkpointing (but for each layer's last product, which nothing asks for again) and 2 backward; of the
-head's weights only where a token is scored; in attention 4 operations for each channel and each query and key that see
-each other, in as many passes. Nothing else counts, so 100% is out of reach.
+The floor of a step is explained in `floor.py`.
 
 The last line is the claim: the median over lengths of floor / time in the shared-prefix layout, as the model is. Pairs
 are [floor, time] of each length; a line before it says the same of each other vocabulary.
@@ -21,14 +16,12 @@ are [floor, time] of each length; a line before it says the same of each other v
 import argparse
 import random
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import duel
 
 COMPLETION = 120
-PASSES = 5
 LAYOUTS = {"ours": "shared_prefix", "theirs": "concatenated"}
 BACKWARD_ENDS = "backward ends"
 KINDS = ("matmul", "attention", "elementwise", "optimizer", "other")
@@ -72,9 +65,9 @@ def measure(args: Any, times: int) -> list[dict[str, Any]]:
     rows = []
     for (length, layout), (*timed, profiled) in sorted(reports.items()):
         row: dict[str, Any] = {"vocabulary": times, "prompt": length, "layout": layout}
-        row["seconds"] = statistics.median(report["step_seconds"] for report in timed)
+        row["seconds"] = statistics.median(report["seconds"] for report in timed)
         row["floor"] = statistics.median(report["floor"] for report in timed)
-        row["reached"] = statistics.median(report["floor"] / report["step_seconds"] for report in timed)
+        row["reached"] = statistics.median(report["floor"] / report["seconds"] for report in timed)
         row["shares"] = profiled["shares"]
         row["rate"] = statistics.median(report["rate"] for report in timed)
         row["peak_bytes"] = max(report["peak_bytes"] for report in timed)
@@ -121,9 +114,9 @@ def contestant(turns: duel.Turns, args: Any) -> None:
         layout=layout,
     )
     batches = [flatten_preferences(pairs) for pairs in cut(args)]
-    measured = Measured(turns, module, batches, profile_from=len(batches) - len(args.lengths))
+    profiled = Profiled(turns, first=len(batches) - len(args.lengths))
     # One more, for which there will be no turn.
-    duel.fit_ours(measured, module, DataLoader([*batches, batches[0]], batch_size=None), Mark())
+    duel.fit_ours(profiled, module, DataLoader([*batches, batches[0]], batch_size=None), Mark())
 
 
 def cut(args: Any) -> list[list[Any]]:
@@ -149,87 +142,32 @@ def cut(args: Any) -> list[list[Any]]:
     ]
 
 
-class Measured:
-    """Turns in which a step is timed by itself, with the rate of matrix products taken right before and after it."""
+class Profiled:
+    """Turns that are profiled from the step `first` on."""
 
-    def __init__(self, turns: duel.Turns, module: Any, batches: list[Any], profile_from: int) -> None:
+    def __init__(self, turns: duel.Turns, first: int) -> None:
         self.turns = turns
-        self.module = module
-        self.batches = batches
-        self.profile_from = profile_from
-        self.step = 0
+        self.before = first
+        self.profiler: Any = None
+        self.shares: dict[str, float] | None = None
 
     def begin(self) -> None:
         import torch
 
         self.turns.begin()
-        batch = self.batches[self.step]
-        self.shared = self.module.layout == "shared_prefix"
-        self.tokens = len(batch.input_ids) if self.shared else batch.tokens
-        self.before = matmul_rate(self.module.model, self.tokens)
-        self.profiler = torch.profiler.profile() if self.step >= self.profile_from else None
-        if self.profiler is not None:
+        if self.before <= 0:
+            self.profiler = torch.profiler.profile()
             self.profiler.start()
-        self.began = time.perf_counter()
+        self.before -= 1
 
-    def end(self, **found: Any) -> None:
-        seconds = time.perf_counter() - self.began
+    def done(self) -> None:
+        seconds = self.turns.done()
         if self.profiler is not None:
             self.profiler.stop()
-            found["shares"] = shares(self.profiler.events(), seconds)
-        rate = (self.before + matmul_rate(self.module.model, self.tokens)) / 2
-        floor = needed(self.module.model, self.batches[self.step], self.tokens, self.shared) / rate
-        self.step += 1
-        self.turns.end(step_seconds=seconds, rate=rate, floor=floor, **found)
+            self.shares = shares(self.profiler.events(), seconds)
 
-
-def layers(model: Any) -> list[list[Any]]:
-    """The linear layers of each decoder layer."""
-    from torch import nn
-
-    head = model.get_output_embeddings()
-    linear = [part for part in model.modules() if isinstance(part, nn.Linear) and part is not head]
-    each = len(linear) // model.config.num_hidden_layers
-    return [linear[start : start + each] for start in range(0, len(linear), each)]
-
-
-def needed(model: Any, batch: Any, tokens: int, shared: bool) -> float:
-    """Operations that a step needs; see above."""
-    each = layers(model)
-    body = sum(linear.weight.numel() for layer in each for linear in layer)
-    last = sum(layer[-1].weight.numel() for layer in each)
-    head = model.get_output_embeddings().weight.numel()
-    config = model.config
-    channels = len(each) * config.num_attention_heads * config.head_dim
-    sights = 0
-    for segment in batch.segments:
-        own, above = segment.length, 0 if segment.prompt is None else batch.segments[segment.prompt].length
-        if shared:
-            sights += own * above + own * (own + 1) // 2
-        elif segment.prompt is not None:
-            sights += (above + own) * (above + own + 1) // 2
-    forward = 2 * body * tokens + 2 * head * len(batch.targets) + 4 * channels * sights
-    return PASSES * forward - 2 * last * tokens
-
-
-def matmul_rate(model: Any, tokens: int, seconds: float = 0.3) -> float:
-    """Operations a second of the matrix products of one decoder layer, forward and backward, in float32."""
-    import torch
-
-    work = []
-    for linear in layers(model)[0]:
-        weight = linear.weight.detach()
-        out, into = weight.shape
-        x, y = torch.randn(tokens, into), torch.randn(tokens, out)
-        work.append((x, y, weight, torch.empty_like(x), torch.empty_like(y), torch.empty_like(weight)))
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        for x, y, weight, dx, product, dweight in work:
-            torch.mm(x, weight.t(), out=product)
-            torch.mm(y, weight, out=dx)
-            torch.mm(y.t(), x, out=dweight)
-            done += 6 * tokens * weight.numel()
-    return done / (time.perf_counter() - began)
+    def end(self, **found: Any) -> None:
+        self.turns.end(**found, shares=self.shares)
 
 
 def shares(events: Any, seconds: float) -> dict[str, float]:

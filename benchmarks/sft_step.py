@@ -7,7 +7,8 @@ Full fine-tuning in float32, loss on the completions alone, batches of 8 random 
 `packed`: the same, and TRL without padding (`padding_free`). That is exact on a CPU too, where a mask keeps the
 examples of the packed row apart, but each token is then compared with all others, so at most small batches gain. Both
 use torch's fused AdamW, TRL's default. Real tokens are those of prompts and completions, not padding. The last line is
-the claim about speed; the one before it, about memory.
+the claim about speed, with the fraction of each step's floor (see `floor.py`) that is reached; the one before it, about
+memory.
 """
 
 from typing import Any
@@ -24,16 +25,19 @@ def main() -> None:
         duel.take_part(args, ours, theirs)
         return
     tokens = [sum(map(len, batch)) for batch in rows(args)[args.warmup :]]
-    times, peaks, losses = [], [], []
+    times, peaks, losses, reached = [], [], [], []
     for step, (mine, other) in enumerate(duel.duel(args.steps, args.warmup)):
         times.append([mine["seconds"] / tokens[step], other["seconds"] / tokens[step]])
         peaks.append([mine["peak_bytes"], other["peak_bytes"]])
         losses.append([mine["loss"], other["loss"]])
+        reached.append(mine["floor"] / mine["seconds"])
         print(f"{tokens[step]} tokens: ours {mine}, theirs {other}", flush=True)
     what = f"SFT step against TRL's SFTTrainer, {args.setting} setting"
     duel.claim(f"{what}: peak resident memory, ours / theirs", 0.6, peaks, smaller_is_better=True)
     speed = f"{what}: seconds a real token, theirs / ours"
-    duel.claim(speed, 1.5, times, smaller_is_better=False, tokens=tokens[: args.steps], losses=losses)
+    duel.claim(
+        speed, 1.5, times, smaller_is_better=False, tokens=tokens[: args.steps], losses=losses, floor_reached=reached
+    )
 
 
 def rows(args: Any) -> list[list[Any]]:

@@ -12,7 +12,8 @@ from judgelit.data.records import Message
 from judgelit.data.stopping import VerdictEnd
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, fingerprint
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.generation import generate
 from judgelit.modules.sampling import Sampling
 

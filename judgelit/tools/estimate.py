@@ -1,6 +1,5 @@
 """What a training run needs of each GPU's memory, from its description alone: no weight is read."""
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,14 +19,8 @@ from judgelit.modules.logprobs import Scoring, head_logprobs, logit_transform
 from judgelit.modules.reference import AdapterReference, FrozenReference, ReferenceKind
 from judgelit.modules.scoring import LayoutChoice, cannot_share
 from judgelit.tools.memory_trace import ROW_KERNEL, LiveBytes, StepBytes, on_meta, trace_step
+from judgelit.tools.optimizer_memory import try_optimizer
 
-_TRIED = 128
-"""Rows and columns of the weight that an optimizer is tried on."""
-_SMALL = 4096
-"""Weights of fewer values have their state in 32 bits in 8-bit optimizers too (bitsandbytes' `min_8bit_size`)."""
-_ONE_STATE = ("Lion", "SGD", "RMSprop", "Adagrad", "LARS")
-_SCALE_BLOCK = 256
-"""Values of an 8-bit optimizer's state that share a float32 scale."""
 _CAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """In what precisions that are mixed layers compute."""
 _GATHERED = 2
@@ -102,7 +95,10 @@ def estimate(run: Run, batch: Batch) -> Memory:
     model = outline(run)
     scoring = scoring_of(run, model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    tried = {dtype: _tried(run, dtype) for dtype in {weight.dtype for weight in trained}}
+    tried = {
+        dtype: try_optimizer(run.optimizer, dtype, on_cpu=run.on_cpu, sharded=run.sharded)
+        for dtype in {weight.dtype for weight in trained}
+    }
     optimizer = sum(tried[weight.dtype].kept(weight) for weight in trained) * run.share
     moments = [tried[weight.dtype].moment * weight.numel() * run.share for weight in trained]
     stepping = sum(moments) if any(one.at_once for one in tried.values()) else max(moments, default=0.0)
@@ -302,60 +298,3 @@ def _gathered_bytes(model: nn.Module, kept: nn.Module) -> int:
     # Gradients of a layer are copied into one piece before they are shared out.
     copied = (sum(_bytes(one) for one in layer.parameters() if one.requires_grad) for layer in _layers(kept))
     return rest + _GATHERED * max(in_layers, default=0) + max(trained, default=0) + max(copied, default=0)
-
-
-@dataclass(frozen=True)
-class _Optimizer:
-    """What an optimizer keeps and makes: bytes a weight, and of the whole weight if it is too small for 8 bits."""
-
-    state: float
-    moment: float
-    at_once: bool
-    small_state: float
-
-    def kept(self, weight: Tensor) -> float:
-        return weight.numel() * (self.small_state if weight.numel() < _SMALL else self.state)
-
-
-def optimizer_of(run: Run, weight: nn.Parameter) -> torch.optim.Optimizer:
-    """The run's optimizer over one weight."""
-    # An optimizer for GPUs would say what takes its place here, where there may be none.
-    logging.disable(logging.INFO)
-    try:
-        return run.optimizer([{"params": [weight]}])
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def uses_8_bits(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimizer keeps its state in 8 bits on a GPU."""
-    return "8bit" in type(optimizer).__name__
-
-
-def _tried(run: Run, dtype: torch.dtype) -> _Optimizer:
-    """Let the optimizer step once on a small weight."""
-    weight = nn.Parameter(torch.zeros(_TRIED, _TRIED, dtype=dtype))
-    weight.grad = torch.zeros_like(weight)
-    optimizer = optimizer_of(run, weight)
-    if uses_8_bits(optimizer) and not run.on_cpu:
-        if run.sharded:
-            raise UserError(
-                f"optimizer: found {type(optimizer).__name__} with strategy FSDP2, expected one that can step sharded "
-                "weights, such as torch.optim.AdamW"
-            )
-        # It works on GPUs alone; small weights have states of 32 bits.
-        states = 1 if any(name in type(optimizer).__name__ for name in _ONE_STATE) else 2
-        return _Optimizer(states * (1 + 4 / _SCALE_BLOCK), 0.0, False, 4.0 * states)
-    settings: dict[str, Any] = optimizer.param_groups[0]
-    at_once = not run.on_cpu and "foreach" in settings and settings["foreach"] is not False
-    at_once = at_once and not settings.get("fused")
-    if at_once:
-        settings["foreach"] = True
-    with LiveBytes() as live:
-        optimizer.step()
-    state = sum(_bytes(value) for value in optimizer.state[weight].values() if _is_large(value)) / weight.numel()
-    return _Optimizer(state, live.peak / weight.numel() - state, at_once, state)
-
-
-def _is_large(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 0

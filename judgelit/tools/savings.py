@@ -9,7 +9,8 @@ from torch import nn
 
 from judgelit.data.tokenization import NANO
 from judgelit.modules.backbone import LoRA
-from judgelit.tools.estimate import Memory, Run, estimate, optimizer_of, uses_8_bits
+from judgelit.tools.estimate import Memory, Run, estimate
+from judgelit.tools.optimizer_memory import optimizer_over, uses_8_bits
 from judgelit.tools.workload import Workload
 
 _CONTEXT = 1 << 30
@@ -96,6 +97,6 @@ def _share_out(run: Run, rows: tuple[Any, ...]) -> _Step:
     gpus = run.gpus if run.gpus > 1 and not run.sharded else 2 * run.gpus
     setting = f"trainer.strategy judgelit.modules.fsdp.FSDP2 over {gpus} GPUs"
     shared = replace(run, gpus=gpus, sharded=True)
-    if uses_8_bits(optimizer_of(run, nn.Parameter(torch.zeros(1)))):
+    if uses_8_bits(optimizer_over(nn.Parameter(torch.zeros(1)), run.optimizer)):
         return f"{setting}, with torch.optim.AdamW", replace(shared, optimizer=torch.optim.AdamW), rows
     return setting, shared, rows

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA, fingerprint
+from judgelit.modules.backbone import Backbone, LoRA
 from judgelit.modules.dpo import DPOModule
+from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss
 from judgelit.modules.quantization import nf4

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, fingerprint
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.fsdp import FSDP2
 from judgelit.modules.hollow import FileWeights, hollow_model, unfilled
 from judgelit.modules.sharding import decoder_layers
@@ -55,6 +56,10 @@ def trained(model_folders: dict[str, str], warm_adapter: str) -> dict[str, dict[
     """Runs that must not depend on the number of ranks."""
     llama, tied = {"name_or_path": model_folders["llama"]}, {"name_or_path": model_folders["qwen2"]}
     lora = {**llama, "lora": {"r": 4}}
+
+    def adapting(layer: str) -> dict[str, Any]:
+        return {**llama, "lora": {"r": 4, "target_modules": ["q_proj", layer]}}
+
     return {
         "sft": {"kind": "sft", "backbone": llama},
         "sft, tied": {"kind": "sft", "backbone": tied},
@@ -69,6 +74,10 @@ def trained(model_folders: dict[str, str], warm_adapter: str) -> dict[str, dict[
         "dpo, lora": {"kind": "dpo", "backbone": lora},
         "dpo, lora, frozen": {"kind": "dpo", "backbone": lora, "reference": "frozen"},
         "dpo, warm": {"kind": "dpo", "backbone": {**llama, "adapter": warm_adapter}},
+        # These are gathered with the root, and not with a layer.
+        "sft, lora on the head": {"kind": "sft", "backbone": adapting("lm_head")},
+        "dpo, lora on the head": {"kind": "dpo", "backbone": adapting("lm_head")},
+        "dpo, lora on embeddings": {"kind": "dpo", "backbone": adapting("embed_tokens")},
     }
 
 
@@ -76,6 +85,7 @@ SAVED = ("sft, tied", "sft, lora", "dpo", "dpo, warm")
 NAMES = (
     *("sft", "sft, tied", "sft, lora", "sft, nano", "sft, nano, lora", "sft, every activation kept", "sft, clipped"),
     *("dpo", "dpo, nano", "dpo, lora", "dpo, lora, frozen", "dpo, warm"),
+    *("sft, lora on the head", "dpo, lora on the head", "dpo, lora on embeddings"),
 )
 
 
