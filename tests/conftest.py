@@ -263,10 +263,20 @@ def llama(model_folders: dict[str, str]) -> str:
 @pytest.fixture(scope="session")
 def warm_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a LoRA adapter on the Llama-shaped model whose weights are far from doing nothing."""
+    return save_adapter(llama, tmp_path_factory.mktemp("adapters") / "warm", "all-linear")
+
+
+@pytest.fixture(scope="session")
+def warm_outer_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One that reaches outside of the decoder layers."""
+    targets = ["q_proj", "embed_tokens", "lm_head"]
+    return save_adapter(llama, tmp_path_factory.mktemp("adapters") / "outer", targets)
+
+
+def save_adapter(llama: str, folder: Path, target_modules: Any) -> str:
     from judgelit.modules.backbone import Backbone, LoRA
 
-    folder = tmp_path_factory.mktemp("adapters") / "warm"
-    model: Any = Backbone(llama, lora=LoRA(r=4, alpha=8)).build()
+    model: Any = Backbone(llama, lora=LoRA(r=4, alpha=8, target_modules=target_modules)).build()
     with torch.random.fork_rng():
         torch.manual_seed(7)
         for weight in model.parameters():

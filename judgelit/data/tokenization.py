@@ -284,9 +284,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, for one-line messages."""
+    """The first line of what an exception says, for one-line messages; two where the first announces the second."""
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,9 @@ class Backbone:
                 "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
             )
         weights: Weights | None = None
-        if sharding is None or self._is_quantized():
-            # 4-bit weights are made of whole ones, so each process loads them all and then keeps its part.
+        if sharding is None or self._is_quantized() or self._adapter_brings_more():
+            # 4-bit weights are made of whole ones, and an adapter's files are loaded into whole ones, so each process
+            # loads them all and then keeps its part.
             model = self._load()
         else:
             model, weights = self._hollow(sharding, twin)
@@ -295,6 +296,20 @@ class Backbone:
             return PeftModel.from_pretrained(model, folder, is_trainable=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"adapter {folder!r} does not fit {self.name_or_path!r}: {first_line(error)}") from error
+
+    def _adapter_brings_more(self) -> bool:
+        """Whether an adapter's files hold weights that take the place of the model's own, such as embeddings."""
+        if self.adapter is None:
+            return False
+        from safetensors import SafetensorError, safe_open
+
+        file = Path(self._adapter_folder()) / "adapter_model.safetensors"
+        try:
+            with safe_open(file, framework="pt") as content:
+                return any("lora_" not in name for name in content.keys())  # noqa: SIM118
+        except (OSError, SafetensorError):
+            # PEFT finds the file in another form, or says what is wrong with it.
+            return True
 
     def _adapter_folder(self) -> str:
         assert self.adapter is not None

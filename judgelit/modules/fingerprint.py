@@ -17,12 +17,13 @@ _ODD = 0x9E3779B97F4A7C15 - (1 << 64)
 
 @torch.no_grad()
 def fingerprint(model: nn.Module, skip: str | None = None) -> str:
-    """A hash of a model's weights, leaving out parameters with `skip` in their name.
+    """A hash of a model's weights, leaving out parameters with `skip` in their name and a dot after it.
 
     It does not depend on whether, or over how many ranks, the model is sharded; if it is, all ranks must ask for it.
     """
     reshard(model)
-    weights = {name: weight for name, weight in sorted(model.named_parameters()) if skip is None or skip not in name}
+    named = sorted(model.named_parameters())
+    weights = {name: weight for name, weight in named if skip is None or skip not in f"{name}."}
     sums = sum_over_shards(model, [_checksum(*local_part(weight)) for weight in weights.values()])
     digest = hashlib.sha256()
     # A sharded weight has left its scales with its layer.

@@ -55,14 +55,19 @@ class AdapterReference:
         """Log-probabilities of `batch` under the starting adapter."""
         if not self.has_adapter:
             with self.model.disable_adapter():
-                return completion_logprobs(self.model, batch, scoring)
+                return self._answer(batch, scoring)
         self.model.set_adapter(_NAME, inference_mode=True)
+        try:
+            return self._answer(batch, scoring)
+        finally:
+            self.model.set_adapter("default")
+
+    def _answer(self, batch: Batch, scoring: Scoring) -> CompletionLogProbs:
         try:
             return completion_logprobs(self.model, batch, scoring)
         finally:
-            # Adapters outside of the layers stay gathered, and only a shard's marks outlast that.
+            # Adapters outside of the layers stay gathered, and marking them as trained again must reach the shards.
             reshard(self.model)
-            self.model.set_adapter("default")
 
     def fingerprint(self) -> str:
         """A hash of all weights but the trained adapter's."""

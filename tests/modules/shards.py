@@ -144,6 +144,7 @@ def train(
         "saved": watch.saved,
         "synced": watch.synced,
         "weights": whole,
+        "trained": sorted(name for name, weight in module.model.named_parameters() if weight.requires_grad),
         "share": share([weight for group in optimizer.param_groups for weight in group["params"]]),
         "state share": share(states),
     }
