@@ -53,7 +53,14 @@ def mistakes_first() -> Iterator[None]:
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or inner.__context__
         if inner is None:
-            raise
+            # Of each alternative of a union jsonargparse keeps the text alone, in a list of all that it tried.
+            tried = [
+                line.strip().removeprefix("- ") for line in str(error).splitlines() if line.lstrip().startswith("- ")
+            ]
+            said = [line for line in tried if not line.startswith(("Expected a ", "Does not validate "))]
+            if not said:
+                raise
+            raise UserError(said[-1]) from None
         raise inner from None
 
 

@@ -155,10 +155,20 @@ class TrainingCLI(LightningCLI):
         """Build model, data and trainer."""
         with mistakes_first():
             super().instantiate_classes()
+        for module, data in ((SFTModule, DPODataModule), (DPOModule, SFTDataModule)):
+            if isinstance(self.model, module) and isinstance(self.datamodule, data):
+                raise UserError(
+                    f"data: found {type(self.datamodule).__name__} for {type(self.model).__name__}, expected "
+                    f"{'SFTDataModule' if module is SFTModule else 'DPODataModule'}"
+                )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with loggers and progress where the user has not said otherwise."""
         trainer = self._get(self.config_init, "trainer")
+        if trainer["accumulate_grad_batches"] < 1:
+            raise UserError(
+                f"trainer.accumulate_grad_batches: found {trainer['accumulate_grad_batches']}, expected 1 or more"
+            )
         root = Path(trainer["default_root_dir"])
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")

@@ -1,6 +1,7 @@
 """What `judgelit fit` adds to LightningCLI."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -128,3 +129,49 @@ def test_short_names_stand_for_what_they_are(capsys: pytest.CaptureFixture[str])
         with pytest.raises(SystemExit):
             main(["fit", "--config=quickstart/sft", f"--data={thing.__name__}", "--data.train=x", "--print_config"])
         assert f"{thing.__module__}.{thing.__name__}" in capsys.readouterr().out
+
+
+ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--trainer.precision=bf16-true"],
+            "trainer.precision: found 'bf16-true', expected one of 32-true, bf16-mixed",
+        ),
+        (["--trainer.precision=64-true"], "trainer.precision: found '64-true'"),
+        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: found 0, expected 1 or more"),
+        (["--data.batch_size=null"], "data.batch_size: found None, expected 1 or more"),
+        (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
+        (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': no regular expression"),
+        ([ZERO % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
+        ([ZERO % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
+        ([ZERO % "0.1"], "data.train: found 4 examples of weight 0.1, of which an epoch visits none"),
+        (["--data=DPODataModule"], "data: found DPODataModule for SFTModule, expected SFTDataModule"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{n}+1=?", "completion": f"{n + 1}"} for n in range(4)]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = ["fit", "--model=SFTModule", "--model.backbone.name_or_path=nano", "--data=SFTDataModule"]
+    run += ["--data.train=train.jsonl", "--data.cache=cache", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        main([*run, *arguments])
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert said in line
+
+
+def test_a_huge_batch_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])

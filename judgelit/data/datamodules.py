@@ -20,7 +20,7 @@ from judgelit.data.layout import (
     flatten_completions,
     flatten_preferences,
 )
-from judgelit.data.order import EpochBatches, RunBatches
+from judgelit.data.order import EpochBatches, RunBatches, visits
 from judgelit.data.records import PreferenceExample, SFTExample
 from judgelit.data.sources import Source, Sources, as_sources, group_score, held_out_rows
 from judgelit.data.token_cache import open_store
@@ -89,7 +89,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
                 the Hugging Face datasets cache.
         """
         super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
-        if batch_size < 1:
+        if batch_size is None or batch_size < 1:  # a configuration may say null
             raise UserError(f"data.batch_size: found {batch_size}, expected 1 or more")
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise UserError(f"data.tokens_per_batch: found {tokens_per_batch}, expected 1 or more")
@@ -201,6 +201,11 @@ class TrainingDataModule(JudgeDataModule, ABC):
                 raise UserError("data.train: found no example to train on, expected at least one")
             weights = [source.weight for source, _ in self._open(part)]
             self._shares = [(len(numbers), weight) for (_, numbers), weight in zip(fitting, weights, strict=True)]
+            if not any(visits(*share) for share in self._shares):
+                raise UserError(
+                    f"data.train: found {len(rows)} examples of weight {weights[0]}, of which an epoch visits none; "
+                    "expected a larger weight"
+                )
         return rows
 
     def _held_out(self, store: TokenStore) -> np.ndarray:

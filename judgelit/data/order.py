@@ -15,6 +15,10 @@ _POOL = 64
 """Batches' worth of rows that are sorted by length together: little padding, and batches that are still random."""
 _OPEN = 8
 """Batches that are filled at the same time."""
+_SMALL = 10_000
+"""Visits of an epoch that make it small: the tokens of a random part of its rows then vary visibly."""
+_SAMPLED = 32
+"""Epochs of which the largest says how many batches all have."""
 _TRIES = 100
 """Orders of an epoch that are drawn before one of another epoch is taken again."""
 
@@ -104,7 +108,8 @@ class EpochBatches(Sampler[list[int]]):
         # The number of each row's prompt, 0 to P - 1.
         self._prompt = np.arange(rows) if prompts is None else np.unique(prompts.keys, return_inverse=True)[1]
         self._passes = max(math.ceil(weight) for _, weight in self.shares)
-        self._limit = batch_size if tokens_per_batch is None else tokens_per_batch
+        # Whatever the limit, sums stay within 64 bits.
+        self._limit = min(batch_size if tokens_per_batch is None else tokens_per_batch, 1 << 48)
         self._once: Array = np.broadcast_to(0, rows)
         self._each: Array = np.broadcast_to(1, rows)
         if tokens_per_batch is not None:
@@ -136,8 +141,13 @@ class EpochBatches(Sampler[list[int]]):
             return len(self._batches(0))
         packed = self._packed(0, 0)
         needed, rows = len(packed), len(packed.rows)
+        if needed == math.ceil(rows / self._limit):
+            return needed
         # Where the first epoch does not need the fewest that any could, others differ from it by well under 1 in 200.
-        return needed if needed == math.ceil(rows / self._limit) else min(needed + needed // 200, rows)
+        # A random part of a small source may differ by more, and only those parts that fit are ever drawn.
+        if any(weight % 1 for _, weight in self.shares) and rows < _SMALL:
+            needed = max(needed, *(len(self._packed(epoch, 0)) for epoch in range(1, _SAMPLED)))
+        return min(needed + needed // 200, rows)
 
     def _batches(self, epoch: int) -> _Batches:
         if self._made is None or self._made[0] != epoch:
@@ -194,7 +204,7 @@ class EpochBatches(Sampler[list[int]]):
         """The rows that an epoch visits, and for each visit how many the row had before."""
         rows, turns, first = [np.arange(0)], [np.arange(0)], 0
         for count, weight in self.shares:
-            whole, part = int(weight), round(count * (weight % 1))
+            whole, part = int(weight), visits(count, weight % 1)
             rows += [np.tile(np.arange(first, first + count), whole), first + np.argsort(draw(count))[:part]]
             turns += [np.repeat(np.arange(whole), count), np.full(part, whole)]
             first += count
@@ -244,6 +254,11 @@ class EpochBatches(Sampler[list[int]]):
                 if not batch[0]:
                     rooms.remove(batch)
         return np.array(numbers)[np.argsort(order)]
+
+
+def visits(rows: int, weight: float) -> int:
+    """Visits of an epoch to a source of so many rows."""
+    return int(weight) * rows + round(rows * (weight % 1))
 
 
 def _bits(*of: object) -> Draw:

@@ -1,6 +1,7 @@
 """Where records come from, and how they are split."""
 
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,7 @@ class FileSource(Source):
     """Read only the first rows, this many."""
 
     def __post_init__(self) -> None:
-        if self.weight <= 0:
+        if not 0 < self.weight < math.inf:
             raise UserError(f"{self.path}: weight: found {self.weight}, expected more than 0")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"{self.path}: limit: found {self.limit}, expected 1 or more")

@@ -91,7 +91,7 @@ class ChatTokenizer:
                 f"tokenizer {name_or_path!r} has no chat template; give a Jinja file as `chat_template`, or start "
                 "from an instruction-tuned model"
             )
-        return cls(hf, min(hf.model_max_length, getattr(config, "max_position_embeddings", None) or 1 << 30))
+        return cls(hf, min(hf.model_max_length, _context(config.get_text_config())))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Ids of the rendered conversation up to where the assistant begins to speak."""
@@ -281,6 +281,20 @@ def _whole_characters(text: str) -> str:
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _context(config: Any) -> int:
+    """Tokens that a model takes while the positions of each row are its own.
+
+    LongRoPE and dynamic scaling turn all positions of a batch otherwise once one of its rows is longer than the model's
+    first context (arXiv 2402.13753): what a row gives would depend on its neighbours.
+    """
+    context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            context = min(context, one.get("original_max_position_embeddings") or context)
+    return context
 
 
 def first_line(error: BaseException) -> str:

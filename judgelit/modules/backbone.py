@@ -1,6 +1,7 @@
 """Which model is trained, and how it is built: name, dtype, attention, quantisation, LoRA."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -285,6 +286,8 @@ class Backbone:
                     raise UserError(f"lora.target_modules: {target!r} {advice}")
         try:
             return get_peft_model(model, config)
+        except re.error as error:
+            raise UserError(f"lora.target_modules: {lora.target_modules!r}: no regular expression: {error}") from error
         except ValueError as error:
             raise UserError(f"lora.target_modules: {lora.target_modules!r} {advice}") from error
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from judgelit.data.layout import Batch
+from judgelit.data.tokenization import first_line
 from judgelit.errors import UserError
 from judgelit.modules.backbone import Backbone, without_adapter
 from judgelit.modules.flops import forward_flops
@@ -27,6 +28,10 @@ from judgelit.modules.sharding import Sharding
 
 if TYPE_CHECKING:
     from judgelit.modules.backbone import CausalLM
+
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+"""Of Lightning's precisions, those that leave weights in their own dtype."""
 
 
 class FineTuningModule(L.LightningModule):
@@ -66,6 +71,14 @@ class FineTuningModule(L.LightningModule):
         self._validation = nn.ModuleDict()
         self._lockstep = ExitStack()
 
+    def setup(self, stage: str) -> None:
+        """Refuse what Lightning would make of weights and batches in one piece."""
+        if self.trainer.precision not in PRECISIONS:
+            raise UserError(
+                f"trainer.precision: found {self.trainer.precision!r}, expected one of {', '.join(PRECISIONS)}; "
+                "weights in half precision are model.backbone.dtype"
+            )
+
     def configure_model(self) -> None:
         """Build the model once, on whichever process and for whichever command needs it."""
         if self.model is None:
@@ -81,7 +94,10 @@ class FineTuningModule(L.LightningModule):
             {"params": [weight for weight in trainable if weight.ndim >= 2]},
             {"params": [weight for weight in trainable if weight.ndim < 2], "weight_decay": 0.0},
         ]
-        optimizer = self.optimizer([group for group in groups if group["params"]])
+        try:
+            optimizer = self.optimizer([group for group in groups if group["params"]])
+        except (ValueError, TypeError) as error:
+            raise UserError(f"optimizer: {first_line(error)}") from error
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)

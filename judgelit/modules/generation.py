@@ -3,8 +3,10 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from judgelit.modules.backbone import without_adapter
@@ -54,7 +56,15 @@ def generate(
             uniform = None if greedy else torch.rand(len(prompts) * samples, sampling.max_new_tokens)
             texts = decode(model, prompts, sampling, finished, uniform, drawn)
         else:
-            texts = _generate_padded(model, input_ids, attention_mask, sampling, finished, sorted(stops), pad_id, drawn)
+            batches = [(input_ids, attention_mask)]
+            if len(prompts) > 1 and _goes_alone(model, prompts, pad_id):
+                pairs = zip(input_ids, attention_mask, strict=True)
+                batches = [(row[None, mask.bool()], mask[None, mask.bool()]) for row, mask in pairs]
+            texts = [
+                of_prompt
+                for ids, mask in batches
+                for of_prompt in _generate_padded(model, ids, mask, sampling, finished, sorted(stops), pad_id, drawn)
+            ]
     return [of_prompt * samples for of_prompt in texts] if greedy else texts
 
 
@@ -68,6 +78,42 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def _goes_alone(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
+    """Whether a model reads padding, as some recurrent layers do, so that each prompt must be a batch of its own."""
+    if model not in _READS_PADDING:
+        _READS_PADDING[model] = _reads_padding(model, max(prompts, key=len), pad_id)
+        if _READS_PADDING[model]:
+            rank_zero_info("generation: one prompt at a time, since padding gives this model other logits")
+    return _READS_PADDING[model]
+
+
+_READS_PADDING: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+def _reads_padding(model: Any, prompt: Sequence[int], pad_id: int) -> bool:
+    """Whether a few ids of a prompt get other logits behind padding than without."""
+    ids, pads = list(prompt[-8:]), 24
+    device = model.get_input_embeddings().weight.device
+    more = {
+        "max_new_tokens": 2,
+        "do_sample": False,
+        "num_beams": 1,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    found = []
+    for width in (0, pads):
+        rows = torch.tensor([[pad_id] * width + ids], device=device)
+        mask = torch.tensor([[0] * width + [1] * len(ids)], device=device)
+        logits = model.generate(
+            input_ids=rows, attention_mask=mask, pad_token_id=pad_id, eos_token_id=None, synced_gpus=False, **more
+        ).logits
+        found.append(torch.stack(logits).float().log_softmax(-1))
+    # Half precision keeps some eight bits of a logit, so kernels that add in another order differ visibly.
+    tolerance = 1e-3 if logits[0].dtype in (torch.float32, torch.float64) else 0.1
+    return not float((found[0] - found[1]).abs().mean()) <= tolerance
 
 
 def _generate_padded(

@@ -158,8 +158,6 @@ def outline(run: Run) -> Any:
         # As in training, the adapter comes last: PEFT looks at what the model is by then.
         outlined: Any = backbone.outline()
         model = get_peft_model(base, outlined.peft_config["default"])
-    if (whole := {"bf16-true": torch.bfloat16, "16-true": torch.float16}.get(run.precision)) is not None:
-        model.to(whole)
     return model.train()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 from judgelit.errors import UserError
+from judgelit.modules.finetuning import PRECISIONS
 from judgelit.modules.global_batch import GlobalBatch
 from judgelit.tools.estimate import Memory, Run, estimate, head_bytes
 from judgelit.tools.savings import changes, needed
@@ -112,12 +113,16 @@ def run_of(module: Any, trainer: Any, gpus: int) -> Run:
             "strategy.sync_every_micro_batch: found false, expected true: gradients of the whole model on every GPU "
             "are not planned for"
         )
+    precision = str(trainer["precision"] or "32-true")
+    precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(precision, precision)
+    if precision not in PRECISIONS:
+        raise UserError(f"trainer.precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
     return Run(
         backbone=module.backbone,
         optimizer=module.optimizer,
         reference=getattr(module, "reference_kind", None),
         layout=module.layout,
-        precision=str(trainer["precision"] or "32-true"),
+        precision=precision,
         accumulates=_window(trainer, gpus) > 1,
         gpus=gpus,
         gpus_per_copy=getattr(strategy, "devices_per_copy", None),

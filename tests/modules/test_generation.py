@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, MambaConfig, RwkvConfig
 
 from judgelit.data.layout import pad_prompts
 from judgelit.modules.backbone import Backbone
@@ -15,7 +15,7 @@ from judgelit.modules.sampling import Sampling
 
 PROMPTS = [[5, 17, 42, 99, 3, 250], [8], [120, 121, 122]]
 GREEDY = Sampling(max_new_tokens=12)
-
+TINY_MAMBA = MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=304, state_size=4)
 
 ATTENTIONS = ["sdpa", "eager"]
 """With eager attention, transformers generates."""
@@ -56,6 +56,17 @@ def test_left_padding_changes_nothing(model: Any) -> None:
     assert [ask(model, [prompt])[0] for prompt in PROMPTS] == together
     assert ask(model, [*PROMPTS, [9] * 60])[:3] == together
     assert ask(model, PROMPTS, pad_id=7) == together
+
+
+@pytest.mark.parametrize("config", [RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=304), TINY_MAMBA])
+def test_models_that_read_padding_get_none(config: Any) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    prompts = [*PROMPTS, [9, 9, 7], [11] * 40]
+    calls: list[int] = []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, args: calls.append(len(args[0])))
+    assert ask(model, prompts) == [[naive(model, prompt, 12)] for prompt in prompts]
+    assert max(calls) == (1 if isinstance(config, RwkvConfig) else 5)
 
 
 def test_stops_at_stop_ids_and_keeps_them(model: Any) -> None:
