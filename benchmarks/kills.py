@@ -30,7 +30,7 @@ from duel import environment
 
 SUMS = {"kinds": ["sums"], "difficulties": [1], "distinct": False}
 NANO = {"names": ["nano-*"]}
-WALL_CLOCK = re.compile(r"(train|validate)/(time|batches|samples|lengths|device/.*|.*_per_sec)")
+WALL_CLOCK = re.compile(r"(train|validate)/(time|device/.*|.*_per_sec)")
 SAVE_EVERY = 2
 STRATEGIES = {"": "auto", "ranks": "ddp", "shards": {"class_path": "judgelit.modules.fsdp.FSDP2"}}
 

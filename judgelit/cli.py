@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             command(arguments)
     except UserError as error:
-        print(f"judgelit: error: {error}", file=sys.stderr)
+        # In one piece: several processes may have something to say.
+        sys.stderr.write(f"judgelit: error: {error}\n")
         raise SystemExit(2) from None
     except BrokenPipeError:
         # Whoever read the output (`| head`) has seen enough; Python would complain once more when it flushes.
@@ -120,6 +121,7 @@ def _settle() -> None:
         ".*exists and is not empty.*",
         ".*log directory.*",
         ".*across ranks is zero.*",
+        ".*torch.distributed is disabled.*",
     ):
         warnings.filterwarnings("ignore", message=about)
 

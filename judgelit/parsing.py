@@ -23,9 +23,9 @@ _UNKNOWN = (
 )
 
 
+_EXPECTED = r"Expected a (?:typing\.)?(?:Literal\[([^\]]*)\]|<class '(int|float|bool|str)'>)"
 _WRONG = (
-    r'Parser key "[\w.]+":\s+Expected a (?:typing\.)?Literal[^\n]*',
-    r"Expected a (?:typing\.)?Literal[^\n]*",
+    r'Parser key "[\w.]+":\s+Expected a path but \S+ either not accessible or invalid',
     r"Problem with given class_path [^\n]*(?:\n[^\n]+)?",
     r"Import path [^\n]*",
 )
@@ -67,17 +67,47 @@ def mistakes_first() -> Iterator[None]:
 def explain(message: str, parser: Any) -> str:
     """`message` on one line; for an unknown key with the nearest known one."""
     # Of nested complaints, one about each alternative of each union, the innermost is about what the user wrote.
-    if found := re.findall(r"unknown key '[^']+'; [^\n;]+", message):
+    if found := re.findall(
+        r"unknown key '[^']+'; [^\n;]+|(?<=- )[\w.]+: found .*, expected [^\n]+|(?<=- )missing --.*", message
+    ):
         return found[-1].strip()
     for pattern in _UNKNOWN:
         if found := re.findall(pattern, message):
             return f"unknown key {found[-1]!r}; {_nearest(found[-1], _known_names(parser))}"
+    if (value := _wrong_value(" ".join(message.split()))) is not None:
+        return value
+    if required := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
+        return "missing " + ", ".join(f"--{name}" for name in required[1].split(", "))
     for pattern in _WRONG:
         if wrong := re.search(pattern, message):
             return " ".join(wrong.group(0).split()).rstrip(".")
     lines = [line.strip(" -") for line in message.splitlines()]
     line = " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)
     return line.rstrip(";")[:600]
+
+
+def _wrong_value(message: str) -> str | None:
+    """What was found and expected, where a setting of a plain kind has a value of none of its kinds."""
+    if direct := re.search(rf'Parser key "([\w.]+)": {_EXPECTED}\.? Got value: (\S*)', message):
+        key, choices, kind, value = direct.groups()
+        kinds = [(choices, kind)]
+    elif nested := re.search(r"NestedArg\(key='([\w.]+)', val=(.*?)\)(?: |$)", message):
+        key, value = nested[1], nested[2].strip("'")
+        kinds = re.findall(_EXPECTED, message)
+    elif plain := re.fullmatch(
+        r'Parser key "([\w.]+)": Does not validate (?:(?!Parser key).)*Given value: (.*)', message
+    ):
+        key, value = plain.groups()
+        kinds = re.findall(_EXPECTED, message)
+    else:
+        return None
+    named = list(dict.fromkeys(one.strip("'") for choices, kind in kinds for one in (choices or kind).split(", ")))
+    simple = "Namespace(" not in value and not any(what in message for what in ("class_path", "Import path"))
+    return f"{key}: found {value!r}, expected {_either(named)}" if named and simple else None
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _nearest(key: str, known: set[str]) -> str:

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.data.datamodules import DPODataModule, SFTDataModule
 from judgelit.data.judge_data import JudgeDataModule
+from judgelit.data.tokenization import first_line
 from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.modules.dpo import DPOModule
@@ -86,17 +87,35 @@ class Throughput(ThroughputMonitor):
     """Logs examples and tokens a second, operations a second and, where the device's peak is known, the share of it.
 
     `items` are tokens of the examples, each with its own prompt, whether or not prompts are shared and rows padded.
+    Totals go on where a checkpoint left them.
     """
 
     def __init__(self) -> None:
         super().__init__(
             batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_WINDOW
         )
+        self._totals: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        """Totals at the end of the last optimizer step."""
+        return self._totals
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from such totals."""
+        self._totals = state_dict
+
+    def _start(self, trainer: L.Trainer) -> None:
+        super()._start(trainer)
+        if trainer.state.stage == RunningStage.TRAINING:
+            for name, value in self._totals.items():
+                getattr(self, f"_{name}")[RunningStage.TRAINING] = value
 
     def _compute(self, trainer: L.Trainer, iter_num: int | None = None) -> None:
         # Lightning would send these to the loggers by themselves: a row of the CSV log beside each step's own.
         if trainer.state.stage == RunningStage.TRAINING:
             found = self._throughputs[RunningStage.TRAINING].compute()
+            totals = {"batches": self._batches, "samples": self._samples, "lengths": self._lengths}
+            self._totals = {name: of_stage[RunningStage.TRAINING] for name, of_stage in totals.items()}
             trainer.lightning_module.log_dict({f"train/{name}": float(value) for name, value in found.items()})
 
 
@@ -209,7 +228,15 @@ class TrainingCLI(LightningCLI):
         plugins = _as_list(trainer["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
-        made = super().instantiate_trainer(**kwargs)
+        try:
+            made = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:
+            if "invalid strategy name" in str(error):
+                raise UserError(
+                    f"trainer.strategy: found {str(trainer['strategy'])!r}, expected a name such as ddp, or a class as "
+                    "--trainer.strategy.class_path=judgelit.modules.fsdp.FSDP2"
+                ) from error
+            raise UserError(f"trainer: {first_line(error)}") from error
         if isinstance(made.strategy, ModelParallelStrategy):
             swap_folders(made.strategy)
         return made

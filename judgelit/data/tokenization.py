@@ -59,6 +59,7 @@ class ChatTokenizer:
         Raises:
             UserError: There is no such tokenizer, or it has no chat template.
         """
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import AutoConfig, AutoTokenizer
 
         folder = model_folder(name_or_path)
@@ -70,7 +71,7 @@ class ChatTokenizer:
         try:
             hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StrictDataclassError) as error:
             if not local.exists() and local.parent != Path() and local.parent.is_dir():
                 raise UserError(f"tokenizer {name_or_path!r}: no such folder") from error
             if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):

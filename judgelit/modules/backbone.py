@@ -75,6 +75,14 @@ class Backbone:
         """Whether an adapter is trained and the model's own weights stay as they are."""
         return self.lora is not None or self.adapter is not None
 
+    def refuse_untrainable(self) -> None:
+        """Refuse 4-bit weights without an adapter to train."""
+        if self.quantization is not None and not self.uses_lora:
+            raise UserError(
+                f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
+                "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
+            )
+
     def build(
         self,
         sharding: Sharding | None = None,
@@ -91,11 +99,7 @@ class Backbone:
         Raises:
             UserError: The model or adapter cannot be loaded, LoRA's targets match no layer, or it cannot be sharded.
         """
-        if self.quantization is not None and not self.uses_lora:
-            raise UserError(
-                f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
-                "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
-            )
+        self.refuse_untrainable()
         weights: Weights | None = None
         if sharding is None or self._is_quantized() or self._adapter_brings_more():
             # 4-bit weights are made of whole ones, and an adapter's files are loaded into whole ones, so each process
@@ -235,6 +239,7 @@ class Backbone:
     @contextmanager
     def _refusing(self) -> Iterator[None]:
         """Say in one line why the model cannot be loaded."""
+        from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
 
         folder = model_folder(self.name_or_path)
@@ -247,7 +252,7 @@ class Backbone:
             raise UserError(f"model {self.name_or_path!r}: no such folder")
         try:
             yield
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
                 raise UserError(
                     f"model {self.name_or_path!r}: no such folder, and the hub could not be reached or has no such "

@@ -60,6 +60,7 @@ class FineTuningModule(L.LightningModule):
         # A LoRA run's checkpoint holds the adapter alone; the rest comes from the backbone's own files.
         self.strict_loading = not backbone.uses_lora
         self.tokens_seen = 0
+        """Tokens of the examples of all ranks, each with its own prompt."""
         self.flops_per_batch = 0
         """Operations that the last micro-batch needed; Lightning's ThroughputMonitor asks for them."""
         # A backward pass costs a forward one for the gradients of activations, and one for those of trained weights.
@@ -67,7 +68,6 @@ class FineTuningModule(L.LightningModule):
         self._scoring: Scoring | None = None
         self._window: dict[str, Tensor] = {}
         self._window_batches: list[tuple[Tensor, Sequence[str]]] = []
-        self._window_tokens = 0
         self._validation = nn.ModuleDict()
         self._lockstep = ExitStack()
 
@@ -123,12 +123,16 @@ class FineTuningModule(L.LightningModule):
             sums: Further scalars, summed over the micro-batch, whose means over the window are logged.
         """
         self._window_batches.append((loss_sum.detach(), batch.ids))
-        self._window_tokens += batch.tokens
         assert self.model is not None
         self.flops_per_batch = self._forward_passes * forward_flops(self.model, batch)
         shared = self.scoring(batch).layout == "shared_prefix"
         places = len(batch.input_ids) if shared else batch.padded_tokens
-        counts = {"count": count, "places": places, "padding": 0 if shared else places - batch.completed_tokens}
+        counts = {
+            "count": count,
+            "tokens": batch.tokens,
+            "places": places,
+            "padding": 0 if shared else places - batch.completed_tokens,
+        }
         sums |= {"loss": loss_sum, **{name: loss_sum.new_tensor(value) for name, value in counts.items()}}
         for name, value in sums.items():
             self._window[name] = self._window.get(name, loss_sum.new_zeros(())) + value.detach().float()
@@ -222,7 +226,8 @@ class FineTuningModule(L.LightningModule):
             if expected.get(name) != found.get(name):
                 raise UserError(
                     f"the checkpoint is of another model: {name} has shape {found.get(name, 'none')} in it, expected "
-                    f"{expected.get(name, 'none')}"
+                    f"{expected.get(name, 'none')}; go on with the settings of its own run, or begin a new one in "
+                    "another folder"
                 )
 
     def _close_window(self, optimizer: torch.optim.Optimizer) -> None:
@@ -232,7 +237,7 @@ class FineTuningModule(L.LightningModule):
         window = dict(zip(names, totals, strict=True))
         if not torch.isfinite(window["loss"]):
             self._stop_on(window["loss"])
-        count, places = window.pop("count"), window.pop("places")
+        count, tokens, places = window.pop("count"), int(window.pop("tokens")), window.pop("places")
         self.log("train/padding", window.pop("padding") / places)
         for group in optimizer.param_groups:
             for weight in group["params"]:
@@ -240,8 +245,8 @@ class FineTuningModule(L.LightningModule):
                     weight.grad.div_(count)
         for name, value in window.items():
             self.log(f"train/{name}", value / count, prog_bar=name == "loss")
-        self.tokens_seen += self._window_tokens
-        self._window, self._window_batches, self._window_tokens = {}, [], 0
+        self.tokens_seen += tokens
+        self._window, self._window_batches = {}, []
 
     def _stop_on(self, total: Tensor) -> None:
         """Stop before the weights are touched, on all ranks at once, and say which examples it was."""

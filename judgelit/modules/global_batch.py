@@ -33,7 +33,8 @@ class GlobalBatch(Callback):
         """
         if self.micro_batches % devices:
             raise UserError(
-                f"GlobalBatch.micro_batches: found {self.micro_batches}, expected a multiple of the {devices} devices"
+                f"GlobalBatch.micro_batches: found {self.micro_batches}, expected a multiple of the {devices} devices; "
+                "change it, or trainer.devices and num_nodes"
             )
         return self.micro_batches // devices
 

@@ -134,5 +134,8 @@ def _weights(folder: Path) -> dict[str, TensorStorageMetadata]:
 
 
 def _refusal(folder: Path, error: BaseException) -> UserError:
+    if isinstance(error, dcp.api.CheckpointException) and error.failures:
+        # Of each rank the error itself and a traceback, which would be all that can be seen of the message.
+        error = next(iter(error.failures.values()))[0]
     what = " ".join(str(error).split())[:200] or type(error).__name__
     return UserError(f"{folder} cannot be read as a sharded checkpoint ({what}); expected a whole one: name another")

@@ -138,11 +138,7 @@ def outline(run: Run) -> Any:
     from peft import get_peft_model
 
     backbone = run.backbone
-    if backbone.quantization is not None and not backbone.uses_lora:
-        raise UserError(
-            f"quantization {backbone.quantization!r}: found neither lora nor adapter, expected one of them, since "
-            "4-bit weights cannot be trained"
-        )
+    backbone.refuse_untrainable()
     base: Any = replace(backbone, lora=None, adapter=None).outline()
     if backbone.quantization is not None:
         _quantize(base, getattr(torch, backbone.dtype))

@@ -134,7 +134,10 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder} exists already, expected a new or an empty folder; choose another one with --to")
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror or error}; choose another one with --to") from error
     try:
         yield part
         part.replace(folder)

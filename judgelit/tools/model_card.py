@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from judgelit import __version__
+from judgelit.modules.global_batch import GlobalBatch
 from judgelit.tools.trained_run import Scores, TrainedRun
 
 _VERSIONS = ("torch", "lightning", "transformers", "peft", "bitsandbytes")
@@ -81,7 +82,16 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "precision", str(trainer.get("precision") or "32-true")
     size = "batch_size" if data.get("tokens_per_batch") is None else "tokens_per_batch"
     batch = {name: data.get(name) for name in (size, "max_length")}
-    yield "batch", _numbers({**batch, **{name: trainer.get(name) for name in ("accumulate_grad_batches", "devices")}})
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    for callback in callbacks:
+        if callback["class_path"].endswith(f".{GlobalBatch.__name__}"):
+            # It says how many of them make a step, whatever the number of devices.
+            batch |= callback["init_args"]
+            break
+    else:
+        batch["accumulate_grad_batches"] = trainer.get("accumulate_grad_batches")
+    yield "batch", _numbers({**batch, "devices": trainer.get("devices")})
     yield "clipped at norm", str(trainer.get("gradient_clip_val"))
     yield "seed", str(run.settings.get("seed_everything"))
 

@@ -95,7 +95,7 @@ def _share_out(run: Run, rows: tuple[Any, ...]) -> _Step:
     if run.on_cpu or run.gpus >= _MOST_GPUS:
         return None
     gpus = run.gpus if run.gpus > 1 and not run.sharded else 2 * run.gpus
-    setting = f"trainer.strategy judgelit.modules.fsdp.FSDP2 over {gpus} GPUs"
+    setting = f"--trainer.strategy.class_path=judgelit.modules.fsdp.FSDP2 over {gpus} GPUs"
     shared = replace(run, gpus=gpus, sharded=True)
     if uses_8_bits(optimizer_over(nn.Parameter(torch.zeros(1)), run.optimizer)):
         return f"{setting}, with torch.optim.AdamW", replace(shared, optimizer=torch.optim.AdamW), rows

@@ -139,6 +139,7 @@ def train(
         whole = {name: weight.detach() for name, weight in module.model.named_parameters()}
     return {
         "losses": watch.losses,
+        "tokens": module.tokens_seen,
         "start": watch.start,
         "end": hashes(module),
         "saved": watch.saved,

@@ -163,6 +163,7 @@ class TestTraining:
     def test_losses_and_weights_are_those_of_one_process(self, name: str, two: Results, one: Results) -> None:
         assert sorted(one[name]["losses"]) == list(range(1, 11))
         assert two[name]["losses"] == pytest.approx(one[name]["losses"], abs=1e-5)
+        assert two[name]["tokens"] == one[name]["tokens"] > 0
         assert two[name]["trained"] == one[name]["trained"]
         assert two[name]["weights"].keys() >= set(one[name]["trained"])
         if "clipped" not in name:  # Adam makes much of the rounding of gradients that clipping has made tiny

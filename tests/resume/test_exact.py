@@ -19,7 +19,7 @@ from judgelit.modules.sft import SFTModule
 from judgelit.resume.checkpoints import AtomicCheckpoints
 from judgelit.resume.exact import seed_all
 
-WALL_CLOCK = re.compile(r"(train|validate)/(time|batches|samples|lengths|device/.*|.*_per_sec)")
+WALL_CLOCK = re.compile(r"(train|validate)/(time|device/.*|.*_per_sec)")
 MODEL_CHECKPOINT = "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint"
 # 28 examples, 7 micro-batches an epoch: the last window of an epoch is half a one.
 RUN = [

@@ -538,7 +538,7 @@ class TestRefusals:
     def test_no_place_to_write_to(self, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as exit_:
             main(["export", str(runs["lora"])])
-        assert exit_.value.code == 2 and "required: to" in capsys.readouterr().err
+        assert exit_.value.code == 2 and "missing --to" in capsys.readouterr().err
 
 
 class TestModelCard:
@@ -555,6 +555,7 @@ class TestModelCard:
         assert rows["optimizer"].startswith("AdamW lr 0.02")
         assert rows["lr scheduler"] == "WarmupCosine warmup 0.1, floor 0.0"
         assert rows["trained for"].startswith("2 optimizer steps, ")
+        assert rows["batch"] == "batch_size 2, accumulate_grad_batches 1, devices 1"
         assert "None was measured" in text and f"transformers {transformers.__version__}" in text
         merged = yaml.safe_load((exported[0]["dpo-merged"] / "README.md").read_text(encoding="utf-8").split("---\n")[1])
         assert merged["library_name"] == "transformers"
