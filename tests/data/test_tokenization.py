@@ -1,18 +1,24 @@
 """Chats to ids: the boundary, the end of the turn, what text may never become, and what is cut when room is short."""
 
 import copy
+import json
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judgelit.data.layout import TokenizedCompletion, flatten_completions
 from judgelit.data.records import Message, PreferencePair
 from judgelit.data.tokenization import ChatTokenizer, fit_prompt
 from judgelit.errors import UserError
+from judgelit.modules.backbone import Backbone
+from judgelit.modules.logprobs import Scoring, completion_logprobs
 
 HARMLESS = "Which answer is better, 15 or 25?\nSay why.\n\n1. 6 + 6 = 12; 2. 12 + 3 = 15\n如何？ 😀"
 
@@ -273,6 +279,26 @@ class TestLoad:
     def test_keeps_template_end_of_turn_and_context(self, model_folder: str) -> None:
         chat = ChatTokenizer.load(model_folder)
         assert chat.context == 1024
+
+    @pytest.mark.parametrize(("kind", "context"), [("llama3", 1024), ("longrope", 256), ("dynamic", 256)])
+    def test_positions_must_be_a_rows_own(self, kind: str, context: int, llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "scaled"))
+        config = json.loads((folder / "config.json").read_text())
+        half = config["hidden_size"] // config["num_attention_heads"] // 2
+        rope = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 256}
+        rope |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0} if kind == "llama3" else {}
+        rope |= {"short_factor": [1.0] * half, "long_factor": [4.0] * half} if kind == "longrope" else {}
+        (folder / "config.json").write_text(json.dumps({**config, "rope_parameters": rope}))
+        chat = ChatTokenizer.load(str(folder))
+        assert chat.context == context
+        # Up to there, a row's log-probabilities know nothing of its neighbours.
+        model = Backbone(str(folder)).build().eval()
+        rows = [TokenizedCompletion(str(n), [5] * 9, [7] * (n - 9)) for n in (20, chat.context)]
+        alone, beside = (
+            completion_logprobs(model, flatten_completions(some), Scoring("shared_prefix")).sums[0]
+            for some in (rows[:1], rows)
+        )
+        torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-5)
         assert chat.decode(chat.completion_ids("4")) == "4"
 
 
