@@ -57,9 +57,13 @@ def main(argv: list[str] | None = None) -> None:
         # Whoever read the output (`| head`) has seen enough; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("judgelit: interrupted; the same command continues where it can", file=sys.stderr)
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning leaves with 1 after an interrupt, and with 0, as if all were done, where it was told to end.
+        told = type(stop).__name__ == "SIGTERMException"
+        if not told and not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("judgelit: interrupted; the same command continues, `judgelit fit` with --ckpt_path last\n")
+        raise SystemExit(143 if told else 130) from None
 
 
 def _help() -> str:

@@ -77,7 +77,7 @@ def explain(message: str, parser: Any) -> str:
     if (value := _wrong_value(" ".join(message.split()))) is not None:
         return value
     if required := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
-        return "missing " + ", ".join(f"--{name}" for name in required[1].split(", "))
+        return "missing " + ", ".join(f"--{name.removeprefix('fit.')}" for name in required[1].split(", "))
     for pattern in _WRONG:
         if wrong := re.search(pattern, message):
             return " ".join(wrong.group(0).split()).rstrip(".")

@@ -24,6 +24,7 @@ from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.finetuning import FineTuningModule
+from judgelit.modules.fsdp import refuse_unknown
 from judgelit.modules.sft import SFTModule
 from judgelit.parsing import OneLineErrors, mistakes_first
 from judgelit.resume.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
@@ -188,6 +189,7 @@ class TrainingCLI(LightningCLI):
             raise UserError(
                 f"trainer.accumulate_grad_batches: found {trainer['accumulate_grad_batches']}, expected 1 or more"
             )
+        refuse_unknown(trainer["strategy"])
         root = Path(trainer["default_root_dir"])
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
@@ -231,11 +233,6 @@ class TrainingCLI(LightningCLI):
         try:
             made = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError) as error:
-            if "invalid strategy name" in str(error):
-                raise UserError(
-                    f"trainer.strategy: found {str(trainer['strategy'])!r}, expected a name such as ddp, or a class as "
-                    "--trainer.strategy.class_path=judgelit.modules.fsdp.FSDP2"
-                ) from error
             raise UserError(f"trainer: {first_line(error)}") from error
         if isinstance(made.strategy, ModelParallelStrategy):
             swap_folders(made.strategy)

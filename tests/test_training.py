@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 
 from judgelit import training
 from judgelit.cli import main
+from judgelit.modules.finetuning import FineTuningModule
 
 SFT = [
     "fit",
@@ -183,3 +186,20 @@ def test_settings_that_cannot_work_are_refused_in_one_line(
 def test_a_huge_batch_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_does_not_look_like_one_that_has_ended(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        FineTuningModule, "on_train_batch_start", lambda module, *_: os.kill(os.getpid(), number), raising=True
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main([*SFT, "--trainer.max_steps=3", "--trainer.default_root_dir=run"])
+    assert exit_.value.code == code
+    assert "judgelit: interrupted; the same command continues" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=3", "--trainer.default_root_dir=run", "--ckpt_path=last"])

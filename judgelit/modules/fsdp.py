@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from judgelit.errors import UserError
@@ -17,6 +17,19 @@ from judgelit.resume.shards import load_meta, load_shards, shapes_in
 
 if TYPE_CHECKING:
     from judgelit.modules.finetuning import FineTuningModule
+
+
+def refuse_unknown(strategy: Any) -> None:
+    """Refuse a trainer's strategy that is named and that Lightning does not know by name.
+
+    Raises:
+        UserError: It is one.
+    """
+    if isinstance(strategy, str) and strategy.lower() not in ("auto", *StrategyRegistry.available_strategies()):
+        raise UserError(
+            f"trainer.strategy: found {strategy!r}, expected a name such as ddp, or a class as "
+            "--trainer.strategy.class_path=judgelit.modules.fsdp.FSDP2"
+        )
 
 
 class FSDP2(ModelParallelStrategy):

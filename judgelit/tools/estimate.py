@@ -56,6 +56,11 @@ class Run:
         return self.reference
 
     @property
+    def half(self) -> bool:
+        """Whether layers compute in 16 bits."""
+        return self.backbone.dtype != "float32" or self.precision in _CAST
+
+    @property
     def share(self) -> float:
         """The share of what is sharded that one GPU holds."""
         return 1 / (self.gpus_per_copy or self.gpus) if self.sharded else 1.0

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 
 from judgelit.errors import UserError
 from judgelit.modules.finetuning import PRECISIONS
+from judgelit.modules.fsdp import refuse_unknown
 from judgelit.modules.global_batch import GlobalBatch
 from judgelit.tools.estimate import Memory, Run, estimate, head_bytes
 from judgelit.tools.savings import changes, needed
@@ -54,7 +55,7 @@ def main(argv: list[str], cli: Any) -> None:
     work = read_workload(settings.datamodule, run, assumed)
     memory = estimate(run, work.collate(work.rows))
     room = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
-    tflops = options.gpu_tflops or (PEAK_TFLOPS["H100"] if _half(run) else _FLOAT32_TFLOPS)
+    tflops = options.gpu_tflops or (PEAK_TFLOPS["H100"] if run.half else _FLOAT32_TFLOPS)
     length = length_of(work, trainer, gpus)
     print("\n".join(table(run, work, memory, length, tflops, options.mfu)))
     if room is not None:
@@ -107,6 +108,7 @@ def describe(cli: Any, arguments: Sequence[str]) -> Any:
 def run_of(module: Any, trainer: Any, gpus: int) -> Run:
     """What of a configuration its memory depends on."""
     strategy = trainer["strategy"]
+    refuse_unknown(strategy)
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     if not getattr(strategy, "sync_every_micro_batch", True):
         raise UserError(
@@ -212,10 +214,6 @@ def verdict(run: Run, work: Workload, memory: Memory, room: int) -> list[str]:
         lines.append(f"  {change.setting}: saves {_gb(change.saves)}, needs {_gb(change.needs)}")
         peak = change.needs
     return lines if peak <= room else [*lines, f"  and no setting saves the last {_gb(peak - room)}"]
-
-
-def _half(run: Run) -> bool:
-    return run.backbone.dtype != "float32" or run.precision.startswith(("bf16", "16"))
 
 
 def _gb(count: float) -> str:

@@ -17,6 +17,8 @@ _CONTEXT = 1 << 30
 """Bytes set aside on a GPU for CUDA, cuBLAS and NCCL."""
 _HOST = 50 << 20
 """Bytes that a training step takes on a CPU beside tensors, as measured by `benchmarks/plan_memory.py`."""
+_HOST_HALF = 26 << 20
+"""More of them where layers compute in 16 bits: oneDNN's kernels and buffers, which stay."""
 _FRAGMENTS = 0.05
 """Share of the peak set aside for the caching allocator's gaps."""
 _WORTH = 0.99
@@ -35,7 +37,9 @@ class Change:
 
 def needed(run: Run, memory: Memory) -> int:
     """Bytes that a device must have: the peak, and what libraries take beside tensors, on a GPU gaps too."""
-    return memory.peak + _HOST if run.on_cpu else round(memory.peak * (1 + _FRAGMENTS)) + _CONTEXT
+    if run.on_cpu:
+        return memory.peak + _HOST + run.half * _HOST_HALF
+    return round(memory.peak * (1 + _FRAGMENTS)) + _CONTEXT
 
 
 def changes(run: Run, work: Workload, peak: int, room: int) -> Iterator[Change]:

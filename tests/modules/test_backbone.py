@@ -168,6 +168,15 @@ class TestRefusals:
         with pytest.raises(UserError, match="cannot be loaded"):
             Backbone(str(folder)).build()
 
+    @pytest.mark.parametrize("wrong", [{"hidden_size": "big"}, {"hidden_size": 65}])
+    def test_a_configuration_of_impossible_values(self, wrong: dict[str, Any], llama: str, tmp_path: Path) -> None:
+        folder = Path(shutil.copytree(llama, tmp_path / "wrong"))
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **wrong}))
+        for read in (Backbone(str(folder)).build, Backbone(str(folder)).outline):
+            with pytest.raises(UserError, match=r"cannot be loaded: .*hidden"):
+                read()
+
     def test_attention_that_the_model_lacks(self, unshareable_folders: dict[str, str]) -> None:
         folder = unshareable_folders["soft_capped"]
         with pytest.raises(UserError, match=r"has no attention 'sdpa'; set attention to 'eager'$"):

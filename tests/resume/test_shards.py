@@ -56,3 +56,18 @@ def test_an_index_of_one_rank_is_not_taken_in_place_of_that_of_all(tmp_path: Pat
     with pytest.raises(UserError, match="cannot be read as a sharded checkpoint"):
         load_shards({"optimizer_0": {"lr": 0.0}}, folder, alone=True)
     assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(("left", "why"), [(None, "No such file"), (0, ""), (100, "")])
+def test_a_broken_shard_is_said_in_its_own_words(left: int | None, why: str, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "last.ckpt")
+    for shard in folder.glob("*.distcp"):
+        content = shard.read_bytes()
+        shard.unlink()
+        if left is not None:
+            shard.write_bytes(content[:left])
+    with pytest.raises(
+        UserError, match=f"cannot be read as a sharded checkpoint .*{why}.*; expected a whole one"
+    ) as said:
+        weights_in(folder)
+    assert "Traceback" not in str(said.value) and "dict_keys" not in str(said.value)

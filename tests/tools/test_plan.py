@@ -271,6 +271,11 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
         (["--gpu-memory=lots", "--prompt-tokens=9"], "--gpu-memory: found 'lots', expected a size"),
         (["--model.backbone.name_or_path=./nowhere", "--prompt-tokens=9"], "model './nowhere': no such folder"),
         (["--data.train=./nowhere.jsonl"], "or give --prompt-tokens"),
+        (["--trainer.strategy=bogus", "--prompt-tokens=9"], "trainer.strategy: found 'bogus', expected a name such as"),
+        (
+            ["--trainer.precision=bf16-true", "--prompt-tokens=9"],
+            "trainer.precision: found 'bf16-true', expected one of",
+        ),
         (["--mfu=0"], "--mfu: found '0', expected a number above 0"),
         (["--model.backbone.quantization=nf4", "--prompt-tokens=9"], "found neither lora nor adapter"),
     ],
