@@ -299,7 +299,9 @@ def main(argv: list[str]) -> None:
         TrainingCLI(argv)
     except (MisconfigurationException, pickle.UnpicklingError) as error:
         # Lightning's own word for settings that do not go together; and a checkpoint that is none.
-        raise UserError(" ".join(str(error).split())[:400]) from error
+        said = " ".join(str(error).split())[:400]
+        advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
+        raise UserError(said + advice) from error
 
 
 def _as_list(value: Any) -> list[Any]:

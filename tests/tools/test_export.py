@@ -555,7 +555,7 @@ class TestModelCard:
         assert rows["optimizer"].startswith("AdamW lr 0.02")
         assert rows["lr scheduler"] == "WarmupCosine warmup 0.1, floor 0.0"
         assert rows["trained for"].startswith("2 optimizer steps, ")
-        assert rows["batch"] == "batch_size 2, accumulate_grad_batches 1, devices 1"
+        assert rows["batch"] == "batch_size 2, accumulate_grad_batches 4"
         assert "None was measured" in text and f"transformers {transformers.__version__}" in text
         merged = yaml.safe_load((exported[0]["dpo-merged"] / "README.md").read_text(encoding="utf-8").split("---\n")[1])
         assert merged["library_name"] == "transformers"
@@ -567,6 +567,17 @@ class TestModelCard:
         card = model_card(run, run.load(), merged=False)
         assert yaml.safe_load(card.split("---\n")[1])["base_model"] == "someone/Some-Model-7B"
         assert "on someone/Some-Model-7B" in card
+
+    def test_a_global_batch_is_what_the_user_asked_for(self, runs: dict[str, Path], tmp_path: Path) -> None:
+        from judgelit.tools.model_card import model_card
+
+        folder = copied(runs["lora"], tmp_path / "run")
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        callback = {"class_path": "judgelit.modules.global_batch.GlobalBatch", "init_args": {"micro_batches": 8}}
+        settings["trainer"] |= {"callbacks": [callback], "accumulate_grad_batches": 1, "devices": 2}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        run = find_run(folder)
+        assert "| batch | batch_size 2, micro_batches 8, devices 2 |" in model_card(run, run.load(), merged=False)
 
     def test_logged_scores_are_of_the_same_step(self, runs: dict[str, Path], tmp_path: Path) -> None:
         run = copied(runs["lora"], tmp_path / "run")
