@@ -30,6 +30,7 @@ from judgelit.parsing import OneLineErrors, mistakes_first
 from judgelit.resume.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
 from judgelit.resume.exact import CatchUp, ExactResume
 from judgelit.resume.log import RunLog
+from judgelit.resume.stopping import StopTogether
 from judgelit.run_folder import refuse_used_folder
 from judgelit.tools.export import save_model
 
@@ -207,7 +208,7 @@ class TrainingCLI(LightningCLI):
         callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter(), LastStep()]
         resume = ExactResume()
         if self.subcommand == "fit":
-            callbacks = [resume, *callbacks]
+            callbacks = [StopTogether(), resume, *callbacks]
         if self.subcommand == "fit" and trainer["logger"] is not False:
             callbacks.append(Throughput())
         if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):

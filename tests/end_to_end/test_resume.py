@@ -4,11 +4,13 @@ import csv
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from .conftest import in_a_process
+from .processes import JUDGELIT, start
 
 KILLS = Path(__file__).parents[2] / "benchmarks/kills.py"
 
@@ -66,3 +68,17 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
     # The same examples in the same steps with the same dropout; only sums are rounded differently.
     assert len(losses[0]) == 16 and losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_all_processes_end_when_the_first_is_told_to(tmp_path: Path) -> None:
+    command = ["fit", "--config", "fsdp/cpu", "--trainer.max_steps=500", "--trainer.default_root_dir=run"]
+    process = start(*JUDGELIT, *command, folder=tmp_path)
+    log = tmp_path / "run/csv/version_0/metrics.csv"
+    while process.poll() is None and not (log.exists() and log.read_text(encoding="utf-8").count("\n") > 3):
+        time.sleep(0.05)
+    # The other process gets no signal, and the two are amid an exchange more often than not.
+    process.terminate()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert said.count("judgelit: interrupted") == 2
