@@ -19,8 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.data.datamodules import DPODataModule, SFTDataModule
 from judgelit.data.judge_data import JudgeDataModule
-from judgelit.data.tokenization import first_line
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.finetuning import FineTuningModule

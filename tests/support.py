@@ -22,6 +22,17 @@ End with [[A]] or [[B]].
 """
 
 
+def judge_prompt(pair: PreferencePair) -> tuple[Message, ...]:
+    """A judge prompt that needs no template."""
+    text = f"[Question]\n{pair.question}\n\n[A]\n{pair.answer_a}\n\n[B]\n{pair.answer_b}\n\nWhich is better?"
+    return ({"role": "user", "content": text},)
+
+
+def pair_of(question: str = "q", answer_a: str = "a", answer_b: str = "b") -> PreferencePair:
+    """A pair of these texts."""
+    return PreferencePair("p", question, answer_a, answer_b, "A")
+
+
 def make_pair(number: int, label: Label = "A", right: str = "yes", wrong: str = "no", **more: str) -> PreferencePair:
     """A pair on a question of its own; `right` is the better answer (answer A of a tie)."""
     answers = (wrong, right) if label == "B" else (right, wrong)

@@ -4,9 +4,10 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from judgelit.data.fitting import fit_prompt
 from judgelit.data.prompts import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.data.records import Message, Order, PreferencePair
-from judgelit.data.tokenization import ChatTokenizer, fit_prompt
+from judgelit.data.tokenization import ChatTokenizer
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from judgelit.data.tokenization import NANO, first_line, model_folder
-from judgelit.errors import UserError
+from judgelit.data.tokenization import NANO, model_folder
+from judgelit.errors import UserError, first_line
 from judgelit.modules import attention, quantization
 from judgelit.modules.hollow import FileWeights, FirstRankWeights, TwinWeights, hollow_model, unfilled
 from judgelit.modules.sharding import Sharding, Weights

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from judgelit.data.layout import Batch
-from judgelit.data.tokenization import first_line
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 from judgelit.modules.backbone import Backbone, without_adapter
 from judgelit.modules.flops import forward_flops
 from judgelit.modules.generation import generate

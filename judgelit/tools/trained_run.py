@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from judgelit.data.tokenization import ChatTokenizer, first_line
-from judgelit.errors import UserError
+from judgelit.data.tokenization import ChatTokenizer
+from judgelit.errors import UserError, first_line
 from judgelit.modules.backbone import Backbone
 from judgelit.parsing import OneLineErrors, mistakes_first
 
