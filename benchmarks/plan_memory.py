@@ -168,7 +168,8 @@ def warm_up() -> None:
     import torch
 
     from judgelit.data.layout import TokenizedCompletion, flatten_completions
-    from judgelit.modules.backbone import Backbone, LoRA
+    from judgelit.modules.adapters import LoRA
+    from judgelit.modules.backbone import Backbone
     from judgelit.modules.logprobs import Scoring, completion_logprobs
     from judgelit.training import TrainingCLI  # noqa: F401
 

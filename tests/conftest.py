@@ -274,7 +274,8 @@ def warm_outer_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def save_adapter(llama: str, folder: Path, target_modules: Any) -> str:
-    from judgelit.modules.backbone import Backbone, LoRA
+    from judgelit.modules.adapters import LoRA
+    from judgelit.modules.backbone import Backbone
 
     model: Any = Backbone(llama, lora=LoRA(r=4, alpha=8, target_modules=target_modules)).build()
     with torch.random.fork_rng():

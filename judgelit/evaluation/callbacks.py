@@ -18,7 +18,7 @@ from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.evaluation.judging import SHOWN, as_judgment, judge, judged_pairs, show
 from judgelit.evaluation.metrics import Estimate, JudgeMetrics, outcomes
-from judgelit.modules.backbone import without_adapter
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.lockstep import in_lockstep
 from judgelit.modules.sampling import Sampling
 

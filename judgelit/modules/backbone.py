@@ -1,20 +1,26 @@
-"""Which model is trained, and how it is built: name, dtype, attention, quantisation, LoRA."""
+"""Which model is trained, and how it is built: name, dtype, attention, quantisation, adapter."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import nn
 
 from judgelit.data.tokenization import NANO, model_folder
 from judgelit.errors import UserError, first_line
 from judgelit.modules import attention, quantization
+from judgelit.modules.adapters import (
+    LoRA,
+    adapter_folder,
+    add_adapter,
+    brings_more,
+    start_from_adapter,
+    without_adapter,
+)
 from judgelit.modules.hollow import FileWeights, FirstRankWeights, TwinWeights, hollow_model, unfilled
 from judgelit.modules.sharding import Sharding, Weights
 
@@ -23,30 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     CausalLM = PreTrainedModel | PeftModel
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685), trained in float32 whatever the model's dtype."""
-
-    r: int = 16
-    """Rank."""
-    alpha: int = 32
-    """Scale of the update: alpha / r."""
-    dropout: float = 0.0
-    """Dropout on the adapter's input; DPO switches it off, since policy and reference must agree at the start."""
-    target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: `all-linear`, names such as [q_proj, v_proj], or a regular expression over full names."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
-
-    def __post_init__(self) -> None:
-        if self.r < 1:
-            raise UserError(f"lora.r: found {self.r}, expected 1 or more")
-        if self.alpha <= 0:
-            raise UserError(f"lora.alpha: found {self.alpha}, expected more than 0")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"lora.dropout: found {self.dropout}, expected 0 <= dropout < 1")
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ class Backbone:
         """
         self.refuse_untrainable()
         weights: Weights | None = None
-        if sharding is None or self._is_quantized() or self._adapter_brings_more():
+        if sharding is None or self._is_quantized() or self._brings_more():
             # 4-bit weights are made of whole ones, and an adapter's files are loaded into whole ones, so each process
             # loads them all and then keeps its part.
             model = self._load()
@@ -143,7 +125,7 @@ class Backbone:
             )
             if self.adapter is None:
                 return self._with_adapter(model)
-            settings = PeftConfig.from_pretrained(self._adapter_folder())
+            settings = PeftConfig.from_pretrained(adapter_folder(self.adapter))
             # PEFT would warn that the model's name is not the one in the settings, where it is another path to it.
             settings.base_model_name_or_path = None
             settings.inference_mode = False
@@ -183,6 +165,9 @@ class Backbone:
     def _is_quantized(self) -> bool:
         """Whether the model's weights are, or are to be, in other than plain numbers."""
         return self.quantization is not None or (self.name_or_path != NANO and self._comes_quantized())
+
+    def _brings_more(self) -> bool:
+        return self.adapter is not None and brings_more(self.adapter)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -266,64 +251,8 @@ class Backbone:
 
     def _with_adapter(self, model: "PreTrainedModel") -> "CausalLM":
         if self.adapter is not None:
-            return self._start_from_adapter(model)
-        return model if self.lora is None else self._add_adapter(model, self.lora)
-
-    def _add_adapter(self, model: "PreTrainedModel", lora: LoRA) -> "PeftModel":
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        settings = asdict(lora)
-        config = LoraConfig(
-            r=settings["r"],
-            lora_alpha=settings["alpha"],
-            lora_dropout=settings["dropout"],
-            target_modules=settings["target_modules"],
-            use_rslora=settings["rslora"],
-            task_type=TaskType.CAUSAL_LM,
-        )
-        linear = sorted({name.rsplit(".", 1)[-1] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
-        advice = f"cannot be adapted in {self.name_or_path!r}; its linear layers are named {', '.join(linear)}"
-        if not isinstance(lora.target_modules, str):
-            # PEFT is content if one name of a list matches, and leaves out the others in silence.
-            ends = {"." + name for name, _ in model.named_modules()}
-            for target in lora.target_modules:
-                if not any(end.endswith("." + target) for end in ends):
-                    raise UserError(f"lora.target_modules: {target!r} {advice}")
-        try:
-            return get_peft_model(model, config)
-        except re.error as error:
-            raise UserError(f"lora.target_modules: {lora.target_modules!r}: no regular expression: {error}") from error
-        except ValueError as error:
-            raise UserError(f"lora.target_modules: {lora.target_modules!r} {advice}") from error
-
-    def _start_from_adapter(self, model: "PreTrainedModel") -> "PeftModel":
-        from peft import PeftModel
-
-        folder = self._adapter_folder()
-        try:
-            return PeftModel.from_pretrained(model, folder, is_trainable=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"adapter {folder!r} does not fit {self.name_or_path!r}: {first_line(error)}") from error
-
-    def _adapter_brings_more(self) -> bool:
-        """Whether an adapter's files hold weights that take the place of the model's own, such as embeddings."""
-        if self.adapter is None:
-            return False
-        from safetensors import SafetensorError, safe_open
-
-        file = Path(self._adapter_folder()) / "adapter_model.safetensors"
-        try:
-            with safe_open(file, framework="pt") as content:
-                return any("lora_" not in name for name in content.keys())  # noqa: SIM118
-        except (OSError, SafetensorError):
-            # PEFT finds the file in another form, or says what is wrong with it.
-            return True
-
-    def _adapter_folder(self) -> str:
-        assert self.adapter is not None
-        if not (Path(self.adapter) / "adapter_config.json").is_file():
-            raise UserError(f"adapter {self.adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
-        return self.adapter
+            return start_from_adapter(model, self.adapter, self.name_or_path)
+        return model if self.lora is None else add_adapter(model, self.lora, self.name_or_path)
 
 
 def _checkpoint_activations(model: Any) -> None:
@@ -333,12 +262,6 @@ def _checkpoint_activations(model: Any) -> None:
     # transformers has renamed it, and warns of the old name.
     enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
     enable({"use_reentrant": False})
-
-
-def without_adapter(model: nn.Module) -> Any:
-    """The causal language model itself, within its adapter if it has one."""
-    get_base_model: Any = getattr(model, "get_base_model", None)
-    return model if get_base_model is None else get_base_model()
 
 
 def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:

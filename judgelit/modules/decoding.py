@@ -12,8 +12,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.attention import Plan
-from judgelit.modules.backbone import without_adapter
 from judgelit.modules.kv_cache import Filling, KVCache
 from judgelit.modules.logprobs import logit_transform
 from judgelit.modules.prefixes import flat_prompts, runs

@@ -15,7 +15,8 @@ from torchmetrics import MeanMetric
 
 from judgelit.data.layout import Batch
 from judgelit.errors import UserError, first_line
-from judgelit.modules.backbone import Backbone, without_adapter
+from judgelit.modules.adapters import without_adapter
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.flops import forward_flops
 from judgelit.modules.generation import generate
 from judgelit.modules.lockstep import in_lockstep

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from judgelit.data.layout import Batch
-from judgelit.modules.backbone import without_adapter
+from judgelit.modules.adapters import without_adapter
 
 
 def forward_flops(model: nn.Module, batch: Batch) -> int:

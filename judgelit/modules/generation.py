@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from judgelit.modules.backbone import without_adapter
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.decoding import can_decode, decode
 from judgelit.modules.sampling import Sampling
 

@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from judgelit.data.layout import Batch
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.attention import Plan
-from judgelit.modules.backbone import without_adapter
 from judgelit.modules.sharding import through_root
 
 Layout = Literal["shared_prefix", "concatenated"]

@@ -7,7 +7,8 @@ import torch
 
 from judgelit.data.layout import Batch, PreferenceBatch
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, without_adapter
+from judgelit.modules.adapters import without_adapter
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
 from judgelit.modules.sharding import Sharding, reshard

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from judgelit.data.layout import Batch, TokenizedCompletion, flatten_completions
 from judgelit.errors import UserError
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.attention import NAME
-from judgelit.modules.backbone import without_adapter
 from judgelit.modules.logprobs import CompletionLogProbs, Scoring, completion_logprobs
 
 LayoutChoice = Literal["auto", "shared_prefix", "concatenated"]

@@ -14,7 +14,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from judgelit.data.layout import Batch
 from judgelit.errors import UserError
 from judgelit.modules import attention, quantization
-from judgelit.modules.backbone import Backbone, without_adapter
+from judgelit.modules.adapters import without_adapter
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.logprobs import Scoring, head_logprobs, logit_transform
 from judgelit.modules.reference import AdapterReference, FrozenReference, ReferenceKind
 from judgelit.modules.scoring import LayoutChoice, cannot_share

@@ -14,7 +14,7 @@ from torch import nn
 from judgelit.data.tokenization import NANO, ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.modules import quantization
-from judgelit.modules.backbone import without_adapter
+from judgelit.modules.adapters import without_adapter
 from judgelit.modules.sharding import whole_weights
 from judgelit.parsing import OneLineErrors
 from judgelit.tools.model_card import model_card

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from judgelit.data.tokenization import NANO
-from judgelit.modules.backbone import LoRA
+from judgelit.modules.adapters import LoRA
 from judgelit.tools.estimate import Memory, Run, estimate
 from judgelit.tools.optimizer_memory import optimizer_over, uses_8_bits
 from judgelit.tools.workload import Workload

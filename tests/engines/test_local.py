@@ -10,7 +10,8 @@ from judgelit.data.records import Message
 from judgelit.data.tokenization import ChatTokenizer
 from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.sampling import Sampling
 
 CONVERSATIONS: list[list[Message]] = [

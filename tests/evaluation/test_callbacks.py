@@ -17,7 +17,8 @@ from judgelit.data.records import Judgment, SFTExample
 from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.evaluation.metrics import METRICS, estimates, outcomes
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.sampling import Sampling
 from judgelit.modules.sft import SFTModule
 from tests.support import make_pair, short_templates

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA, without_adapter
+from judgelit.modules.adapters import LoRA, without_adapter
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.fsdp import FSDP2

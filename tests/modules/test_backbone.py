@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA, trained_folder
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone, trained_folder
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:

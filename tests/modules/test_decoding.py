@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from judgelit.modules import decoding, kv_cache
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.decoding import can_decode, decode
 from judgelit.modules.sampling import Sampling, choose
 

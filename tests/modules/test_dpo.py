@@ -11,7 +11,8 @@ from torch import nn
 
 from judgelit.data.layout import TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss

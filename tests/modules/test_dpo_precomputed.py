@@ -14,7 +14,8 @@ from judgelit.data.datamodules import DPODataModule
 from judgelit.data.files import write_records
 from judgelit.data.records import PreferenceExample
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.losses import PreferenceLoss
 

@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from judgelit.data.layout import TokenizedCompletion
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.logprobs import Scoring
 from judgelit.modules.losses import PreferenceLoss

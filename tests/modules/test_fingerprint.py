@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.fingerprint import fingerprint
 
 

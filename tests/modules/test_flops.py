@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from judgelit.data.layout import Batch, TokenizedCompletion, flatten_completions
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.flops import forward_flops
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 

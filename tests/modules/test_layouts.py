@@ -17,8 +17,9 @@ from judgelit.data.layout import (
     flatten_completions,
     flatten_preferences,
 )
+from judgelit.modules.adapters import LoRA
 from judgelit.modules.attention import Plan
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss

@@ -22,8 +22,9 @@ from transformers import (
 
 from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
 from judgelit.modules import logprobs
+from judgelit.modules.adapters import LoRA
 from judgelit.modules.attention import NAME
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.logprobs import (
     CompletionLogProbs,
     Scoring,

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from judgelit.data.layout import TokenizedCompletion, TokenizedPreference, flatten_completions, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.fingerprint import fingerprint
 from judgelit.modules.logprobs import Scoring, completion_logprobs

@@ -10,7 +10,8 @@ import torch
 
 from judgelit.data.layout import PreferenceBatch, TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.dpo import DPOModule
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.losses import PreferenceLoss

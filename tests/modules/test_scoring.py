@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM, Llama4TextConfig, LlamaForCausalL
 
 from judgelit.data.layout import Batch, TokenizedCompletion, flatten_completions
 from judgelit.errors import UserError
+from judgelit.modules.adapters import LoRA
 from judgelit.modules.attention import NAME
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.scoring import _gap, cannot_share, settle_scoring
 from tests.modules.plain import both, plain_of, ragged_pairs, some_ids

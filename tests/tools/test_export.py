@@ -21,7 +21,8 @@ from torch import Tensor
 
 from judgelit.cli import main
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA, trained_folder
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone, trained_folder
 from judgelit.modules.sft import SFTModule
 from judgelit.tools.configs import find
 from judgelit.tools.export import export_run, merge_adapter, written_whole

@@ -16,7 +16,8 @@ from judgelit.data.layout import (
     flatten_preferences,
 )
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone, LoRA
+from judgelit.modules.adapters import LoRA
+from judgelit.modules.backbone import Backbone
 from judgelit.modules.global_batch import GlobalBatch
 from judgelit.modules.logprobs import Scoring, completion_logprobs
 from judgelit.modules.optimizers import PagedAdamW8bit

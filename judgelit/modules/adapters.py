@@ -1,0 +1,116 @@
+"""LoRA adapters: a new one on a model, or one to go on from."""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from judgelit.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685), trained in float32 whatever the model's dtype."""
+
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale of the update: alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapter's input; DPO switches it off, since policy and reference must agree at the start."""
+    target_modules: str | list[str] = "all-linear"
+    """Layers to adapt: `all-linear`, names such as [q_proj, v_proj], or a regular expression over full names."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+
+    def __post_init__(self) -> None:
+        if self.r < 1:
+            raise UserError(f"lora.r: found {self.r}, expected 1 or more")
+        if self.alpha <= 0:
+            raise UserError(f"lora.alpha: found {self.alpha}, expected more than 0")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"lora.dropout: found {self.dropout}, expected 0 <= dropout < 1")
+
+
+def add_adapter(model: "PreTrainedModel", lora: LoRA, name: str) -> "PeftModel":
+    """A new adapter on a model, which goes by `name` in complaints.
+
+    Raises:
+        UserError: LoRA's targets match no layer that can be adapted.
+    """
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    settings = asdict(lora)
+    config = LoraConfig(
+        r=settings["r"],
+        lora_alpha=settings["alpha"],
+        lora_dropout=settings["dropout"],
+        target_modules=settings["target_modules"],
+        use_rslora=settings["rslora"],
+        task_type=TaskType.CAUSAL_LM,
+    )
+    linear = sorted({path.rsplit(".", 1)[-1] for path, m in model.named_modules() if isinstance(m, nn.Linear)})
+    advice = f"cannot be adapted in {name!r}; its linear layers are named {', '.join(linear)}"
+    if not isinstance(lora.target_modules, str):
+        # PEFT is content if one name of a list matches, and leaves out the others in silence.
+        ends = {"." + path for path, _ in model.named_modules()}
+        for target in lora.target_modules:
+            if not any(end.endswith("." + target) for end in ends):
+                raise UserError(f"lora.target_modules: {target!r} {advice}")
+    try:
+        return get_peft_model(model, config)
+    except re.error as error:
+        raise UserError(f"lora.target_modules: {lora.target_modules!r}: no regular expression: {error}") from error
+    except ValueError as error:
+        raise UserError(f"lora.target_modules: {lora.target_modules!r} {advice}") from error
+
+
+def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "PeftModel":
+    """A model, which goes by `name` in complaints, with the adapter in a folder, to be trained further.
+
+    Raises:
+        UserError: There is none, or it is of another model.
+    """
+    from peft import PeftModel
+
+    folder = adapter_folder(adapter)
+    try:
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)}") from error
+
+
+def brings_more(adapter: str) -> bool:
+    """Whether an adapter's files hold weights that take the place of the model's own, such as embeddings."""
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(adapter_folder(adapter)) / "adapter_model.safetensors"
+    try:
+        with safe_open(file, framework="pt") as content:
+            return any("lora_" not in name for name in content.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        # PEFT finds the file in another form, or says what is wrong with it.
+        return True
+
+
+def adapter_folder(adapter: str) -> str:
+    """A folder that holds an adapter.
+
+    Raises:
+        UserError: It holds none.
+    """
+    if not (Path(adapter) / "adapter_config.json").is_file():
+        raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
+    return adapter
+
+
+def without_adapter(model: nn.Module) -> Any:
+    """The causal language model itself, within its adapter if it has one."""
+    get_base_model: Any = getattr(model, "get_base_model", None)
+    return model if get_base_model is None else get_base_model()
