@@ -141,13 +141,11 @@ class EpochBatches(Sampler[list[int]]):
             return len(self._batches(0))
         packed = self._packed(0, 0)
         needed, rows = len(packed), len(packed.rows)
-        if needed == math.ceil(rows / self._limit):
-            return needed
-        # Where the first epoch does not need the fewest that any could, others differ from it by well under 1 in 200.
-        # A random part of a small source may differ by more, and only those parts that fit are ever drawn.
+        # Only those parts of a source that fit are ever drawn, and the parts of a small one differ visibly.
         if any(weight % 1 for _, weight in self.shares) and rows < _SMALL:
             needed = max(needed, *(len(self._packed(epoch, 0)) for epoch in range(1, _SAMPLED)))
-        return min(needed + needed // 200, rows)
+        # Where the first epoch does not need the fewest that any could, others differ from it by well under 1 in 200.
+        return needed if needed == math.ceil(rows / self._limit) else min(needed + needed // 200, rows)
 
     def _batches(self, epoch: int) -> _Batches:
         if self._made is None or self._made[0] != epoch:

@@ -249,3 +249,16 @@ def test_an_epoch_for_which_no_order_fits_takes_the_batches_of_another(monkeypat
     found = epoch_of(rows.batches(tokens_per_batch=150), 3)
     assert {frozenset(batch) for batch in found} == wanted
     assert found != epoch_of(rows.batches(tokens_per_batch=150), 4)
+
+
+def test_a_part_of_a_source_is_no_likelier_to_hold_short_rows() -> None:
+    long, epochs = 1000, 20
+    shares = []
+    for seed in range(20):
+        batches = EpochBatches([100] * 20 + [long] * 20, 1, tokens_per_batch=4 * long, shares=[(40, 0.25)], seed=seed)
+        for epoch in range(1, epochs):
+            batches.set_epoch(epoch)
+            rows = [row for batch in batches for row in batch]
+            shares.append(sum(row >= 20 for row in rows) / len(rows))
+    # The mean of 380 parts of 10 rows has a standard deviation of 0.007.
+    assert abs(sum(shares) / len(shares) - 0.5) < 0.03
