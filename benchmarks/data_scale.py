@@ -55,7 +55,7 @@ def main() -> None:
 
 def referee(args: argparse.Namespace) -> None:
     """Run all the others and say what they found."""
-    from judgelit.data.files import write_records
+    from judgelit.records.files import write_records
 
     file = data_file(args)
     if not file.exists():
@@ -84,7 +84,7 @@ def data_file(args: argparse.Namespace) -> Path:
 
 def examples(count: int) -> Iterator[Any]:
     """Judgments of sums, a right one and a wrong one of the same prompt; every fourth prompt has a second pair."""
-    from judgelit.data.records import PreferenceExample
+    from judgelit.records.records import PreferenceExample
 
     for number in range(count):
         draw = random.Random(number - 1 if number % 5 == 4 else number)
@@ -151,7 +151,7 @@ def field(path: str, name: str) -> int:
 
 def data(args: argparse.Namespace, tokenizer: str, workers: int = 0) -> Any:
     """The data module."""
-    from judgelit.data.datamodules import DPODataModule
+    from judgelit.batches.datamodules import DPODataModule
 
     return DPODataModule(
         tokenizer, str(data_file(args)), batch_size=4, num_workers=workers, cache=str(args.folder / "cache")
@@ -176,8 +176,8 @@ def train(args: argparse.Namespace) -> None:
     import torch
     from lightning.pytorch.profilers import SimpleProfiler
 
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.dpo import DPOModule
+    from judgelit.models.backbone import Backbone
+    from judgelit.training.dpo import DPOModule
 
     class Silent(SimpleProfiler):
         def describe(self) -> None:

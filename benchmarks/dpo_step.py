@@ -39,8 +39,8 @@ def main() -> None:
 
 def examples(args: Any) -> list[list[Any]]:
     """The batches, as records."""
-    from judgelit.data.records import PreferenceExample
-    from judgelit.data.sources import FileSource
+    from judgelit.records.records import PreferenceExample
+    from judgelit.records.sources import FileSource
 
     found = FileSource(args.data).read(PreferenceExample)
     return duel.batches(args.warmup + args.steps + 1, args.batch, found, args.seed)
@@ -48,8 +48,8 @@ def examples(args: Any) -> list[list[Any]]:
 
 def rows(args: Any) -> list[list[Any]]:
     """The batches, as ids."""
-    from judgelit.data.datamodules import tokenize_preference
-    from judgelit.data.tokenization import ChatTokenizer
+    from judgelit.batches.datamodules import tokenize_preference
+    from judgelit.batches.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(args.model)
     return [[tokenize_preference(example, "", tokenizer) for example in batch] for batch in examples(args)]
@@ -60,10 +60,10 @@ def ours(turns: duel.Turns, args: Any) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from judgelit.data.datamodules import DPODataModule
-    from judgelit.data.files import write_records
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.dpo import DPOModule
+    from judgelit.batches.datamodules import DPODataModule
+    from judgelit.models.backbone import Backbone
+    from judgelit.records.files import write_records
+    from judgelit.training.dpo import DPOModule
 
     class SameBatches(DPODataModule):
         def train_dataloader(self) -> DataLoader:

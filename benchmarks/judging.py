@@ -61,7 +61,7 @@ def main() -> None:
 
 def compare(texts: list[tuple[str, str]]) -> dict[str, float]:
     """Shares of texts that are equal up to the verdict, that stopped there, that have a verdict, and the same one."""
-    from judgelit.data.verdict import concludes, parse
+    from judgelit.judging.verdict import concludes, parse
 
     count = len(texts)
     return {
@@ -74,8 +74,8 @@ def compare(texts: list[tuple[str, str]]) -> dict[str, float]:
 
 def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
     """The conversations of each turn, those of the warm-up first."""
-    from judgelit.data.judging import Templates, judge_prompts
-    from judgelit.data.sources import read_pairs
+    from judgelit.judging.prompts import Templates, judge_prompts
+    from judgelit.records.sources import read_pairs
 
     pairs = read_pairs(args.data)[: args.pairs]
     size = -(-len(pairs) // args.steps)
@@ -88,9 +88,9 @@ def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
 
 def ours(turns: duel.Turns, args: Any) -> None:
     """judgelit's LocalEngine."""
-    from judgelit.engines.local import LocalEngine
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.sampling import Sampling
+    from judgelit.generation.local import LocalEngine
+    from judgelit.generation.sampling import Sampling
+    from judgelit.models.backbone import Backbone
 
     engine = LocalEngine.load(Backbone(args.model), args.batch)
     sampling = Sampling(args.max_new_tokens, stop_at_verdict=True)
@@ -111,7 +111,7 @@ def theirs(turns: duel.Turns, args: Any) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    from judgelit.data.tokenization import ChatTokenizer
+    from judgelit.batches.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
@@ -166,7 +166,7 @@ class Parts:
         return {**self.seconds, **floors}
 
     def _body_begins(self, body: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        from judgelit.modules.kv_cache import KVCache
+        from judgelit.generation.kv_cache import KVCache
 
         attention = kwargs.get("judgelit_plan")
         self.kind = "decode" if isinstance(attention, KVCache) else "prefill"

@@ -32,13 +32,13 @@ SUMS = {"kinds": ["sums"], "difficulties": [1], "distinct": False}
 NANO = {"names": ["nano-*"]}
 WALL_CLOCK = re.compile(r"(train|validate)/(time|device/.*|.*_per_sec)")
 SAVE_EVERY = 2
-STRATEGIES = {"": "auto", "ranks": "ddp", "shards": {"class_path": "judgelit.modules.fsdp.FSDP2"}}
+STRATEGIES = {"": "auto", "ranks": "ddp", "shards": {"class_path": "judgelit.FSDP2"}}
 
 
 def configuration(case: str, steps: int) -> dict[str, Any]:
     """What `judgelit fit` is told in a case."""
     sft = case.startswith("sft")
-    source = f"judgelit.synthesis.task_sources.{'TaskJudgments' if sft else 'TaskPreferences'}"
+    source = f"judgelit.synthesis.tasks.sources.{'TaskJudgments' if sft else 'TaskPreferences'}"
     backbone: dict[str, Any] = {"name_or_path": "nano", "activation_checkpointing": False}
     if sft:
         backbone["lora"] = {"r": 4, "dropout": 0.1}
@@ -68,14 +68,14 @@ def configuration(case: str, steps: int) -> dict[str, Any]:
             ],
         },
         "model": {
-            "class_path": f"judgelit.modules.{'sft.SFTModule' if sft else 'dpo.DPOModule'}",
+            "class_path": f"judgelit.{'SFT' if sft else 'DPO'}Module",
             "init_args": {
                 "backbone": backbone,
-                "lr_scheduler": {"class_path": "judgelit.modules.schedule.WarmupCosine"},
+                "lr_scheduler": {"class_path": "judgelit.WarmupCosine"},
             },
         },
         "data": {
-            "class_path": f"judgelit.data.datamodules.{'SFT' if sft else 'DPO'}DataModule",
+            "class_path": f"judgelit.batches.datamodules.{'SFT' if sft else 'DPO'}DataModule",
             "init_args": {
                 "train": tasks(44 if sft else 24, "train"),
                 "val": tasks(6, "held_out"),

@@ -12,10 +12,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from judgelit.data.judging import Templates
-from judgelit.data.records import PreferencePair
-from judgelit.data.tokenization import NANO_FOLDER
-from judgelit.synthesis.tasks import TaskPairs, worked_judgment
+from judgelit.batches.tokenizer import NANO_FOLDER
+from judgelit.judging.prompts import Templates
+from judgelit.records.records import PreferencePair
+from judgelit.synthesis.tasks.pairs import TaskPairs, worked_judgment
 
 SPECIAL = ["<|pad|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (

@@ -94,10 +94,10 @@ def ours(turns: duel.Turns, args: Any) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from judgelit.data.datamodules import DPODataModule, SFTDataModule
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.dpo import DPOModule
-    from judgelit.modules.sft import SFTModule
+    from judgelit.batches.datamodules import DPODataModule, SFTDataModule
+    from judgelit.models.backbone import Backbone
+    from judgelit.training.dpo import DPOModule
+    from judgelit.training.sft import SFTModule
 
     kind, data = (DPOModule, DPODataModule) if args.method == "dpo" else (SFTModule, SFTDataModule)
 

@@ -109,11 +109,11 @@ def described(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
 
 def planned(arguments: list[str]) -> int:
     """What `judgelit plan` says, in bytes."""
-    from judgelit.tools.estimate import estimate
-    from judgelit.tools.plan import describe, run_of
-    from judgelit.tools.savings import needed
-    from judgelit.tools.workload import read_workload
-    from judgelit.training import TrainingCLI
+    from judgelit.planning.estimate import estimate
+    from judgelit.planning.plan import describe, run_of
+    from judgelit.planning.savings import needed
+    from judgelit.planning.workload import read_workload
+    from judgelit.training.cli import TrainingCLI
 
     settings = describe(TrainingCLI, arguments)
     run = run_of(settings.model, settings.trainer, 1)
@@ -131,8 +131,8 @@ def measured(arguments: list[str]) -> int:
     """What training needs, in bytes: the peak of the steps beyond what the process had before the model."""
     import lightning as L
 
-    from judgelit.memory import peak_memory, reset_peak_memory
-    from judgelit.training import TrainingCLI
+    from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
+    from judgelit.training.cli import TrainingCLI
 
     class Meter(L.Callback):
         before = 0
@@ -167,11 +167,11 @@ def warm_up() -> None:
     import bitsandbytes  # noqa: F401
     import torch
 
-    from judgelit.data.layout import TokenizedCompletion, flatten_completions
-    from judgelit.modules.adapters import LoRA
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.logprobs import Scoring, completion_logprobs
-    from judgelit.training import TrainingCLI  # noqa: F401
+    from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
+    from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+    from judgelit.models.backbone import Backbone
+    from judgelit.models.lora import LoRA
+    from judgelit.training.cli import TrainingCLI  # noqa: F401
 
     model = Backbone("nano", lora=LoRA()).build()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])

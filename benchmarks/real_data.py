@@ -14,11 +14,11 @@ import argparse
 import json
 from pathlib import Path
 
-from judgelit.data.files import write_records
-from judgelit.data.judging import JudgePrompt, Templates, in_drawn_order, judge_prompts
-from judgelit.data.records import PreferenceExample, PreferencePair, SFTExample, swap_label
-from judgelit.data.sources import FileSource, split_by_group
-from judgelit.data.tokenization import ChatTokenizer
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
+from judgelit.records.files import write_records
+from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample, swap_label
+from judgelit.records.sources import FileSource, split_by_group
 
 VERDICTS = {"1": "A", "2": "B"}
 

@@ -90,9 +90,9 @@ def contestant(turns: duel.Turns, args: Any) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from judgelit.data.layout import flatten_preferences
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.dpo import DPOModule
+    from judgelit.batches.flat_batch import flatten_preferences
+    from judgelit.models.backbone import Backbone
+    from judgelit.training.dpo import DPOModule
 
     class Widened(Backbone):
         def build(self, *more: Any, **settings: Any) -> Any:
@@ -121,11 +121,11 @@ def contestant(turns: duel.Turns, args: Any) -> None:
 
 def cut(args: Any) -> list[list[Any]]:
     """Pairs of the lengths of the schedule, cut from the texts of the data."""
-    from judgelit.data.datamodules import tokenize_preference
-    from judgelit.data.layout import TokenizedPreference
-    from judgelit.data.records import PreferenceExample
-    from judgelit.data.sources import FileSource
-    from judgelit.data.tokenization import ChatTokenizer
+    from judgelit.batches.datamodules import tokenize_preference
+    from judgelit.batches.flat_batch import TokenizedPreference
+    from judgelit.batches.tokenizer import ChatTokenizer
+    from judgelit.records.records import PreferenceExample
+    from judgelit.records.sources import FileSource
 
     tokenizer = ChatTokenizer.load(args.model)
     rows = [tokenize_preference(example, "", tokenizer) for example in FileSource(args.data).read(PreferenceExample)]

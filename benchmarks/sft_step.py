@@ -42,10 +42,10 @@ def main() -> None:
 
 def rows(args: Any) -> list[list[Any]]:
     """The batches, as ids."""
-    from judgelit.data.datamodules import tokenize_completion
-    from judgelit.data.records import SFTExample
-    from judgelit.data.sources import FileSource
-    from judgelit.data.tokenization import ChatTokenizer
+    from judgelit.batches.datamodules import tokenize_completion
+    from judgelit.batches.tokenizer import ChatTokenizer
+    from judgelit.records.records import SFTExample
+    from judgelit.records.sources import FileSource
 
     tokenizer = ChatTokenizer.load(args.model)
     examples = FileSource(args.data).read(SFTExample)
@@ -58,9 +58,9 @@ def ours(turns: duel.Turns, args: Any) -> None:
     import torch
     from torch.utils.data import DataLoader
 
-    from judgelit.data.layout import flatten_completions
-    from judgelit.modules.backbone import Backbone
-    from judgelit.modules.sft import SFTModule
+    from judgelit.batches.flat_batch import flatten_completions
+    from judgelit.models.backbone import Backbone
+    from judgelit.training.sft import SFTModule
 
     module = SFTModule(
         Backbone(args.model, activation_checkpointing=args.setting == "default"),

@@ -1,8 +1,42 @@
 """judgelit trains generative judges: language models that compare two answers and reason to a verdict."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import Any
 
 from judgelit.errors import UserError
 
 __version__ = version("judgelit")
-__all__ = ["UserError", "__version__"]
+
+_ROOMS = {
+    "DPODataModule": "batches.datamodules",
+    "DPOModule": "training.dpo",
+    "EngineTeacher": "synthesis.teachers",
+    "FSDP2": "training.fsdp",
+    "FileSource": "records.sources",
+    "GlobalBatch": "training.global_batch",
+    "JudgeDataModule": "batches.judge_datamodule",
+    "JudgeEvaluation": "evaluation.callbacks",
+    "Mixture": "records.sources",
+    "PagedAdamW8bit": "training.optimizers",
+    "SFTDataModule": "batches.datamodules",
+    "SFTModule": "training.sft",
+    "TaskJudgments": "synthesis.tasks.sources",
+    "TaskPairs": "synthesis.tasks.pairs",
+    "TaskPreferences": "synthesis.tasks.sources",
+    "TaskTeacher": "synthesis.teachers",
+    "WarmupCosine": "training.schedule",
+}
+"""Public names, each with the module that defines it. It is imported when the name is first asked for."""
+
+__all__ = ["UserError", "__version__", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'judgelit' has no attribute {name!r}")
+    return getattr(import_module(f"judgelit.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

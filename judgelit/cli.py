@@ -11,17 +11,17 @@ COMMANDS = {
         "judgelit.pipeline",
         "the whole recipe: synthesise, SFT, sample, DPO, evaluate; continues where it stopped",
     ),
-    "fit": ("judgelit.training", "train a judge by SFT or DPO"),
-    "validate": ("judgelit.training", "loss and judgments on held-out data"),
-    "test": ("judgelit.training", "loss and judgments on test data"),
-    "predict": ("judgelit.training", "judge the pairs of a configuration and write the judgments"),
-    "tasks": ("judgelit.synthesis.tasks", "make verifiable preference pairs, offline"),
+    "fit": ("judgelit.training.cli", "train a judge by SFT or DPO"),
+    "validate": ("judgelit.training.cli", "loss and judgments on held-out data"),
+    "test": ("judgelit.training.cli", "loss and judgments on test data"),
+    "predict": ("judgelit.training.cli", "judge the pairs of a configuration and write the judgments"),
+    "tasks": ("judgelit.synthesis.tasks.pairs", "make verifiable preference pairs, offline"),
     "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "judge": ("judgelit.synthesis.label", "label the pairs of a file with a judge"),
-    "plan": ("judgelit.tools.plan", "memory and time that a configuration needs, before a GPU is rented for it"),
-    "export": ("judgelit.tools.export", "write what a run has trained as a Hugging Face folder"),
-    "configs": ("judgelit.tools.configs", "list the shipped configurations or copy one"),
+    "plan": ("judgelit.planning.plan", "memory and time that a configuration needs, before a GPU is rented for it"),
+    "export": ("judgelit.runs.export", "write what a run has trained as a Hugging Face folder"),
+    "configs": ("judgelit.shipped_configs", "list the shipped configurations or copy one"),
 }
 # These share a module and read the command's name themselves.
 _NAMED = {"fit", "validate", "test", "predict"}
@@ -44,11 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         _settle()
         module, _ = COMMANDS[argv[0]]
         command, arguments = import_module(module).main, _find_configs(argv if argv[0] in _NAMED else argv[1:])
-        if argv[0] == "plan":
-            # It reads what `fit` reads, with a parser from a floor above its own.
-            command(arguments, import_module("judgelit.training").TrainingCLI)
-        else:
-            command(arguments)
+        command(arguments)
     except UserError as error:
         # In one piece: several processes may have something to say.
         sys.stderr.write(f"judgelit: error: {error}\n")
@@ -92,7 +88,7 @@ def _unknown(command: str) -> str:
 
 def _find_configs(argv: list[str]) -> list[str]:
     """The arguments with every `--config` that names a shipped configuration turned into its path."""
-    from judgelit.tools.configs import find
+    from judgelit.shipped_configs import find
 
     found = list(argv)
     for index, argument in enumerate(found):

@@ -44,7 +44,7 @@ class OneLineErrors(ArgumentParser):
 
 
 @contextmanager
-def mistakes_first() -> Iterator[None]:
+def raise_user_errors() -> Iterator[None]:
     """Bring to light a UserError that jsonargparse has wrapped while it built objects from a configuration."""
     try:
         yield
@@ -130,5 +130,5 @@ def _known_names(parser: Any) -> set[str]:
 
 def call(function: Any, argv: list[str], prog: str) -> None:
     """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands."""
-    with mistakes_first():
+    with raise_user_errors():
         auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)

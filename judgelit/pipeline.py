@@ -12,27 +12,28 @@ import yaml
 from jsonargparse.typing import Path_fr
 
 from judgelit import __version__
-from judgelit.data.files import read_rows, write_records
-from judgelit.data.judging import Templates
-from judgelit.data.records import Judgment, PreferencePair
-from judgelit.data.sources import Source, Sources, as_sources, read_pairs
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.engines.journal import Journaled
-from judgelit.engines.local import LocalEngine
+from judgelit.atomic import write_json
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import measure, print_table
 from judgelit.evaluation.metrics import METRICS, Estimate, estimates, gains, outcomes
-from judgelit.memory import peak_memory, reset_peak_memory
-from judgelit.modules.backbone import Backbone, trained_folder
-from judgelit.parsing import OneLineErrors, mistakes_first
-from judgelit.run_folder import claim_folder, write_json
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.prompts import Templates
+from judgelit.models.backbone import Backbone, trained_folder
+from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.sources import Source, Sources, as_sources, read_pairs
+from judgelit.runs.export import export_run
+from judgelit.runs.folder import claim_folder
+from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
+from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
-from judgelit.synthesis.tasks import TaskPairs
+from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.teachers import Teacher
 from judgelit.synthesis.warmup import synthesize_warmup
-from judgelit.tools.export import export_run
-from judgelit.tools.trained_run import find_run
-from judgelit.training import TrainingCLI
+from judgelit.training.cli import TrainingCLI
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ class Run:
 
         def work(folder: Path) -> int:
             local = LocalEngine.load(backbone, self.recipe.batch_size, self.tokenizer)
-            engine = Journaled(local, folder / "journal.sqlite")
+            engine = JournaledEngine(local, folder / "journal.sqlite")
             found: dict[str, list[Judgment]] = {}
             for set_name, pairs in self.pairs.items():
                 found[set_name] = measure(
@@ -319,7 +320,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped configuration.")
     parser.add_class_arguments(Recipe)
     parsed = parser.parse_args(argv)
-    with mistakes_first():
+    with raise_user_errors():
         settings = parser.instantiate(parsed)
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     saved = {

@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, settings
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from judgelit.data.tokenization import ChatTokenizer
+from judgelit.batches.tokenizer import ChatTokenizer
 from tests.shapes import SHAPES, UNSHAREABLE, Shapes
+
+pytest_plugins = ["tests.training_fixtures"]
 
 torch.set_num_threads(1)
 
@@ -274,8 +276,8 @@ def warm_outer_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def save_adapter(llama: str, folder: Path, target_modules: Any) -> str:
-    from judgelit.modules.adapters import LoRA
-    from judgelit.modules.backbone import Backbone
+    from judgelit.models.backbone import Backbone
+    from judgelit.models.lora import LoRA
 
     model: Any = Backbone(llama, lora=LoRA(r=4, alpha=8, target_modules=target_modules)).build()
     with torch.random.fork_rng():

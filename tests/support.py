@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from judgelit.data.judging import Templates
-from judgelit.data.records import Judgment, Label, Message, Order, PreferencePair
-from judgelit.modules.generation import Sampling
+from judgelit.generation.generate import Sampling
+from judgelit.judging.prompts import Templates
+from judgelit.records.records import Judgment, Label, Message, Order, PreferencePair
 
 SHORT = """\
 ---

@@ -13,7 +13,7 @@ import yaml
 from judgelit import __version__
 from judgelit.cli import COMMANDS, main
 from judgelit.errors import UserError
-from judgelit.tools.configs import find, shipped
+from judgelit.shipped_configs import find, shipped
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +123,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(argv: list[str]) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("judgelit.tools.configs.main", broken)
+    monkeypatch.setattr("judgelit.shipped_configs.main", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["configs", "list"])
 

@@ -7,15 +7,16 @@ import judgelit
 
 PACKAGE = Path(judgelit.__file__).parent
 FLOORS = [
-    {"errors", "progress", "parsing", "run_folder", "memory", "__init__"},
-    {"resume"},
-    {"data"},
-    {"modules"},
-    {"engines"},
+    {"errors", "progress", "atomic", "parsing", "shipped_configs", "__init__"},
+    {"records"},
+    {"judging"},
+    {"batches"},
+    {"models"},
+    {"likelihood", "runs"},
+    {"generation"},
     {"evaluation"},
-    {"synthesis"},
-    {"tools"},
     {"training"},
+    {"synthesis", "planning"},
     {"pipeline"},
     {"cli"},
 ]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.run_folder import claim_folder
+from judgelit.runs.folder import claim_folder
 
 
 def test_a_folder_is_claimed_once_and_found_again(tmp_path: Path) -> None:

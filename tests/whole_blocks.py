@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from judgelit.modules.adapters import LoRA
-from judgelit.modules.backbone import Backbone
+from judgelit.models.backbone import Backbone
+from judgelit.models.lora import LoRA
 
 WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 

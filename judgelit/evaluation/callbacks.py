@@ -11,16 +11,16 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from judgelit.data.files import write_records
-from judgelit.data.judging import JudgePrompt
-from judgelit.data.records import Judgment
-from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
-from judgelit.evaluation.judging import SHOWN, as_judgment, judge, judged_pairs, show
+from judgelit.evaluation.judgments import SHOWN, as_judgment, judge, judged_pairs, show
 from judgelit.evaluation.metrics import Estimate, JudgeMetrics, outcomes
-from judgelit.modules.adapters import without_adapter
-from judgelit.modules.lockstep import in_lockstep
-from judgelit.modules.sampling import Sampling
+from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import JudgePrompt
+from judgelit.models.lockstep import in_lockstep
+from judgelit.models.lora import without_adapter
+from judgelit.records.files import write_records
+from judgelit.records.records import Judgment
 
 
 class JudgeEvaluation(Callback):

@@ -10,21 +10,21 @@ from typing import Any, Literal
 
 import numpy as np
 
-from judgelit.data.files import write_records
-from judgelit.data.judging import JudgePrompt, Templates, judge_prompts
-from judgelit.data.records import Judgment, PreferencePair
-from judgelit.data.sources import Sources, read_pairs
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.engines.engine import Engine
-from judgelit.engines.journal import Journaled
-from judgelit.engines.local import LocalEngine
+from judgelit.atomic import write_json
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.evaluation.judging import judge, table_rows
+from judgelit.evaluation.judgments import judge, table_rows
 from judgelit.evaluation.metrics import Estimate, estimates, outcomes
-from judgelit.modules.backbone import trained_folder
-from judgelit.modules.sampling import Sampling
+from judgelit.generation.engine import Engine
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import JudgePrompt, Templates, judge_prompts
+from judgelit.models.backbone import trained_folder
 from judgelit.parsing import call
-from judgelit.run_folder import write_json
+from judgelit.records.files import write_records
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.sources import Sources, read_pairs
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def evaluate(
     }
     _refuse_other_results(folder / "results.json", {"model": model, "sets": sorted(to_judge), **settings})
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
-    engine = Journaled(local, folder / "journal.sqlite")
+    engine = JournaledEngine(local, folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
     for name, of_set in to_judge.items():
         measured = measure(engine, local.tokenizer, name, of_set, templates, max_new_tokens, seed, stop_at_verdict)

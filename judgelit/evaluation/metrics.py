@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from judgelit.data.records import Judgment, PreferencePair
+from judgelit.records.records import Judgment, PreferencePair
 
 METRICS = ("accuracy", "consistent_accuracy", "consistency", "no_verdict", "share_a", "length_bias")
 _LABELS = {"A": 0, "B": 1, "tie": 2, None: 3}

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from judgelit.data.files import write_records
-from judgelit.data.judging import Templates
-from judgelit.data.sources import Sources, read_pairs
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.engines.local import LocalEngine
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.modules.backbone import trained_folder
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.prompts import Templates
+from judgelit.models.backbone import trained_folder
 from judgelit.parsing import call
+from judgelit.records.files import write_records
+from judgelit.records.sources import Sources, read_pairs
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from judgelit.synthesis.warmup import synthesize_warmup

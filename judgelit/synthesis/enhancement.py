@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from judgelit.data import verdict
-from judgelit.data.judging import JudgePrompt, Templates, in_drawn_order, judge_prompts
-from judgelit.data.records import PreferenceExample, PreferencePair
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.engines.engine import Engine
-from judgelit.engines.journal import Journaled
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.modules.generation import Sampling
+from judgelit.generation.engine import Engine
+from judgelit.generation.generate import Sampling
+from judgelit.generation.journal import JournaledEngine
+from judgelit.judging import verdict
+from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
 from judgelit.progress import track
+from judgelit.records.records import PreferenceExample, PreferencePair
 from judgelit.synthesis.teachers import Teacher
 
 _ENOUGH_TO_TELL = 64
@@ -91,7 +91,7 @@ def synthesize_enhancement(
         prompts = in_drawn_order(prompts, seed)
     dropped = Counter({"ties": len(pairs) - len(usable), "too long": len(report.skipped)})
 
-    texts = _sample(Journaled(judge, journal), prompts, settings, seed)
+    texts = _sample(JournaledEngine(judge, journal), prompts, settings, seed)
     found = [[verdict.parse(text) for text in of_prompt] for of_prompt in texts]
     never_right = [i for i, prompt in enumerate(prompts) if prompt.pair.label not in found[i]]
     taught: dict[int, str] = {}

@@ -4,17 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from judgelit.data.files import write_records
-from judgelit.data.judging import Templates
-from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, swap_label
-from judgelit.data.sources import FileSource, Source, Sources, as_sources, read_pairs
-from judgelit.engines.journal import Journaled
-from judgelit.engines.local import LocalEngine
 from judgelit.evaluation.evaluate import prompts_for
-from judgelit.evaluation.judging import judge
-from judgelit.modules.backbone import trained_folder
-from judgelit.modules.generation import Sampling
+from judgelit.evaluation.judgments import judge
+from judgelit.generation.generate import Sampling
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.prompts import Templates
+from judgelit.models.backbone import trained_folder
 from judgelit.parsing import call
+from judgelit.records.files import write_records
+from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
+from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 
 # Fields of the two answers in the public forms, by whether their labels are letters or numbers.
 _LETTERED = ({"answer_a", "answer_b"}, {"response_a", "response_b"}, {"response_A", "response_B"})
@@ -58,7 +58,7 @@ def label(
     folder = Path(output)
     to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])
     local = LocalEngine.load(trained_folder(model, dtype), batch_size)
-    engine = Journaled(local, folder / "journal.sqlite")
+    engine = JournaledEngine(local, folder / "journal.sqlite")
     prompts = prompts_for(to_judge, "pairs", local.tokenizer, templates, max_new_tokens)
     judgments = judge(engine, prompts, Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict), seed)
     write_records(folder / "judgments.jsonl", judgments)

@@ -5,15 +5,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from judgelit.data.judging import JudgePrompt
-from judgelit.data.prompts import Template
-from judgelit.data.records import Label
-from judgelit.engines.journal import Journaled
-from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone
-from judgelit.modules.generation import Sampling
-from judgelit.synthesis.tasks import worked_judgment
+from judgelit.generation.generate import Sampling
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.prompts import JudgePrompt
+from judgelit.judging.template import Template
+from judgelit.models.backbone import Backbone
+from judgelit.records.records import Label
+from judgelit.synthesis.tasks.pairs import worked_judgment
 
 
 class Teacher(ABC):
@@ -48,7 +48,7 @@ class EngineTeacher(Teacher):
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, str]]:
         """Ask the model, each answer kept in the journal."""
-        engine = Journaled(LocalEngine.load(self.backbone, self.batch_size), journal)
+        engine = JournaledEngine(LocalEngine.load(self.backbone, self.batch_size), journal)
         conversations = [prompt.messages for prompt in prompts]
         for index, (text,) in engine.answer(conversations, self.sampling, seed=seed):
             yield index, text

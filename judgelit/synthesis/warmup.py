@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from judgelit.data import verdict
-from judgelit.data.judging import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
-from judgelit.data.records import Order, PreferencePair, SFTExample, swap_label
-from judgelit.data.tokenization import ChatTokenizer
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.judging import verdict
+from judgelit.judging.prompts import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
 from judgelit.progress import track
+from judgelit.records.records import Order, PreferencePair, SFTExample, swap_label
 from judgelit.synthesis.teachers import Teacher
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from judgelit.cli import main
-from judgelit.tools.configs import configs_folder
+from judgelit.shipped_configs import configs_folder
 
 Judgelit = Callable[..., None]
 

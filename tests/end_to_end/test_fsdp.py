@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from judgelit.tools.configs import find
+from judgelit.shipped_configs import find
 
 from .processes import JUDGELIT, finish, fit, start
 

@@ -13,8 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from judgelit.modules.backbone import Backbone
-from judgelit.tools.trained_run import find_run
+from judgelit.models.backbone import Backbone
+from judgelit.runs.trained_run import find_run
 from tests.whole_blocks import widened
 
 IDS = torch.arange(3, 40)[None]

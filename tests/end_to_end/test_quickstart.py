@@ -13,10 +13,10 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from judgelit.data.records import Judgment, PreferenceExample, PreferencePair, SFTExample
-from judgelit.data.sources import FileSource
-from judgelit.data.verdict import parse
 from judgelit.evaluation.metrics import METRICS, estimates, outcomes
+from judgelit.judging.verdict import parse
+from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.sources import FileSource
 
 from .conftest import in_a_process, shortened_quickstart
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
-from judgelit.tools.configs import find
+from judgelit.shipped_configs import find
 from tests.whole_blocks import widened
 
 from .processes import JUDGELIT, finish, fit, start

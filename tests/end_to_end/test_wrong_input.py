@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from judgelit.data.tokenization import NANO_FOLDER
+from judgelit.batches.tokenizer import NANO_FOLDER
 
 from .conftest import shortened_quickstart
 
@@ -81,7 +81,7 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
     source = config["sets"]["harder"]
     config["sets"]["harder"] = {
-        "class_path": "judgelit.data.sources.Mixture",
+        "class_path": "judgelit.Mixture",
         "init_args": {"sources": [{**source, "init_args": {**source["init_args"], "cuont": 4}}]},
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -94,7 +94,7 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
     [
         (["--config=quickstart/dpo", "--model.loss.kind=foo"], ["sigmoid", "foo"]),
         (["--config=quickstart/sft", "--model.backbone.dtype=int8"], ["bfloat16", "int8"]),
-        (["--config=quickstart/sft", "--model=judgelit.modules.sft.SFTModul"], ["SFTModul"]),
+        (["--config=quickstart/sft", "--model=judgelit.training.sft.SFTModul"], ["SFTModul"]),
         (["--config=quickstart/sft", "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--config=quickstart/sft", "--trainer.max_steps=-5"], ["max_steps"]),
     ],

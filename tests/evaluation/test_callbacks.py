@@ -11,16 +11,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from judgelit.data.datamodules import JudgeData, JudgeDataModule, SFTDataModule
-from judgelit.data.files import read_rows, write_records
-from judgelit.data.records import Judgment, SFTExample
+from judgelit.batches.datamodules import JudgeData, JudgeDataModule, SFTDataModule
 from judgelit.errors import UserError
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.evaluation.metrics import METRICS, estimates, outcomes
-from judgelit.modules.adapters import LoRA
-from judgelit.modules.backbone import Backbone
-from judgelit.modules.sampling import Sampling
-from judgelit.modules.sft import SFTModule
+from judgelit.generation.sampling import Sampling
+from judgelit.models.backbone import Backbone
+from judgelit.models.lora import LoRA
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, SFTExample
+from judgelit.training.sft import SFTModule
 from tests.support import make_pair, short_templates
 
 PAIRS = [make_pair(number, "AB"[number % 2]) for number in range(3)]

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.files import read_rows, write_records
-from judgelit.data.judging import Templates
-from judgelit.data.records import Judgment, PreferencePair
-from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import evaluate, main, named_sets
 from judgelit.evaluation.metrics import estimates, outcomes
-from judgelit.modules.sampling import Sampling
+from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import Templates
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, PreferencePair
 from tests.support import make_pair, short_templates
 
 ONE = [make_pair(number, "AB"[number % 2]) for number in range(5)]

@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judgelit.data.records import Judgment, Label, PreferencePair, swap_label
 from judgelit.evaluation.metrics import METRICS, Estimate, Gain, JudgeMetrics, estimates, gains, outcomes
+from judgelit.records.records import Judgment, Label, PreferencePair, swap_label
 from tests.support import make_judgment, make_pair
 
 Found = Mapping[str, Estimate | Gain]

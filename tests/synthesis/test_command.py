@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.files import write_records
-from judgelit.data.records import PreferenceExample, PreferencePair, SFTExample
-from judgelit.data.sources import FileSource
-from judgelit.data.verdict import parse
-from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.verdict import parse
+from judgelit.records.files import write_records
+from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.sources import FileSource
 from judgelit.synthesis.command import main
-from judgelit.synthesis.tasks import TaskPairs
+from judgelit.synthesis.tasks.pairs import TaskPairs
 from tests.support import short_templates
 
 
@@ -49,7 +49,7 @@ def test_warmup_writes_a_set_to_train_on(
 
 
 def test_warmup_takes_a_hurried_teacher(tmp_path: Path, llama: str, pairs: list[PreferencePair]) -> None:
-    teacher = ["--teacher=judgelit.synthesis.teachers.TaskTeacher", "--teacher.glance_rate=1"]
+    teacher = ["--teacher=judgelit.TaskTeacher", "--teacher.glance_rate=1"]
     path = synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *teacher)
     examples = FileSource(path).read(SFTExample)
     assert {example.meta["template"] for example in examples if "At a glance" in example.completion} == {"two"}

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.judging import JudgePrompt
-from judgelit.data.records import PreferencePair, swap_label
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.data.verdict import parse
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.modules.generation import Sampling
+from judgelit.generation.generate import Sampling
+from judgelit.judging.prompts import JudgePrompt
+from judgelit.judging.verdict import parse
+from judgelit.records.records import PreferencePair, swap_label
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import Teacher
 from tests.support import ScriptedEngine, make_pair, short_templates

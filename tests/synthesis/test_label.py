@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.files import read_rows, write_records
-from judgelit.data.records import Judgment, Label, PreferenceExample, PreferencePair, swap_label
-from judgelit.data.sources import FileSource
-from judgelit.engines.local import LocalEngine
 from judgelit.errors import UserError
+from judgelit.generation.local import LocalEngine
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, Label, PreferenceExample, PreferencePair, swap_label
+from judgelit.records.sources import FileSource
 from judgelit.synthesis.label import agreed, label, main
 from tests.support import make_judgment, make_pair, short_templates
 

@@ -3,15 +3,15 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.judging import judge_prompts
-from judgelit.data.records import PreferencePair
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.data.verdict import parse
-from judgelit.engines.local import LocalEngine
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.modules.backbone import Backbone
-from judgelit.modules.generation import Sampling
-from judgelit.synthesis.tasks import TaskPairs, worked_judgment
+from judgelit.generation.generate import Sampling
+from judgelit.generation.local import LocalEngine
+from judgelit.judging.prompts import judge_prompts
+from judgelit.judging.verdict import parse
+from judgelit.models.backbone import Backbone
+from judgelit.records.records import PreferencePair
+from judgelit.synthesis.tasks.pairs import TaskPairs, worked_judgment
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from tests.support import make_pair, short_templates
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from judgelit.data.judging import Templates, drawn_order
-from judgelit.data.records import PreferencePair
-from judgelit.data.tokenization import ChatTokenizer
-from judgelit.data.verdict import parse
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.synthesis.tasks import TaskPairs
+from judgelit.judging.prompts import Templates, drawn_order
+from judgelit.judging.verdict import parse
+from judgelit.records.records import PreferencePair
+from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from judgelit.synthesis.warmup import synthesize_warmup
 from tests.support import make_pair, short_templates

@@ -1,0 +1,94 @@
+"""Files and folders that appear whole or not at all, whenever the process is killed.
+
+Content is written beside its place, forced to the disk, and then renamed. A reader finds the old content or the new.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+PART = ".part"
+"""Ending of a name under which content is still being written."""
+
+
+@contextmanager
+def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file for writing that takes the place of `path` when the block ends, and does nothing if it raises.
+
+    Args:
+        path: The place. Its folder is made if there is none.
+        mode: "wb", or "w" for UTF-8 text with newlines as given.
+
+    Raises:
+        OSError: The file cannot be written; `path` is as before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Two processes may write the same file; each has a part of its own.
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}{PART}")
+    text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    try:
+        with part.open(mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Make a folder to write into that takes the place of `path` when the block ends, and vanishes if it raises.
+
+    Args:
+        path: The place: nothing, or an empty folder.
+
+    Raises:
+        OSError: The folder cannot be made or moved.
+    """
+    path = path.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex[:8]}{PART}")
+    part.mkdir()
+    try:
+        yield part
+        sync_tree(part)
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text."""
+    with atomic_file(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force all files of a folder and of its folders to the disk."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            sync(path)
+    for path in (*filter(Path.is_dir, folder.rglob("*")), folder):
+        sync(path)

@@ -1,1 +1,0 @@
-"""Text generation behind one interface."""

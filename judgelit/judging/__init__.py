@@ -1,0 +1,1 @@
+"""The text of judging: templates, prompts, truncation, verdicts. No tensors."""

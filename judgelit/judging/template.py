@@ -1,0 +1,244 @@
+"""Judge prompts: Jinja2 templates with a front matter, over a question and two answers.
+
+A template is a file `<id>.jinja`:
+
+    ---
+    language: en
+    role: You are an impartial judge.
+    criteria: correctness, then clarity
+    format: free analysis
+    style: careful
+    ---
+    {{ role }} ... {{ question }} ... {{ answer_a }} ... {{ answer_b }} ... end with [[A]] or [[B]].
+
+The text after the front matter may use `question`, `answer_a`, `answer_b`, `context` (earlier turns, each with `role`
+and `content`) and the front matter's own `role`, `criteria`, `format` and `language`. One without `context`
+serves only pairs that have no earlier turns. Judged text enters as a value:
+what looks like template syntax in it stays as it is. A template with `default: false` is used only when named.
+"""
+
+import difflib
+import fnmatch
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import jinja2
+import yaml
+from jinja2 import meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from judgelit.errors import UserError
+from judgelit.records.records import ROLES, Message, PreferencePair, bad_field, choice_field, text_field
+
+Language = Literal["en", "zh"]
+Style = Literal["careful", "brief"]
+
+DEFAULT_TEMPLATE = "rise"
+"""The shipped template closest to the published judge's own prompt."""
+
+_SHIPPED = Path(__file__).parent / "templates"
+_FIELDS = ("language", "role", "criteria", "format", "style", "default")
+_VALUES = {"question", "answer_a", "answer_b", "context", "role", "criteria", "format", "language"}
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined,
+    autoescape=False,
+    keep_trailing_newline=False,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A judge prompt with blanks for a pair."""
+
+    id: str
+    """The file's name without its suffix."""
+    language: Language
+    role: str
+    """Who the judge is, in one line."""
+    criteria: str
+    format: str
+    """What the judgment looks like, in a few words."""
+    body: str
+    """The Jinja2 text."""
+    style: Style = "careful"
+    default: bool = True
+    """Whether it belongs to the selection made where no template is named."""
+
+    def render(self, pair: PreferencePair) -> tuple[Message, ...]:
+        """The prompt for `pair` in the order in which it stands: one user turn, earlier turns told inside it.
+
+        Raises UserError where the pair has earlier turns and the template no place for them.
+        """
+        if pair.context and not _takes_context(self.body):
+            raise UserError(f"judge template {self.id!r} has no 'context', but pair {pair.id!r} has earlier turns")
+        text = _compiled(self.body).render(
+            question=pair.question,
+            answer_a=pair.answer_a,
+            answer_b=pair.answer_b,
+            context=pair.context,
+            role=self.role,
+            criteria=self.criteria,
+            format=self.format,
+            language=self.language,
+        )
+        return ({"role": "user", "content": text},)
+
+
+def load_templates(names: Sequence[str] | None = None, folder: str | None = None) -> dict[str, Template]:
+    """The shipped templates and those of the user's `folder`, by id and in its order.
+
+    `names` selects by id or by pattern (`en-*`); without it all are taken but those with `default: false`.
+    Raises UserError for a broken template, an id that is taken, and a name that fits none.
+    """
+    templates = _read_folder(_SHIPPED)
+    if folder is not None:
+        for template_id, template in _read_folder(Path(folder)).items():
+            if template_id in templates:
+                path = Path(folder) / f"{template_id}.jinja"
+                raise UserError(f"{path}: the id {template_id!r} is a shipped template's; rename the file")
+            templates[template_id] = template
+    if names is None:
+        chosen = {template_id for template_id, template in templates.items() if template.default}
+    else:
+        chosen = {template_id for name in names for template_id in _matching(name, templates)}
+    if not chosen:
+        raise UserError("no judge template selected; name at least one of " + ", ".join(sorted(templates)))
+    return {template_id: templates[template_id] for template_id in sorted(chosen)}
+
+
+def draw_template(templates: Mapping[str, Template], key: str, seed: int) -> Template:
+    """One of `templates`, uniformly and always the same for a `key` (a pair's id, say) and a `seed`."""
+    digest = hashlib.sha256(f"{seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
+    ids = sorted(templates)
+    return templates[ids[int.from_bytes(digest) % len(ids)]]
+
+
+@lru_cache(maxsize=256)
+def _compiled(body: str) -> jinja2.Template:
+    return _ENVIRONMENT.from_string(body)
+
+
+@lru_cache(maxsize=256)
+def _takes_context(body: str) -> bool:
+    return "context" in meta.find_undeclared_variables(_ENVIRONMENT.parse(body))
+
+
+def _matching(name: str, templates: Mapping[str, Template]) -> list[str]:
+    if name in templates:
+        return [name]
+    if found := [template_id for template_id in templates if fnmatch.fnmatchcase(template_id, name)]:
+        return found
+    nearest = difflib.get_close_matches(name, templates, n=1, cutoff=0.0)[0]
+    raise UserError(f"no judge template {name!r}; the nearest is {nearest!r}; all: {', '.join(sorted(templates))}")
+
+
+def _read_folder(folder: Path) -> dict[str, Template]:
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected one with judge templates, *.jinja")
+    paths = sorted(folder.glob("*.jinja"))
+    if not paths:
+        raise UserError(f"{folder}: no judge template; expected files named *.jinja")
+    return {path.stem: _read(path) for path in paths}
+
+
+def _read(path: Path) -> Template:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    opening, _, rest = text.partition("\n")
+    front, closing, body = rest.partition("\n---\n")
+    if opening.rstrip() != "---" or not closing:
+        raise UserError(f"{path}:1: no front matter; expected YAML between two lines '---' at the head of the file")
+    template = _with_front_matter(path, front, body)
+    _check(path, template, first_line=text.count("\n", 0, len(text) - len(body)))
+    return template
+
+
+def _with_front_matter(path: Path, front: str, body: str) -> Template:
+    try:
+        row = yaml.safe_load(front)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line + 2 if mark else 1
+        raise UserError(f"{path}:{line}: front matter is not YAML: {getattr(error, 'problem', error)}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{path}:1: front matter is not a list of 'field: value' lines; expected {', '.join(_FIELDS)}")
+
+    def at(name: str) -> str:
+        lines = (number for number, line in enumerate(front.splitlines(), start=2) if line.startswith(f"{name}:"))
+        return f"{path}:{next(lines, 1)}"
+
+    for name in map(str, row):
+        if name not in _FIELDS:
+            raise UserError(f"{at(name)}: field {name!r} is unknown; expected one of {', '.join(_FIELDS)}")
+    default = row.get("default", True)
+    if not isinstance(default, bool):
+        raise bad_field(at("default"), "default", default, "true or false")
+    role = text_field(row, "role", at("role")).strip()
+    if "\n" in role:
+        raise bad_field(at("role"), "role", role, "one line")
+    return Template(
+        id=path.stem,
+        language=choice_field(row, "language", at("language"), get_args(Language)),
+        role=role,
+        criteria=text_field(row, "criteria", at("criteria")).strip(),
+        format=text_field(row, "format", at("format")).strip(),
+        body=body,
+        style=choice_field({"style": "careful", **row}, "style", at("style"), get_args(Style)),
+        default=default,
+    )
+
+
+def _check(path: Path, template: Template, first_line: int) -> None:
+    """Refuse a broken template where it is read, and not in the midst of a run."""
+
+    def refused(line: int, what: str) -> UserError:
+        return UserError(f"{path}:{first_line + line}: {what}")
+
+    try:
+        tree = _ENVIRONMENT.parse(template.body)
+        unknown = meta.find_undeclared_variables(tree) - _VALUES - set(_ENVIRONMENT.globals)
+        for node in tree.find_all(nodes.Name):
+            if node.name in unknown:
+                raise refused(node.lineno, f"unknown variable {node.name!r}; known: {', '.join(sorted(_VALUES))}")
+        texts = [template.render(pair)[0]["content"] for pair in _probes(has_context=_takes_context(template.body))]
+    except UserError:
+        raise
+    except jinja2.TemplateSyntaxError as error:
+        raise refused(error.lineno, error.message or "not a Jinja2 template") from None
+    except Exception as error:  # a template can fail in any way that Python can
+        raise refused(_line_of(error), f"{type(error).__name__}: {error}") from None
+    for name in ("question", "answer_a", "answer_b"):
+        if any(_probe(name) not in text for text in texts):
+            raise refused(1, f"field {name!r}: found nothing, expected '{{{{ {name} }}}}' in the text")
+    for verdict in ("[[A]]", "[[B]]"):
+        # A template that is used only when named may leave the form of the verdict to a judge that was trained on it.
+        if template.default and any(verdict not in text for text in texts):
+            raise refused(1, f"the text asks for no {verdict}; expected it to ask for [[A]] or [[B]] at the end")
+
+
+def _probe(name: str) -> str:
+    return f"<the probe's {name}>"
+
+
+def _probes(has_context: bool) -> list[PreferencePair]:
+    pair = PreferencePair("probe", _probe("question"), _probe("answer_a"), _probe("answer_b"), "A")
+    context = tuple({"role": role, "content": _probe(role)} for role in ROLES)
+    return [pair, replace(pair, context=context)] if has_context else [pair]
+
+
+def _line_of(error: BaseException) -> int:
+    """The line of the template at which `error` arose: Jinja2 puts its templates into the traceback."""
+    line, frame = 1, error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == "<template>":
+            line = frame.tb_lineno
+        frame = frame.tb_next
+    return line

@@ -1,0 +1,39 @@
+"""How many floating-point operations a step needs, to tell how much of a device's peak it reaches."""
+
+from typing import Any
+
+from torch import nn
+
+from judgelit.batches.flat_batch import Batch
+from judgelit.models.lora import without_adapter
+
+
+def forward_flops(model: nn.Module, batch: Batch) -> int:
+    """Operations of one forward pass over a batch in which each prompt is computed once.
+
+    Two for each weight of a linear layer and token (a multiplication and an addition), of the head only where a token
+    is scored; in attention four for each head's channel and each query and key that see each other. Experts that are
+    not linear layers, norms and activations are not counted.
+    """
+    inner = without_adapter(model)
+    head = inner.get_output_embeddings()
+    heads = {head, *head.modules()} if head is not None else set()
+    body = sum(_weights(layer) for layer in inner.modules() if layer not in heads)
+    scored = sum(_weights(layer) for layer in heads)
+    config = inner.config.get_text_config()
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    channels = config.num_hidden_layers * config.num_attention_heads * width
+    return 2 * body * len(batch.input_ids) + 2 * scored * len(batch.targets) + 4 * channels * _pairs_that_see(batch)
+
+
+def _weights(layer: Any) -> int:
+    # Quantised layers keep their sizes, though not the shape of their weights.
+    return layer.in_features * layer.out_features if isinstance(layer, nn.Linear) else 0
+
+
+def _pairs_that_see(batch: Batch) -> int:
+    pairs = 0
+    for segment in batch.segments:
+        above = 0 if segment.prompt is None else batch.segments[segment.prompt].length
+        pairs += segment.length * above + segment.length * (segment.length + 1) // 2
+    return pairs

@@ -1,1 +1,0 @@
-"""The losses, the reference and the Lightning modules that train with them."""

@@ -1,0 +1,160 @@
+"""Conversations as public data sets write them, read as judgelit's messages."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from judgelit.errors import UserError
+from judgelit.records.records import Message, bad_field
+
+_ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bing"), "assistant"),
+}
+_SPEAKERS = {"user": "Human", "assistant": "Assistant"}
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+
+
+def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> list[Message]:
+    """A conversation whose turns have `role` and `content`, or `from` and `value`; a single turn may stand alone.
+
+    `blank` admits user turns that say nothing.
+    """
+    turns = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
+        raise bad_field(at, name, value, "a list of messages")
+    messages = []
+    for index, turn in enumerate(turns):
+        where = f"{name}[{index}]"
+        if not isinstance(turn, Mapping):
+            raise bad_field(at, where, turn, "a message with 'role' and 'content' or 'from' and 'value'")
+        speaker, said = (
+            ("role" if turn.get("role") else "from"),
+            ("value" if turn.get("content") is None else "content"),
+        )
+        role, content = turn.get(speaker), turn.get(said)
+        known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
+        if known is None:
+            raise bad_field(at, f"{where}.{speaker}", role, "one of " + ", ".join(map(repr, _ROLES)))
+        text = _content(content, f"{where}.{said}", at)
+        if known == "user" and not blank and not text.strip():
+            raise bad_field(at, f"{where}.{said}", text, "text that is not empty")
+        messages.append({"role": known, "content": text})
+    return messages
+
+
+def _content(value: object, name: str, at: str) -> str:
+    """What a turn says, as text or as parts that are all text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, Sequence) or not value:
+        raise bad_field(at, name, value, "text")
+    for index, part in enumerate(value):
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", None) else None
+        if not isinstance(text, str):
+            raise bad_field(at, f"{name}[{index}]", part, "a part that is text, with 'type': 'text' and 'text'")
+    return "".join(part["text"] for part in value)
+
+
+def read_prompt(value: object, name: str, at: str) -> list[Message]:
+    """A prompt that is text, a dialogue in one text, or a conversation; it ends with a user turn."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise bad_field(at, name, value, "text that is not empty")
+        turns = read_dialogue(value) or []
+        if turns and turns[-1] == {"role": "assistant", "content": ""}:
+            turns.pop()
+        if not turns or turns[-1]["role"] != "user":
+            return [{"role": "user", "content": value}]
+        refuse_blank_turns(turns, value, name, at)
+        return turns
+    turns = read_turns(value, name, at)
+    if turns[-1]["role"] != "user":
+        raise _last_turn(at, name, turns[-1], "user")
+    return turns
+
+
+def read_answer(value: object, name: str, at: str) -> str:
+    """An answer that is text, or a single assistant turn."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)  # PandaLM's own file holds `true` where a model answered "True".
+    turns = read_turns(value, name, at)
+    if len(turns) != 1 or turns[0]["role"] != "assistant":
+        raise bad_field(at, name, value, "text or a single assistant turn")
+    return turns[0]["content"]
+
+
+def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str]:
+    """A conversation that ends with an answer: the turns before it, and the answer."""
+    *prompt, last = read_turns(value, name, at)
+    if last["role"] != "assistant":
+        raise _last_turn(at, name, last, "assistant")
+    if not prompt:
+        raise bad_field(at, name, value, "a conversation with turns before the answer")
+    return prompt, last["content"]
+
+
+def read_dialogue(text: str) -> list[Message] | None:
+    """The turns of a text of the form `Human: ... Assistant: ...`, a blank line before each; None if it has another.
+
+    Turns of one speaker in a row become one.
+    """
+    text = "\n\n" + text.lstrip()
+    if not text.startswith("\n\nHuman:") or "\n\nAssistant:" not in text:
+        return None
+    _, *parts = _SPEAKER.split(text)
+    messages: list[Message] = []
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        role, content = _ROLES[speaker.lower()], said.strip()
+        if messages and messages[-1]["role"] == role:
+            messages[-1]["content"] = f"{messages[-1]['content']}\n\n{content}".strip()
+        else:
+            messages.append({"role": role, "content": content})
+    return messages
+
+
+def refuse_blank_turns(turns: Sequence[Message], text: str, name: str, at: str) -> None:
+    """Raise where the user says nothing in one of the turns read from a dialogue's text."""
+    if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
+        raise bad_field(at, name, text, "a dialogue in which no turn of the Human is empty")
+
+
+def part_conversations(first: Sequence[Message], second: Sequence[Message]) -> tuple[list[Message], str, str]:
+    """The turns that two conversations share, up to a user turn, and what follows in each.
+
+    What follows is a single answer as a rule. Where it is several turns, it is a text that names the speakers.
+    """
+    shared = 0
+    for count, (one, other) in enumerate(zip(first, second, strict=False), 1):
+        if one != other:
+            break
+        if one["role"] == "user":
+            shared = count
+    return list(first[:shared]), _transcript(first[shared:]), _transcript(second[shared:])
+
+
+def part_texts(first: str, second: str) -> tuple[str, str, str]:
+    """The words with which two texts begin, and what follows in each.
+
+    TRL's implicit prompt, but cut between words, not inside of one.
+    """
+    shared = os.path.commonprefix([first, second])  # noqa: RUF071 (characters are meant)
+    begun = "" if not shared or shared[-1].isspace() else shared.split()[-1]
+    cut = len(shared) - len(begun)
+    return shared[:cut].strip(), first[cut:], second[cut:]
+
+
+def _last_turn(at: str, name: str, turn: Message, expected: str) -> UserError:
+    return UserError(f"{at}: field {name!r}: the last turn is the {turn['role']}'s, expected the {expected}'s")
+
+
+def _transcript(turns: Sequence[Message]) -> str:
+    texts = [turn["content"] if index == 0 else _spoken(turn) for index, turn in enumerate(turns)]
+    return "\n\n".join(texts)
+
+
+def _spoken(turn: Message) -> str:
+    return f"{_SPEAKERS.get(turn['role'], turn['role'])}: {turn['content']}"

@@ -1,0 +1,281 @@
+"""The forms of public data sets: which fields hold the prompt, the answers and the label.
+
+A form is a function that takes a row and its place, and returns what it read, or None where the row has another form;
+it raises UserError where the row has its form but is wrong. To teach judgelit a form, add a function and its line in
+`EXCHANGES`, `COMPARISONS` or `JUDGED`. Fields that are null count as missing.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, get_args
+
+from judgelit.errors import UserError
+from judgelit.records.conversations import (
+    part_conversations,
+    part_texts,
+    read_answer,
+    read_dialogue,
+    read_exchange,
+    read_prompt,
+    read_turns,
+    refuse_blank_turns,
+)
+from judgelit.records.records import Label, Message, Row, bad_field
+
+IDS = ("id", "pair_id", "prompt_id")
+KEPT = {"category": ("category", "bias", "scenario"), "subset": ("subset",), "source": ("source",)}
+"""Fields of a record that public rows have too, and under which names."""
+_LETTERS: dict[str, Label] = {
+    **dict.fromkeys(("a", "model_a", "a>b"), "A"),
+    **dict.fromkeys(("b", "model_b", "b>a"), "B"),
+    **dict.fromkeys(("tie", "a=b", "tie (bothbad)", "tie (inconsistent)"), "tie"),
+}
+_ONE_TWO: dict[str, Label] = {"1": "A", "2": "B"}
+_ZERO_TIE: dict[str, Label] = {"0": "tie", **_ONE_TWO}
+_TWO_TIE: dict[str, Label] = {"0": "A", "1": "B", "2": "tie"}
+
+
+class Exchange(NamedTuple):
+    """A prompt and its answer."""
+
+    prompt: Sequence[Message]
+    answer: str
+
+
+class Comparison(NamedTuple):
+    """A prompt and two answers, the better one first."""
+
+    prompt: Sequence[Message]
+    chosen: str
+    rejected: str
+
+
+class Judged(NamedTuple):
+    """A prompt and two answers in an order of the row's own, and which is better."""
+
+    prompt: Sequence[Message]
+    answer_a: str
+    answer_b: str
+    label: Label
+
+
+# Prompt and answer.
+
+
+def _messages(row: Row, at: str) -> Exchange | None:
+    for name in ("messages", "conversations", "conversation"):
+        if name in row:
+            prompt, answer = read_exchange(row[name], name, at)
+            return Exchange(_with_system(row, prompt, at), answer)
+    return None
+
+
+def _completion(row: Row, at: str) -> Exchange | None:
+    if not {"prompt", "completion"} <= row.keys():
+        return None
+    prompt = _with_system(row, read_prompt(row["prompt"], "prompt", at), at)
+    return Exchange(prompt, read_answer(row["completion"], "completion", at))
+
+
+def _alpaca(row: Row, at: str) -> Exchange | None:
+    prompt = _prompt(row, at) if {"instruction", "output"} <= row.keys() else None
+    if prompt is None:
+        return None
+    return Exchange(prompt, read_answer(row["output"], "output", at))
+
+
+# Chosen and rejected.
+
+
+def _explicit_prompt(row: Row, at: str) -> Comparison | None:
+    if not {"chosen", "rejected"} <= row.keys():
+        return None
+    prompt = _prompt(row, at)
+    if prompt is None:
+        return None
+    if any(isinstance(row[name], list) and len(row[name]) > 1 for name in ("chosen", "rejected")):
+        whole = _whole_conversations(row, at)
+        asked = [turn["content"].strip() for turn in whole.prompt if turn["role"] == "user"]
+        if prompt[-1]["content"].strip() not in asked:
+            raise UserError(
+                f"{at}: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; "
+                "expected them to, or to be single answers"
+            )
+        return whole
+    chosen, rejected = (read_answer(row[name], name, at) for name in ("chosen", "rejected"))
+    return Comparison(prompt, chosen, rejected)
+
+
+def _implicit_turns(row: Row, at: str) -> Comparison | None:
+    if isinstance(row.get("chosen"), list) and isinstance(row.get("rejected"), list):
+        return _whole_conversations(row, at)
+    return None
+
+
+def _implicit_dialogue(row: Row, at: str) -> Comparison | None:
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return None
+    first, second = read_dialogue(chosen), read_dialogue(rejected)
+    if first is None or second is None:
+        return None
+    for name, turns in (("chosen", first), ("rejected", second)):
+        if turns[-1]["role"] != "assistant":
+            raise bad_field(at, name, row[name][-40:], "a dialogue that ends with an answer of the Assistant")
+    parted = Comparison(*part_conversations(first, second))
+    if not parted.prompt:
+        raise _different_prompts(at)
+    refuse_blank_turns(parted.prompt, chosen, "chosen", at)
+    return parted
+
+
+def _implicit_text(row: Row, at: str) -> Comparison | None:
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    if not isinstance(chosen, str) or not isinstance(rejected, str):
+        return None
+    known = {"chosen", "rejected", *IDS, *(name for names in KEPT.values() for name in names)}
+    if any(isinstance(value, str) and name not in known and "model" not in name for name, value in row.items()):
+        return None  # A text under a name unknown here may well be the prompt: better no record than one without it.
+    prompt, first, second = part_texts(chosen, rejected)
+    if chosen != rejected and not prompt:
+        raise _different_prompts(at)
+    return Comparison([{"role": "user", "content": prompt}], first, second)
+
+
+def _whole_conversations(row: Row, at: str) -> Comparison:
+    prompt, chosen = read_exchange(row["chosen"], "chosen", at)
+    other_prompt, rejected = read_exchange(row["rejected"], "rejected", at)
+    if prompt != other_prompt:
+        raise _different_prompts(at)
+    return Comparison(_with_system(row, prompt, at), chosen, rejected)
+
+
+def _different_prompts(at: str) -> UserError:
+    return UserError(
+        f"{at}: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to the same one, "
+        "or a field 'prompt'"
+    )
+
+
+# Two answers and a label.
+
+
+def _lettered(row: Row, at: str) -> Judged | None:
+    for first, second in (("answer_a", "answer_b"), ("response_a", "response_b"), ("response_A", "response_B")):
+        for label in ("label", "winner"):
+            found = _judged(row, at, first, second, label, _LETTERS)
+            if found is not None:
+                return found
+    return None
+
+
+def _numbered(row: Row, at: str) -> Judged | None:
+    for first, second in (("output_1", "output_2"), ("response1", "response2"), ("response_1", "response_2")):
+        found = _judged(row, at, first, second, "label", _ONE_TWO)
+        if found is not None:
+            return found
+    return None
+
+
+def _auto_j(row: Row, at: str) -> Judged | None:
+    return _judged(row, at, "response 1", "response 2", "label", _TWO_TIE)
+
+
+def _panda_lm(row: Row, at: str) -> Judged | None:
+    annotators = ("annotator1", "annotator2", "annotator3")
+    if not set(annotators) <= row.keys():
+        return None
+    votes = [_choice(row, name, at, _ZERO_TIE) for name in annotators]
+    label = max(votes, key=votes.count)
+    if votes.count(label) == 1:
+        raise bad_field(at, "annotator1 to 3", votes, "two that agree")
+    return _judged({**row, "majority": label}, at, "response1", "response2", "majority", _LETTERS)
+
+
+def _help_steer(row: Row, at: str) -> Judged | None:
+    if "preference_strength" not in row:
+        return None
+    strength = row["preference_strength"]
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not -3 <= strength <= 3:
+        raise bad_field(at, "preference_strength", strength, "a number from -3 to 3")
+    label = "A" if strength < 0 else "B" if strength > 0 else "tie"
+    return _judged({**row, "sign": label}, at, "response_1", "response_2", "sign", _LETTERS)
+
+
+def _mt_bench(row: Row, at: str) -> Judged | None:
+    names = ("conversation_a", "conversation_b")
+    if not {*names, "winner"} <= row.keys():
+        return None
+    turn = row.get("turn")
+    end = 2 * turn if isinstance(turn, int) and turn > 0 else None  # A judgment of turn 1 is blind to turn 2.
+    first, second = (read_turns(row[name], name, at)[:end] for name in names)
+    prompt, answer_a, answer_b = part_conversations(first, second)
+    if not prompt:
+        raise bad_field(at, "conversation_b", second[0]["content"], "a conversation that begins as conversation_a does")
+    return Judged(prompt, answer_a, answer_b, _choice(row, "winner", at, _LETTERS))
+
+
+EXCHANGES: dict[str, Callable[[Row, str], Exchange | None]] = {
+    "prompt + completion": _completion,
+    "messages or conversations that end with an answer": _messages,
+    "instruction + output": _alpaca,
+}
+COMPARISONS: dict[str, Callable[[Row, str], Comparison | None]] = {
+    "prompt, question, instruction or conversations + chosen + rejected": _explicit_prompt,
+    "chosen + rejected as conversations": _implicit_turns,
+    "chosen + rejected as 'Human: ... Assistant: ...' dialogues": _implicit_dialogue,
+    "chosen + rejected as texts that begin with their prompt": _implicit_text,
+}
+JUDGED: dict[str, Callable[[Row, str], Judged | None]] = {
+    "question or prompt + answer_a + answer_b (or response_a, response_b) + label or winner": _lettered,
+    "instruction or input + output_1 + output_2 (or response1, response2) + label": _numbered,
+    "instruction + response1 + response2 + annotator1 to 3": _panda_lm,
+    "prompt + 'response 1' + 'response 2' + label": _auto_j,
+    "prompt + response_1 + response_2 + preference_strength": _help_steer,
+    "conversation_a + conversation_b + winner": _mt_bench,
+}
+
+
+def _prompt(row: Row, at: str) -> list[Message] | None:
+    """What was asked, from the field that holds it, after the row's system text; None where no field does."""
+    instruction, given = row.get("instruction"), row.get("input")
+    if isinstance(instruction, str) and isinstance(given, str):
+        texts = [text for text in (instruction, given) if text.strip()]
+        row = {**row, "instruction": "\n\n".join(texts)}
+    for name in ("prompt", "question", "instruction", "conversations", "conversation", "input"):
+        if name in row:
+            return _with_system(row, read_prompt(row[name], name, at), at)
+    return None
+
+
+def _with_system(row: Row, turns: list[Message], at: str) -> list[Message]:
+    system = row.get("system", "")
+    if not isinstance(system, str):
+        raise bad_field(at, "system", system, "text")
+    if not system.strip() or turns[0]["role"] == "system":
+        return turns
+    return [{"role": "system", "content": system}, *turns]
+
+
+def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapping[str, Label]) -> Judged | None:
+    """The form of a prompt and these two answers and this label, where the row has them."""
+    prompt = _prompt(row, at) if {first, second, label} <= row.keys() else None
+    if prompt is None:
+        return None
+    answer_a, answer_b = (read_answer(row[name], name, at) for name in (first, second))
+    return Judged(prompt, answer_a, answer_b, _choice(row, label, at, labels))
+
+
+def read_label(row: Row, name: str, at: str) -> Label:
+    """The label that a field names, in whichever case."""
+    return _choice(row, name, at, _LETTERS)
+
+
+def _choice(row: Row, name: str, at: str, labels: Mapping[str, Label]) -> Label:
+    value = row[name]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Tables hold whole numbers as floats where others in the column are missing.
+    label = labels.get(str(value).strip().lower())
+    if label is None:
+        choices = get_args(Label) if labels is _LETTERS else labels
+        raise bad_field(at, name, row[name], "one of " + ", ".join(map(repr, choices)))
+    return label

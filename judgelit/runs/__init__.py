@@ -1,0 +1,1 @@
+"""The run folder: checkpoints, exact resume, logs, export, model card."""

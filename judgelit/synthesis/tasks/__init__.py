@@ -1,0 +1,1 @@
+"""Verifiable preference pairs with worked judgments."""

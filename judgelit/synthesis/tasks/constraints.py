@@ -1,0 +1,57 @@
+"""Lists and sentences that have to meet stated constraints; the wrong answer breaks exactly one of them."""
+
+import random
+
+from judgelit.synthesis.tasks.constraint_forms import FORMS, Constraint, Form, Items
+from judgelit.synthesis.tasks.problem import Problem
+
+
+def make(rng: random.Random, difficulty: int) -> Problem:
+    """`difficulty + 2` constraints on numbers, words or a sentence."""
+    while True:
+        form = rng.choice(FORMS)(rng, difficulty)
+        rng.shuffle(form.constraints)
+        broken = _break_one(rng, form)
+        if broken:
+            break
+    items, constraint = broken
+    demands = [f"- {demand.text}" for demand in form.constraints]
+    place = form.constraints.index(constraint)
+    return Problem(
+        question="\n".join([f"{form.ask} that meets all of these constraints:", *demands]),
+        correct=form.join(form.items),
+        wrong=form.join(items),
+        steps=f"There are {len(demands)} constraints, and an answer has to meet all of them, so each is checked.",
+        check_correct="\n".join([*_checked(form, form.items), "It meets all constraints. It is correct."]),
+        check_wrong="\n".join([*_checked(form, items), f"It breaks constraint {place + 1}. It is wrong."]),
+    )
+
+
+def _checked(form: Form, items: Items) -> list[str]:
+    """A line a constraint: what the items show and whether it is met."""
+    return [
+        f"{place}. {demand.text}: {demand.evidence(items)}, {'met' if demand.met(items) else 'broken'}."
+        for place, demand in enumerate(form.constraints, 1)
+    ]
+
+
+def _break_one(rng: random.Random, form: Form, tries: int = 300) -> tuple[Items, Constraint] | None:
+    """Items that break one constraint, drawn first so that none is the usual suspect, and meet the rest.
+
+    Either of the same length as the right ones, or drawn from a longer and a shorter version, so that length tells
+    nothing; None where these are not found.
+    """
+    target = rng.choice(form.constraints)
+    found: dict[str, Items] = {}
+    for _ in range(tries):
+        items = form.items
+        for _ in range(rng.randint(1, 3)):
+            items = form.change(rng, items)
+        if items and [demand for demand in form.constraints if not demand.met(items)] == [target]:
+            longer = len(form.join(items)) - len(form.join(form.items))
+            if longer == 0:
+                return items, target
+            found.setdefault("longer" if longer > 0 else "shorter", items)
+            if len(found) == 2:
+                return found[rng.choice(["longer", "shorter"])], target
+    return None

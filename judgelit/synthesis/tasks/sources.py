@@ -1,0 +1,82 @@
+"""Offline tasks as training data made on the spot: no file, no engine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast
+
+from judgelit.errors import UserError
+from judgelit.judging import verdict
+from judgelit.judging.prompts import JudgePrompt, Templates, drawn_order
+from judgelit.judging.template import draw_template
+from judgelit.records.records import PreferenceExample, PreferencePair, Record, SFTExample, swap_label
+from judgelit.records.sources import Source
+from judgelit.synthesis.tasks.pairs import TaskPairs, worked_judgment
+from judgelit.synthesis.teachers import TaskTeacher, glance
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class TaskJudgments(Source):
+    """Judgments of tasks by their own teacher, for the warm-up."""
+
+    tasks: TaskPairs
+    """Which tasks."""
+    templates: Templates = Templates()  # noqa: RUF009 (frozen)
+    """Judge prompts, one drawn for each pair."""
+    glance_rate: float = 0.0
+    """Share of judgments under `brief` templates that the teacher gives at a glance; those that miss are left out."""
+    weight: float = 1.0
+    """How often an epoch passes over this source."""
+
+    def read(self, kind: type[R]) -> list[R]:
+        """The judgments as SFTExample."""
+        if kind is not SFTExample:
+            raise UserError(f"task judgments are read as SFTExample, not as {kind.__name__}")
+        prompts = list(_prompts(self.tasks, self.templates))
+        teacher = TaskTeacher(self.glance_rate)
+        # The teacher of tasks asks nobody, so it writes no journal.
+        texts = dict(teacher.judgments(prompts, self.templates.load(), Path(), self.templates.seed))
+        examples = [
+            SFTExample(prompt.messages, texts[index], prompt.pair.id, prompt.meta(teacher=teacher.name))
+            for index, prompt in enumerate(prompts)
+            if verdict.parse(texts[index]) == prompt.pair.label
+        ]
+        return cast(list[R], examples)
+
+
+@dataclass(frozen=True)
+class TaskPreferences(Source):
+    """Worked judgments of tasks, preferred to glances at the wrong answer."""
+
+    tasks: TaskPairs
+    """Which tasks."""
+    templates: Templates = Templates()  # noqa: RUF009 (frozen)
+    """Judge prompts, one drawn for each pair."""
+    weight: float = 1.0
+    """How often an epoch passes over this source."""
+
+    def read(self, kind: type[R]) -> list[R]:
+        """The judgments as PreferenceExample."""
+        if kind is not PreferenceExample:
+            raise UserError(f"task preferences are read as PreferenceExample, not as {kind.__name__}")
+        examples = [
+            PreferenceExample(
+                prompt.messages,
+                worked_judgment(prompt.pair),
+                glance(swap_label(prompt.pair.label)),
+                prompt.meta(judge=TaskTeacher.name),
+            )
+            for prompt in _prompts(self.tasks, self.templates)
+        ]
+        return cast(list[R], examples)
+
+
+def _prompts(tasks: TaskPairs, templates: Templates) -> Iterator[JudgePrompt]:
+    chosen = templates.load()
+    for made in tasks.read(PreferencePair):
+        order = drawn_order(made.id, templates.seed)
+        pair = made.in_order(order)
+        template = draw_template(chosen, pair.id, templates.seed)
+        yield JudgePrompt(pair, order, template.id, template.render(pair))

@@ -1,0 +1,30 @@
+"""Short sums with a judgment in few tokens: what a model of a few hundred thousand weights can learn in minutes."""
+
+import random
+
+from judgelit.synthesis.tasks.problem import Problem
+
+_SLIPS = (-10, -2, -1, 1, 2, 10)
+
+
+def make(rng: random.Random, difficulty: int) -> Problem:
+    """A sum of `difficulty` + 1 terms, the first with two digits, the others with one."""
+    terms = [rng.randint(10, 49), *(rng.randint(1, 9) for _ in range(difficulty))]
+    total = terms[0]
+    steps = str(total)
+    for term in terms[1:]:
+        total += term
+        steps += f" +{term}={total}"
+    wrong = rng.choice([total + slip for slip in _SLIPS if 10 <= total + slip <= 99])
+    question = "+".join(map(str, terms)) + "=?"
+    return Problem(question, str(total), str(wrong), steps, _check(str(total), total), _check(str(wrong), total))
+
+
+def _check(answer: str, total: int) -> str:
+    """The answer held against the total digit by digit, up to the first that differs."""
+    compared = []
+    for given, worked in zip(answer, str(total), strict=True):
+        compared.append(f"{given}={worked}")
+        if given != worked:
+            break
+    return ",".join(compared) + (" yes" if answer == str(total) else " no")

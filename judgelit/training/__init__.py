@@ -1,0 +1,1 @@
+"""The LightningModules and all that a step of training needs."""

@@ -1,0 +1,194 @@
+"""One pass before training that leaves the reference's log-probabilities beside the data: no second model is needed."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from judgelit.atomic import write_json
+from judgelit.batches.flat_batch import PreferenceBatch, flatten_preferences
+from judgelit.batches.token_store import TokenRows
+from judgelit.progress import track
+
+_SAVE_EVERY = 30.0
+"""Seconds of work that a kill may cost."""
+_TOKENS = 8192
+"""Tokens of a batch of the pass, each prompt counted with each of its pairs."""
+_MAPPED = "mapped.arrow"
+_SCHEMA = pa.schema([("row", pa.int64()), ("logprobs", pa.list_(pa.float32()))])
+
+
+class StoredLogProbs:
+    """Log-probabilities of each row's chosen, then rejected tokens, memory-mapped; see `stored_logprobs`."""
+
+    def __init__(self, store: Path) -> None:
+        """Open a store whose parts have been mapped."""
+        self._store = store
+        batches = _open_mapped(store)
+        # The buffers as they are on disk: rows, where each row's values end, and the values.
+        self._parts = [(part.column(1).offsets.to_numpy(), part.column(1).values.to_numpy()) for part in batches]
+        rows = [np.zeros(0, np.int64), *(part.column(0).to_numpy() for part in batches)]
+        # Two runs that computed at once may both have a row.
+        self._places = np.unique(np.concatenate(rows), return_index=True)[1]
+        self._starts = np.cumsum([0, *(len(part) for part in batches)])
+
+    def __reduce__(self) -> Any:
+        # A loader's process maps the files anew.
+        return StoredLogProbs, (self._store,)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Sequence[float]:
+        place = self._places[index]
+        part = int(np.searchsorted(self._starts, place, side="right")) - 1
+        offsets, values = self._parts[part]
+        start, end = offsets[place - self._starts[part] :][:2]
+        return values[start:end].tolist()
+
+
+def _map_parts(store: Path) -> None:
+    """Write all parts as one Arrow file, since Parquet cannot be memory-mapped."""
+    half = store / f"{uuid4().hex}.tmp"
+    with pa.ipc.new_file(half, _SCHEMA) as writer:
+        for part in _parts(store):
+            for batch in pq.ParquetFile(part).iter_batches():
+                writer.write_batch(batch)
+    half.replace(store / _MAPPED)
+
+
+def _open_mapped(store: Path) -> list[pa.RecordBatch]:
+    reader = pa.ipc.open_file(pa.memory_map(str(store / _MAPPED)))
+    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among others."""
+
+    rank: int = 0
+    world_size: int = 1
+    barrier: Callable[[], None] = lambda: None
+
+
+def stored_logprobs(
+    folder: Path,
+    key: Mapping[str, str],
+    rows: TokenRows,
+    score: Callable[[PreferenceBatch], Tensor],
+    name: str,
+    ranks: Ranks = Ranks(),
+) -> StoredLogProbs:
+    """The log-probabilities stored under `key`, after computing what is missing; every rank takes its share.
+
+    Killed and called again, it goes on where it was.
+
+    Args:
+        folder: Where stores of any key lie.
+        key: Everything that the values depend on, by name.
+        rows: The pairs.
+        score: A batch to the log-probabilities of its scored tokens, [N] float32.
+        name: What the progress bar calls the data.
+        ranks: Who computes.
+    """
+    store = folder / hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:16]
+    if ranks.rank == 0 and not (store / "key.json").exists():
+        if changed := _changes(folder, key):
+            rank_zero_info(f"reference log-probabilities of {name} are computed anew: {changed}")
+        write_json(store / "key.json", dict(key))
+    ranks.barrier()
+    done = _done(store)
+    missing = np.array([row for row in range(len(rows)) if row not in done], dtype=np.int64)
+    ranks.barrier()  # nobody writes before all have looked
+    if len(missing):
+        batches = _batches(missing, rows)
+        # A sharded model needs all ranks in every forward pass: one out of work repeats a batch and keeps none of it.
+        turns = -(-len(batches) // ranks.world_size)
+        mine = [turn * ranks.world_size + ranks.rank for turn in range(turns)]
+        work = [(batches[number % len(batches)], number < len(batches)) for number in mine]
+        shown = track(work, f"reference of {name}") if ranks.rank == 0 else work
+        _compute(store, shown, rows, score)
+        ranks.barrier()
+    if ranks.rank == 0 and (len(missing) or not (store / _MAPPED).exists()):
+        _map_parts(store)
+    ranks.barrier()
+    return StoredLogProbs(store)
+
+
+def _batches(chosen: np.ndarray, rows: TokenRows) -> list[list[int]]:
+    """Rows in batches of some `_TOKENS`, of similar length, those of one prompt together."""
+    lengths = np.asarray(rows.lengths)[chosen]
+    keys, prompt = np.unique(np.asarray(rows.prompt_keys)[chosen], return_inverse=True)
+    longest = np.zeros(len(keys), dtype=np.int64)
+    np.maximum.at(longest, prompt, lengths)
+    batches: list[list[int]] = []
+    room = 0
+    for place in np.lexsort((prompt, longest[prompt])):
+        room -= lengths[place]
+        if room < 0:
+            batches.append([])
+            room = _TOKENS - lengths[place]
+        batches[-1].append(int(chosen[place]))
+    return batches
+
+
+def _compute(
+    store: Path,
+    work: Iterable[tuple[Sequence[int], bool]],
+    rows: TokenRows,
+    score: Callable[[PreferenceBatch], Tensor],
+) -> None:
+    found: dict[int, list[float]] = {}
+    saved = time.monotonic()
+    for numbers, keep in work:
+        pairs: list[Any] = [rows[number] for number in numbers]
+        batch = flatten_preferences(pairs)
+        counts = torch.bincount(batch.rows, minlength=len(batch.lengths)).tolist()
+        values = score(batch).float().cpu().split(counts)
+        if not keep:
+            continue
+        for number, chosen, rejected in zip(numbers, batch.chosen.tolist(), batch.rejected.tolist(), strict=True):
+            found[number] = torch.cat([values[chosen], values[rejected]]).tolist()
+        if time.monotonic() - saved > _SAVE_EVERY:
+            _save(store, found)
+            found, saved = {}, time.monotonic()
+    _save(store, found)
+
+
+def _save(store: Path, found: Mapping[int, list[float]]) -> None:
+    """Add a part; it appears only once it is complete."""
+    if not found:
+        return
+    name = uuid4().hex
+    table = pa.table({"row": list(found), "logprobs": list(found.values())}, _SCHEMA)
+    pq.write_table(table, store / f"{name}.tmp")
+    (store / f"{name}.tmp").replace(store / f"part-{name}.parquet")
+
+
+def _parts(store: Path) -> list[Path]:
+    return sorted(store.glob("part-*.parquet"))
+
+
+def _done(store: Path) -> set[int]:
+    return {row for part in _parts(store) for row in pq.read_table(part, columns=["row"])["row"].to_pylist()}
+
+
+def _changes(folder: Path, key: Mapping[str, str]) -> str:
+    """In what `key` differs from the store most like it, "" if there is none."""
+    others = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/key.json")]
+    if not others:
+        return ""
+    nearest = max(others, key=lambda other: sum(other.get(part) == value for part, value in key.items()))
+    parts = [part for part, value in key.items() if nearest.get(part) != value]
+    return ", ".join(f"{part} changed ({nearest.get(part, 'none')} -> {key[part]})" for part in parts)

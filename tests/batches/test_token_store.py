@@ -1,0 +1,606 @@
+"""Tokenised examples on disk: made once, never stale, whole or not there, whoever was killed and however many build."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from tokenizers import normalizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+
+from judgelit.batches import encoding, token_cache
+from judgelit.batches.encoding import encoded
+from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
+from judgelit.batches.token_cache import open_store
+from judgelit.batches.token_store import TokenRows, TokenStore
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.records import sources
+from judgelit.records.files import write_records
+from judgelit.records.reading import R
+from judgelit.records.records import Message, PreferenceExample, SFTExample
+from judgelit.records.sources import FileSource, Source, group_score, held_out_rows, split_by_group
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def turns(text: str) -> tuple[Message, ...]:
+    return ({"role": "user", "content": text},)
+
+
+def preferences(count: int) -> list[PreferenceExample]:
+    """Two pairs a prompt, of uneven length, every third without an id."""
+    return [
+        PreferenceExample(
+            turns(f"question {number // 2}" + "?" * (number // 2 % 5)),
+            "right " * (1 + number % 3) + str(number),
+            "wrong",
+            {"pair_id": f"e{number}"} if number % 3 else {},
+        )
+        for number in range(count)
+    ]
+
+
+def completions(count: int) -> list[SFTExample]:
+    return [SFTExample(turns(f"question {number}"), f"answer {number}", f"e{number}") for number in range(count)]
+
+
+def source_of(path: Path, records: Any) -> FileSource:
+    write_records(path, records)
+    return FileSource(str(path))
+
+
+def ids_of(store: TokenStore) -> list[tuple[str, list[list[int]]]]:
+    return [store.row(index) for index in range(len(store))]
+
+
+def wanted(records: Any, tokenizer: ChatTokenizer, at: str = "a.jsonl:{}") -> list[tuple[str, list[list[int]]]]:
+    rows = []
+    for line, one in enumerate(records, 1):
+        texts = [one.completion] if isinstance(one, SFTExample) else [one.chosen, one.rejected]
+        name = one.pair_id if isinstance(one, SFTExample) else one.meta.get("pair_id")
+        ids = [tokenizer.prompt_ids(one.messages), *map(tokenizer.completion_ids, texts)]
+        rows.append((name or at.format(line), ids))
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where stores are kept."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes at work as soon as there are a dozen examples."""
+    monkeypatch.setattr(encoding, "_CHUNK", 4)
+    monkeypatch.setattr(encoding, "_FEW", 2)
+    monkeypatch.setattr(encoding, "_cores", lambda: 2)
+
+
+@pytest.fixture
+def never_tokenise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to read rows or tokenise fails."""
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise AssertionError("done again")
+
+    monkeypatch.setattr(token_cache, "encoded", fail)
+    monkeypatch.setattr(sources, "read_rows", fail)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+# What a store holds.
+
+
+@pytest.mark.parametrize("at", ["a.jsonl:{}", "a.parquet: row {}"])
+def test_a_store_holds_the_ids_of_every_example_in_order(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, at: str
+) -> None:
+    path = tmp_path / at.split(":")[0]
+    store = open_store(source_of(path, preferences(10)), PreferenceExample, chatml, folder, "train")
+    assert ids_of(store) == wanted(preferences(10), chatml, at)
+    assert store.columns == ["prompt", "chosen", "rejected"]
+    store = open_store(source_of(path, completions(7)), SFTExample, chatml, folder, "train")
+    assert ids_of(store) == wanted(completions(7), chatml)
+    assert store.columns == ["prompt", "completion"]
+
+
+def test_many_batches_on_disk_are_one_sequence(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "_WRITTEN", 1500)
+    monkeypatch.setattr(encoding, "_cores", lambda: 1)
+    pairs = preferences(50)
+    store = open_store(source_of(tmp_path / "a.jsonl", pairs), PreferenceExample, chatml, folder, "train")
+    assert 2 < pa.ipc.open_file(str(store.path)).num_record_batches < 12
+    assert ids_of(store) == wanted(pairs, chatml)
+    assert store.prompt_tokens.tolist() == [len(prompt) for _, (prompt, *_) in wanted(pairs, chatml)]
+    assert [some.tolist() for some in store.completion_tokens] == [
+        [len(ids[column]) for _, ids in wanted(pairs, chatml)] for column in (1, 2)
+    ]
+
+
+def test_no_examples_are_an_empty_store(folder: Path, chatml: ChatTokenizer) -> None:
+    store = open_store(Given([]), PreferenceExample, chatml, folder, "train")
+    assert len(store) == 0 and len(store.lengths) == len(store.prompt_keys) == 0
+    assert len(TokenRows([(store, np.arange(0))], TokenizedPreference)) == 0
+
+
+def test_names_and_groups_that_are_no_unicode(folder: Path, chatml: ChatTokenizer) -> None:
+    odd = SFTExample(turns("q"), "a", "id \ud800", {"question": "key \udfff"})
+    store = open_store(Given([odd]), SFTExample, chatml, folder, "train")
+    assert store.row(0)[0] == "id ?"
+
+
+# In several processes.
+
+
+@pytest.mark.parametrize("count", [8, 9, 61])
+def test_several_processes_make_what_one_makes(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, count: int
+) -> None:
+    pairs = preferences(count)
+    store = open_store(source_of(tmp_path / "a.jsonl", pairs), PreferenceExample, chatml, folder, "train")
+    assert ids_of(store) == wanted(pairs, chatml)
+    assert multiprocessing.active_children() == []
+
+
+def test_few_chunks_are_held_at_a_time(chatml: ChatTokenizer, small_chunks: None) -> None:
+    read = 0
+
+    def endless() -> Iterator[tuple[str, SFTExample]]:
+        nonlocal read
+        while True:
+            read += 1
+            yield f"at {read}", SFTExample(turns(f"q {read}"), "a")
+
+    batches = encoded(endless(), SFTExample, chatml)
+    for taken in range(1, 12):
+        assert next(batches).num_rows == 4
+        # One chunk for each of two processes, and one that is about to be given.
+        assert read <= 4 * (taken + 3)
+    batches.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_tokenise_are_spared_torch() -> None:
+    code = "import sys, judgelit.batches.encoding; assert not {'torch', 'lightning', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_script_without_main_guard_is_not_run_again(tmp_path: Path, llama: str) -> None:
+    write_records(tmp_path / "a.jsonl", completions(30))
+    (tmp_path / "script.py").write_text(
+        "from judgelit.batches import encoding\n"
+        "from judgelit.batches.datamodules import SFTDataModule\n"
+        "encoding._CHUNK, encoding._FEW, encoding._cores = 4, 2, lambda: 2\n"
+        "print('begun')\n"
+        f"data = SFTDataModule({llama!r}, {str(tmp_path / 'a.jsonl')!r}, cache={str(tmp_path / 'cache')!r})\n"
+        "data.prepare_data()\ndata.setup('fit')\nprint(len(data.rows('train')))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["begun", "30"]
+
+
+class Dying(ChatTokenizer):
+    """A tokenizer in whose hands the process is killed."""
+
+    def prompt_ids(self, messages: Any) -> list[int]:
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().prompt_ids(messages)
+
+
+class Failing(ChatTokenizer):
+    """A tokenizer with a bug."""
+
+    def prompt_ids(self, messages: Any) -> list[int]:
+        raise ZeroDivisionError("a bug")
+
+
+def test_a_process_that_is_killed_is_one_line(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(30))
+    with pytest.raises(UserError, match=r"^a process that tokenises ended with exit code -9, perhaps .*; start again"):
+        open_store(source, SFTExample, Dying(chatml.hf, chatml.context), folder, "train")
+    assert left_in(folder) == [] and multiprocessing.active_children() == []
+
+
+def test_a_bug_in_a_process_shows_its_traceback(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(30))
+    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*prompt_ids.*ZeroDivisionError: a bug"):
+        open_store(source, SFTExample, Failing(chatml.hf, chatml.context), folder, "train")
+    assert left_in(folder) == []
+
+
+# Mistakes in the data.
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_record_that_cannot_be_read_is_named_and_leaves_nothing(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(encoding, "_cores", lambda: cores)
+    source = source_of(tmp_path / "a.jsonl", completions(30))
+    with Path(source.path).open("a") as file:
+        file.write('{"prompt": "q"}\n')
+    with pytest.raises(UserError) as caught:
+        open_store(source, SFTExample, chatml, folder, "train")
+    assert str(caught.value).startswith(f"{source.path}:31: found 'prompt', expected an SFT example")
+    assert left_in(folder) == [] and multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_an_example_that_the_template_refuses_is_named_and_leaves_nothing(
+    tmp_path: Path,
+    folder: Path,
+    hf_tokenizers: dict[str, PreTrainedTokenizerFast],
+    small_chunks: None,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+) -> None:
+    monkeypatch.setattr(encoding, "_cores", lambda: cores)
+    records = completions(30)
+    records[17] = replace(records[17], messages=({"role": "system", "content": "s"}, *records[17].messages))
+    source = source_of(tmp_path / "a.jsonl", records)
+    with pytest.raises(UserError) as caught:
+        open_store(source, SFTExample, ChatTokenizer(hf_tokenizers["gemma"]), folder, "train")
+    message = f"{source.path}:18: the chat template refuses the turns (system, user): System role not supported"
+    assert str(caught.value) == message
+    assert left_in(folder) == []
+
+
+def test_data_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(5))
+
+    def grow(*args: Any) -> Any:
+        with Path(source.path).open("a") as file:
+            file.write(json.dumps(completions(1)[0].to_dict()) + "\n")
+        return encoded(*args)
+
+    monkeypatch.setattr(token_cache, "encoded", grow)
+    with pytest.raises(UserError, match=r"^train: the data changed while it was read; start again$"):
+        open_store(source, SFTExample, chatml, folder, "train")
+    assert left_in(folder) == []
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, chatml: ChatTokenizer) -> None:
+    (tmp_path / "file").touch()
+    source = source_of(tmp_path / "a.jsonl", completions(5))
+    with pytest.raises(UserError, match=r"file/[0-9a-f]{32}: cannot be written: Not a directory; .* data\.cache$"):
+        open_store(source, SFTExample, chatml, tmp_path / "file", "train")
+
+
+# Made once.
+
+
+def test_a_second_start_reads_no_row(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, request: pytest.FixtureRequest
+) -> None:
+    source = source_of(tmp_path / "here.jsonl", completions(5))
+    first = open_store(source, SFTExample, chatml, folder, "train")
+    request.getfixturevalue("never_tokenise")
+    again = open_store(source, SFTExample, chatml, folder, "val")
+    assert (again.key, ids_of(again)) == (first.key, ids_of(first))
+    # Neither its weight nor its age nor the folder in which it stands is part of the data.
+    (tmp_path / "there").mkdir()
+    moved = Path(shutil.copy(source.path, tmp_path / "there" / "here.jsonl"))
+    assert open_store(FileSource(str(moved), weight=2.0), SFTExample, chatml, folder, "train").key == first.key
+
+
+def other_template(tokenizer: ChatTokenizer) -> ChatTokenizer:
+    hf = pickle.loads(pickle.dumps(tokenizer.hf))
+    hf.chat_template = hf.chat_template.replace("<|im_start|>assistant\n", "<|im_start|>assistant\nJudgment:")
+    return ChatTokenizer(hf, tokenizer.context)
+
+
+def other_vocabulary(tokenizer: ChatTokenizer) -> ChatTokenizer:
+    hf = pickle.loads(pickle.dumps(tokenizer.hf))
+    hf.add_tokens(["question 1"])
+    return ChatTokenizer(hf, tokenizer.context)
+
+
+@pytest.mark.parametrize("change", ["data", "name", "limit", "template", "vocabulary", "kind", "code"])
+def test_whatever_changes_nothing_stale_is_served(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    rows = [{"prompt": f"question {n}", "completion": "a", "chosen": "a", "rejected": f"b {n}"} for n in range(4)]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source, kind, tokenizer = FileSource(str(path)), SFTExample, chatml
+    first = open_store(source, kind, tokenizer, folder, "train")
+    if change == "data":
+        # Of equal size and age: only its content tells.
+        age = path.stat().st_mtime_ns
+        path.write_text(path.read_text().replace("question 3", "question 7"))
+        os.utime(path, ns=(age, age))
+    elif change == "name":
+        source = FileSource(str(path.rename(tmp_path / "b.jsonl")))
+    elif change == "limit":
+        source = replace(source, limit=3)
+    elif change == "template":
+        tokenizer = other_template(chatml)
+    elif change == "vocabulary":
+        tokenizer = other_vocabulary(chatml)
+    elif change == "kind":
+        kind = PreferenceExample  # type: ignore[assignment]
+    else:
+        monkeypatch.setattr(token_cache, "_code", lambda: "other")
+    second = open_store(source, kind, tokenizer, folder, "train")
+    assert second.key != first.key
+    found = [record for _, record in source.stream(kind)]
+    assert ids_of(second) == wanted(found, tokenizer, Path(source.path).name + ":{}")
+    # And the first is still there.
+    assert len(first) == 4 and len(left_in(folder)) == 2
+
+
+@dataclass(frozen=True)
+class Given(Source):
+    """Somebody's own source, which gives what it was given."""
+
+    records: list[Any] = field(default_factory=list)
+    weight: float = 1.0
+
+    def read(self, kind: type[R]) -> list[R]:
+        return self.records
+
+
+class Reversed(FileSource):
+    """Somebody's own way to read files."""
+
+    def read(self, kind: type[R]) -> list[R]:
+        return super().read(kind)[::-1]
+
+    def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
+        return iter(list(super().stream(kind))[::-1])
+
+
+def test_a_source_that_says_nothing_of_itself_is_known_by_what_it_gives(
+    folder: Path, chatml: ChatTokenizer, request: pytest.FixtureRequest
+) -> None:
+    first = open_store(Given(completions(4)), SFTExample, chatml, folder, "train")
+    other = open_store(Given([*completions(3), *completions(5)[4:]]), SFTExample, chatml, folder, "train")
+    assert [name for name, _ in ids_of(first)] == ["e0", "e1", "e2", "e3"]
+    assert [name for name, _ in ids_of(other)] == ["e0", "e1", "e2", "e4"]
+    request.getfixturevalue("never_tokenise")
+    assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").key == first.key
+
+
+def test_a_subclass_that_reads_files_otherwise_is_not_taken_for_them(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(4))
+    plain = open_store(source, SFTExample, chatml, folder, "train")
+    turned = open_store(Reversed(source.path), SFTExample, chatml, folder, "train")
+    assert ids_of(turned) == ids_of(plain)[::-1]
+
+
+def test_fingerprints_of_tokenizers(
+    chatml: ChatTokenizer, hf_tokenizers: dict[str, PreTrainedTokenizerFast], tmp_path: Path
+) -> None:
+    prints = {ChatTokenizer(hf).fingerprint for hf in hf_tokenizers.values()}
+    assert len(prints) == len(hf_tokenizers)
+    copies = [pickle.loads(pickle.dumps(chatml.hf)) for _ in range(2)]
+    # Neither use nor the folder it comes from makes it another one.
+    copies[0](["a", "b c"], padding=True, truncation=True, max_length=1)
+    copies[1].save_pretrained(tmp_path / "saved")
+    copies[1] = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
+    assert {ChatTokenizer(hf).fingerprint for hf in copies} == {chatml.fingerprint}
+    others = [pickle.loads(pickle.dumps(chatml.hf)) for _ in range(3)]
+    others[0].eos_token = "<|endoftext|>"
+    others[1].split_special_tokens = True
+    others[2].backend_tokenizer.normalizer = normalizers.Lowercase()
+    assert len({chatml.fingerprint, *(ChatTokenizer(hf).fingerprint for hf in others)}) == 4
+
+
+class Shouting(ByT5Tokenizer):
+    """Of the same files as its parent, with other code."""
+
+    def _tokenize(self, text: str) -> list[str]:
+        return super()._tokenize(text.upper())
+
+
+def test_fingerprints_of_tokenizers_in_python() -> None:
+    found = []
+    for kind, template, extra in (
+        (ByT5Tokenizer, "a", 10),
+        (ByT5Tokenizer, "a", 10),
+        (ByT5Tokenizer, "b", 10),
+        (ByT5Tokenizer, "a", 20),
+        (Shouting, "a", 10),
+    ):
+        hf = kind(extra_ids=extra)
+        hf.chat_template = template
+        found.append(ChatTokenizer(hf).fingerprint)
+    assert found[0] == found[1] and len(set(found)) == 4
+
+
+# Whole, or not there.
+
+
+def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(5))
+    path = open_store(source, SFTExample, chatml, folder, "train").path
+    path.write_bytes(path.read_bytes()[:-40])
+    assert ids_of(open_store(source, SFTExample, chatml, folder, "train")) == wanted(completions(5), chatml)
+
+
+def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
+    tmp_path: Path, folder: Path, llama: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(2000))
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from judgelit.batches import encoding, token_cache\n"
+        "from judgelit.records.records import SFTExample\n"
+        "from judgelit.records.sources import FileSource\n"
+        "from judgelit.batches.tokenizer import ChatTokenizer\n"
+        "encoding._CHUNK, encoding._FEW, encoding._cores, token_cache._WRITTEN = 4, 2, lambda: 2, 1\n"
+        "tokenizer = ChatTokenizer.load(sys.argv[1])\n"
+        "token_cache.open_store(FileSource(sys.argv[2]), SFTExample, tokenizer, Path(sys.argv[3]), 'train')\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, llama, source.path, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(1200):
+        parts = list(folder.rglob("*.part"))
+        if parts and parts[0].stat().st_size > 4000:
+            break
+        time.sleep(0.05)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process.kill()
+    process.wait()
+    assert parts and [path.suffix for path in folder.rglob("*") if path.is_file()] == [".part"]
+    # Its processes end by themselves.
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{child}/cmdline").exists() for child in children):
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{child}/cmdline").exists() for child in children)
+    tokenizer = ChatTokenizer.load(llama)
+    store = open_store(source, SFTExample, tokenizer, folder, "train")
+    assert len(store) == 2000
+    assert left_in(folder) == sorted(["rows.arrow", parts[0].name]), "another process may still be writing it"
+    os.utime(parts[0], (0, 0))
+    open_store(Given(completions(3)), SFTExample, tokenizer, folder, "train")
+    assert left_in(folder) == ["rows.arrow", "rows.arrow"]
+
+
+def test_builders_at_the_same_time_do_no_harm(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(40))
+    together = threading.Barrier(3)
+
+    def wait(*args: Any) -> Any:
+        together.wait()
+        return encoded(*args)
+
+    monkeypatch.setattr(token_cache, "encoded", wait)
+    found: list[TokenStore] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(open_store(source, SFTExample, chatml, folder, "train")))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [ids_of(store) for store in found] == [wanted(completions(40), chatml)] * 3
+    assert left_in(folder) == ["rows.arrow"]
+
+
+# The rows that a loader reads.
+
+
+@pytest.fixture
+def stores(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> list[TokenStore]:
+    """Two stores of preferences, of 10 and 6 rows."""
+    both = [source_of(tmp_path / "a.jsonl", preferences(10)), source_of(tmp_path / "b.jsonl", preferences(16)[10:])]
+    return [open_store(source, PreferenceExample, chatml, folder, "train") for source in both]
+
+
+def test_rows_are_those_chosen_of_each_store(stores: list[TokenStore], chatml: ChatTokenizer) -> None:
+    rows = TokenRows([(stores[0], np.array([1, 4, 5])), (stores[1], np.arange(6))], TokenizedPreference)
+    made = wanted(preferences(10), chatml)
+    made = [made[number] for number in (1, 4, 5)] + wanted(preferences(16)[10:], chatml, "b.jsonl:{}")
+    assert list(rows) == [TokenizedPreference(name, *ids) for name, ids in made]
+    assert rows[-1] == rows[8] == list(rows)[8]
+    with pytest.raises(IndexError):
+        rows[9]
+    assert rows.lengths.tolist() == [len(row) for row in rows]
+    assert rows.prompts.prompt_tokens.tolist() == [len(row.prompt) for row in rows]
+    paid = [len(row.chosen) + len(row.rejected) for row in rows]  # type: ignore[union-attr]
+    assert rows.prompts.completion_tokens.tolist() == paid
+    same = [[tuple(one.prompt) == tuple(other.prompt) for one in rows] for other in rows]
+    assert (rows.prompt_keys[:, None] == rows.prompt_keys).tolist() == same
+    assert rows.prompt_keys.dtype == np.int64
+
+
+def test_completions_are_rows_too(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
+    store = open_store(source_of(tmp_path / "a.jsonl", completions(3)), SFTExample, chatml, folder, "train")
+    rows = TokenRows([(store, np.array([2]))], TokenizedCompletion)
+    name, ids = wanted(completions(3), chatml)[2]
+    assert list(rows) == [TokenizedCompletion(name, *ids)]
+    assert rows.lengths.tolist() == [len(rows[0])]
+
+
+def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenStore]) -> None:
+    def fingerprint(*parts: tuple[TokenStore, list[int]]) -> str:
+        return TokenRows([(store, np.array(rows)) for store, rows in parts], TokenizedPreference).fingerprint
+
+    a, b = stores
+    everything = [*range(10)]
+    chosen = [
+        ((a, everything),),
+        ((a, everything[:-1]),),
+        ((a, [1, 2]),),
+        ((a, [1, 3]),),
+        ((b, [1, 2]),),
+        ((a, [1]), (a, [2])),
+        ((a, [1]), (b, [2])),
+        ((b, [2]), (a, [1])),
+    ]
+    assert len({fingerprint(*parts) for parts in chosen}) == len(chosen)
+    assert fingerprint((a, [1, 2])) == fingerprint((TokenStore(a.path), [1, 2]))
+
+
+def test_rows_are_pickled_as_where_they_are(stores: list[TokenStore]) -> None:
+    rows = TokenRows([(stores[0], np.arange(10)), (stores[1], np.arange(6))], TokenizedPreference)
+    before = len(pickle.dumps(rows))
+    assert len(rows.lengths) == len(rows.prompt_keys) == 16
+    packed = pickle.dumps(rows)
+    assert len(packed) == before < 800
+    assert list(pickle.loads(packed)) == list(rows)
+    # Other processes map the file themselves.
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(rows.__getitem__, [0, 15]) == [rows[0], rows[15]]
+
+
+def test_reference_values_come_with_their_rows(stores: list[TokenStore]) -> None:
+    rows = TokenRows([(stores[0], np.array([3, 7])), (stores[1], np.array([2]))], TokenizedPreference)
+    assert rows[1].reference is None  # type: ignore[union-attr]
+    rows.reference = [[-1.0, -2.0], [-3.0], [-4.0]]
+    assert [row.reference for row in rows] == [[-1.0, -2.0], [-3.0], [-4.0]]  # type: ignore[union-attr]
+    assert pickle.loads(pickle.dumps(rows))[1] == rows[1]
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.001, 0.3, 0.9999])
+def test_the_split_of_rows_is_the_split_of_records(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, fraction: float
+) -> None:
+    records = [replace(one, meta={**one.meta, "question": f"k{n // 3}"}) for n, one in enumerate(completions(60))]
+    store = open_store(source_of(tmp_path / "a.jsonl", records), SFTExample, chatml, folder, "train")
+    held_out = held_out_rows(store.by_group(lambda group: group_score(group, 3)), fraction)
+    names = [store.row(index)[0] for index in np.flatnonzero(held_out)]
+    assert names == [record.pair_id for record in split_by_group(records, fraction, 3)[1]]
+    assert 0 < len(names) < 60 or fraction == 0

@@ -1,0 +1,139 @@
+"""The local engine: the same texts whatever was done before, in whatever company."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
+from judgelit.models.backbone import Backbone
+from judgelit.models.lora import LoRA
+from judgelit.records.records import Message
+
+CONVERSATIONS: list[list[Message]] = [
+    [{"role": "user", "content": "Is 6 + 6 = " + "12, and " * (index % 4) + f"{index}?"}] for index in range(9)
+]
+SAMPLED = Sampling(max_new_tokens=8, temperature=1.0)
+GREEDY = Sampling(max_new_tokens=8)
+
+
+@pytest.fixture(scope="module")
+def engine(llama: str) -> LocalEngine:
+    return LocalEngine.load(Backbone(llama), batch_size=4)
+
+
+def answers(engine: Any, sampling: Sampling = SAMPLED, **settings: Any) -> dict[int, list[str]]:
+    return dict(engine.answer(CONVERSATIONS, sampling, **settings))
+
+
+def test_every_conversation_is_answered(engine: LocalEngine) -> None:
+    got = answers(engine, samples=2, seed=1)
+    assert got.keys() == set(range(9))
+    assert all(len(texts) == 2 for texts in got.values())
+
+
+def test_texts_follow_the_seed_and_nothing_else(engine: LocalEngine) -> None:
+    first = answers(engine, seed=1)
+    torch.manual_seed(99)
+    assert answers(engine, seed=1) == first
+    assert answers(engine, seed=2) != first
+
+
+def test_the_callers_random_state_is_left_alone(engine: LocalEngine) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    answers(engine)
+    assert torch.equal(torch.rand(3), wanted)
+
+
+@pytest.mark.parametrize("done", [{0}, {1, 2, 8}, {0, 1, 2, 3, 4, 5}, set(range(9))])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_texts_are_the_same_whatever_is_done(engine: LocalEngine, done: set[int], samples: int) -> None:
+    whole = answers(engine, samples=samples, seed=3)
+    rest = answers(engine, samples=samples, seed=3, done=done)
+    assert rest.keys() >= set(range(9)) - done
+    assert all(whole[index] == texts for index, texts in rest.items())
+
+
+def test_batches_that_are_done_are_not_generated(engine: LocalEngine) -> None:
+    assert answers(engine, done=set(range(9))) == {}
+
+
+def test_greedy_texts_are_those_of_each_alone(engine: LocalEngine) -> None:
+    together = answers(engine, GREEDY)
+    for index, conversation in enumerate(CONVERSATIONS):
+        assert dict(engine.answer([conversation], GREEDY)) == {0: together[index]}
+    assert answers(engine, GREEDY, samples=3) == {index: texts * 3 for index, texts in together.items()}
+
+
+def test_a_text_ends_before_its_end_of_turn(engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = engine.tokenizer
+    ids = [*tokenizer.text_ids("It is 12."), tokenizer.end_of_turn_id, *tokenizer.text_ids("more")]
+    monkeypatch.setattr(
+        "judgelit.generation.local.generate", lambda model, input_ids, *_, **__: [[ids]] * len(input_ids)
+    )
+    assert set(map(tuple, answers(engine).values())) == {("It is 12.",)}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_judgment_stops_at_its_verdict_if_it_is_to(
+    llama: str, attention: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine.load(Backbone(llama, attention=attention))
+    said = "It is 12, not [[B]]\nVerdict: [[A]]\nSo I think. [[B]]"
+    script = [*engine.tokenizer.text_ids(said), engine.tokenizer.end_of_turn_id]
+    steps = 0
+
+    def speak(head: nn.Module, args: Any, logits: Tensor) -> Tensor:
+        nonlocal steps
+        scripted = torch.full_like(logits, -torch.inf)
+        scripted[..., script[min(steps, len(script) - 1)]] = 0
+        steps += 1
+        return scripted
+
+    model: Any = engine.model
+    dict(engine.answer(CONVERSATIONS[:2], GREEDY))  # what a model can take is found out once
+    model.lm_head.register_forward_hook(speak)
+    for stop, wanted in ((True, "It is 12, not [[B]]\nVerdict: [[A]]\n"), (False, said)):
+        steps = 0
+        sampling = Sampling(max_new_tokens=200, stop_at_verdict=stop)
+        assert dict(engine.answer(CONVERSATIONS[:2], sampling)) == {0: [wanted], 1: [wanted]}
+        assert steps == len(engine.tokenizer.text_ids(wanted)) + (not stop)
+
+
+def test_its_identity_is_that_of_weights_and_template(llama: str, warm_adapter: str) -> None:
+    def identity(backbone: Backbone, template: str | None = None) -> str:
+        engine = LocalEngine.load(backbone)
+        if template is not None:
+            engine.tokenizer.hf.chat_template = template
+        return engine.identity
+
+    assert identity(Backbone(llama)) == identity(Backbone(llama))
+    others = [
+        Backbone(llama),
+        Backbone(llama, adapter=warm_adapter),
+        Backbone(llama, "bfloat16"),
+        Backbone(llama, lora=LoRA(r=2)),
+    ]
+    assert len({identity(other) for other in others} | {identity(Backbone(llama), "{{ messages[0].content }}")}) == 5
+
+
+def test_it_is_named_after_what_was_trained(llama: str, warm_adapter: str) -> None:
+    assert LocalEngine.load(Backbone(llama)).name == llama
+    assert LocalEngine.load(Backbone(llama, adapter=warm_adapter)).name == warm_adapter
+
+
+def test_every_architecture_answers(model_folder: str) -> None:
+    engine = LocalEngine(Backbone(model_folder).build(), ChatTokenizer.load(model_folder), "judge", batch_size=3)
+    assert answers(engine, GREEDY).keys() == set(range(9))
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_batch_of_nothing_is_refused(engine: LocalEngine, size: int) -> None:
+    with pytest.raises(UserError, match=f"^batch_size: found {size}, expected 1 or more$"):
+        LocalEngine(engine.model, engine.tokenizer, "judge", size)

@@ -1,0 +1,318 @@
+"""The verdict reader: what counts as a verdict, whose words count, and what happens when two disagree."""
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from judgelit.judging.verdict import parse
+from judgelit.records.records import swap_label
+
+LABELS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie", "[[tie]]": "tie"}
+VERDICTS = st.sampled_from(sorted(LABELS))
+
+# Text that can hold neither a verdict nor anything that opens a quotation reaching beyond its line.
+PROSE = st.text().filter(lambda text: not re.search(r"[\[［【<＜`｀~～]", text))
+LINE = st.text(
+    st.characters(
+        exclude_characters="[［【<＜`｀~～\"＂'＇‘’“”„«»‹›「」『』｢｣〝〞", exclude_categories=("Cc", "Zl", "Zp")
+    ),
+    max_size=30,
+)
+
+QUOTING = [
+    'He wrote "{}" there.',
+    "He wrote “{}” there.",
+    "He wrote „{}“ there.",
+    "He wrote «{}» there.",
+    "He wrote »{}« there.",
+    "He wrote 'see {}' there.",
+    "He wrote ‘see {}’ there.",
+    "他写道“{}”。",
+    '他写道"{}"。',
+    "他写道'见{}'。",
+    "他写道「{}」。",
+    "他写道『{}』。",
+    "He wrote `{}` there.",
+    "He wrote ``{}`` there.",
+    "He wrote:\n```\n{}\n```\nand stopped.",
+    "He wrote:\n~~~text\n{}\n~~~\nand stopped.",
+    "He wrote:\n````\n```\n{}\n```\n````\nand stopped.",
+    "He wrote:\n- ```\n  {}\n  ```\nand stopped.",
+    "He wrote:\n> {}\nand stopped.",
+    "He wrote:\n> so\n>> {}\nand stopped.",
+    "He wrote:\n1. > {}\nand stopped.",
+    "He wrote <answer>{}</answer> there.",
+    "He wrote\n<answer_a>\n{}\n</answer_a>\nthere.",
+    "He wrote\n<response>\n<answer>x</answer>\n{}\n</response>\nthere.",
+    "He wrote <quote>{}</quote> there.",
+    '<blockquote class="x">\n{}\n</blockquote>',
+    '"He wrote\n\nas he ended:\n{}\nand stopped"',
+    # What never closes.
+    'He wrote "{}',
+    "He wrote “{}",
+    "He wrote `{}",
+    "He wrote\n```\n{}",
+    "He wrote\n<answer>\n{}",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("[[A]]", "A"),
+        ("[[b]]", "B"),
+        ("[[ A ]]", "A"),
+        ("[[C]]", "tie"),
+        ("[[Tie]]", "tie"),
+        ("[[ TIE ]]", "tie"),
+        ("So: [[B]].", "B"),
+        ("**[[A]]**", "A"),
+        ("***Final verdict: [[A]]***", "A"),
+        ("__[[A]]__", "A"),
+        ("~~no~~ [[A]]", "A"),
+        ("[[**B**]]", "B"),
+        ("[[𝐁]]", "B"),
+        ("### [[B]]", "B"),
+        ("| verdict | [[B]] |", "B"),
+        (r"$\boxed{[[A]]}$", "A"),
+        (r"\[ \boxed{\text{[[B]]}} \]", "B"),
+        (r"\[\[A\]\]", "A"),
+        ("［［Ａ］］", "A"),
+        ("【【B】】", "B"),
+        ("［［ｔｉｅ］］", "tie"),
+        ("回答A更准确，所以判决是[[A]]。", "A"),
+        ("الحكم النهائي: [[\u200fB\u200f]].", "B"),
+        ("Итог: [[B]]!", "B"),
+        ("最終判定：[[A]]です", "A"),
+        ("[[[A]]]", "A"),
+        ("[so, [[A]]]", "A"),
+        ("[[A]]](url)", "A"),
+        ("[[A]][1]", "A"),
+        ("\ud800 [[A]] \x00 \udfff", "A"),
+        ("[[A]]\r\n", "A"),
+    ],
+)
+def test_a_well_formed_verdict_is_read(text, label):
+    assert parse(text) == label
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "A is better.",
+        "[A]",
+        "[[AB]]",
+        "[[A][B]]",
+        "[[A/B]]",
+        "[[A or B]]",
+        "[[A>B]]",
+        "[[Answer A]]",
+        "[[]]",
+        "[[D]]",
+        "[[A]",
+        "[ [A] ]",
+        "[[A\n]]",
+        r"\[[A]\]",
+        "((A))",
+        "[[\u0410]]",  # Cyrillic
+        "[[\u0391]]",  # Greek
+        "[[A\u0301]]",
+        "[[t\u0131e]]",
+        "\u27e6A\u27e7",
+        "[[A",
+    ],
+)
+def test_what_is_not_well_formed_is_not_guessed(text):
+    assert parse(text) is None
+
+
+@given(PROSE, VERDICTS)
+@example("don't, the answers' \"end", "[[A]]")
+@example("“never closed", "[[B]]")
+def test_the_verdict_at_the_end_of_any_text_without_one_is_read(text, verdict):
+    assert parse(f"{text}\n\n{verdict}") == LABELS[verdict]
+
+
+@given(LINE, VERDICTS, LINE)
+def test_the_verdict_within_a_line_is_read_whatever_surrounds_it(before, verdict, after):
+    assert parse(f"So {before}{verdict}{after}") == LABELS[verdict]
+
+
+@given(st.text())
+@example("[[" * 50)
+@example("<think></think></think><think>")
+def test_no_text_is_refused(text):
+    assert parse(text) in ("A", "B", "tie", None)
+    assert parse(text + "[[A]]") in ("A", "B", "tie", None)
+
+
+@pytest.mark.parametrize("form", QUOTING)
+@given(verdict=VERDICTS, before=LINE, after=LINE)
+def test_a_verdict_that_is_only_quoted_is_none(form, verdict, before, after):
+    quoted = f"a {before} {verdict} {after} z"
+    assert parse(form.format(quoted)) is None
+
+
+@pytest.mark.parametrize("form", QUOTING)
+def test_a_quoted_verdict_does_not_touch_the_models_own(form):
+    assert parse("[[A]] it is.\n\n" + form.format("x [[B]] y")) == "A"
+    if not form.endswith("{}") or "\n" not in form:  # else nothing after it is the model's own
+        assert parse(form.format("x [[B]] y") + "\n\nVerdict: [[A]]") == "A"
+
+
+@pytest.mark.parametrize(
+    "lead", ["", "Verdict: ", "**Final verdict:** ", "My final verdict is ", "判决：", "因此，最终结论是："]
+)
+@pytest.mark.parametrize(
+    "quoted",
+    ['"{}"', "'{}'", "“{}”", "「{}」", "«{}»", "`{}`", "`` {} ``", "**`{}`**", '"**{}**".', "<answer>{}</answer>"],
+)
+@given(verdict=VERDICTS)
+def test_a_line_of_only_a_quoted_verdict_counts(lead, quoted, verdict):
+    assert parse(f'Answer A said "[[C]]" to us.\n{lead}{quoted.format(verdict)}\n') == LABELS[verdict]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Answer B says: "[[A]]"',
+        'Either "[[A]]" or "[[B]]"',
+        '"Verdict: [[A]]"',
+        "```\n[[A]]\n```",
+        "> [[A]]",
+        "<answer>\n[[A]]\n</answer>",
+        'She wrote "first\n"[[A]]"\nlast"',
+        'The text was "all this\n[[B]]"',
+    ],
+)
+def test_other_quoted_lines_do_not(text):
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I don't think B's answer is worse, isn't it? [[A]] it's.",
+        "Both answers' points, the judges' view: [[A]] beats the others' choice.",
+        "Rock 'n roll: [[A]]",
+        'A 6" pipe, so [[A]]',
+        'צה"ל: [[A]]',
+        "l'accord d’hier donne [[A]] aujourd'hui",
+        "It is 5' 6\" tall and [[A]] fits",
+        "x > y, hence [[A]]",
+    ],
+)
+def test_an_apostrophe_or_a_measure_opens_no_quotation(text):
+    assert parse(text) == "A"
+
+
+@pytest.mark.parametrize("tag", ["think", "thinking", "reasoning", "THINK"])
+def test_reasoning_does_not_count(tag):
+    assert parse(f"<{tag}>[[A]]</{tag}>") is None
+    assert parse(f"<{tag}>[[A]]</{tag}>\n\n[[B]]") == "B"
+    assert parse(f"<{tag}>one [[A]]</{tag}> [[B]] <{tag}>two</{tag}> [[A]]") == "A"
+    assert parse(f"<{tag}>I would say [[A]]") is None
+    assert parse(f"[[A]]\n<{tag}>but wait") is None
+    assert parse(f"opened by the chat template [[A]]</{tag}>[[B]]") == "B"
+    assert parse(f"<{tag}>he writes `</{tag}>` and [[A]]</{tag}>[[B]]") == "B"
+    assert parse(f"Answer A uses `<{tag}>`. [[B]]") == "B"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[A]] or [[B]]",
+        "[[A]]/[[B]]",
+        "[[A]] and [[C]]",
+        "[[A]]\n[[B]]",
+        "[[A]].\n\n---\n\n**[[B]]**",
+        "[[A]] vs. [[B]]",
+        "[[A]]或[[B]]",
+        "[[A]] 和 [[B]]",
+        r"\boxed{[[A]]} \boxed{[[B]]}",
+        "<b>[[A]]</b>\n<b>[[B]]</b>",
+        "In style [[A]] wins, in substance [[B]].",
+        "[[B]]. No. In style [[A]] wins, in substance [[B]].",
+    ],
+)
+def test_two_final_verdicts_are_none(text):
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "First I leaned to [[A]]. On reflection [[B]].",
+        "First [[A]]! Then [[B]]",
+        "先前倾向[[A]]。再想，应为[[B]]。",
+        "Style: [[A]]\nAll in all: [[B]]",
+        "[[B]]\n\n[[B]]",
+        "[[A]] or [[C]]? The end: [[B]], yes [[b]].",
+    ],
+)
+def test_the_last_sentence_decides(text):
+    assert parse(text) == "B"
+
+
+PIECES = st.lists(
+    st.one_of(
+        VERDICTS,
+        st.sampled_from(
+            [" ", "\n", ". ", " or ", ", ", '"', "'", "`", "\n```\n", "\n> ", "“", "”", "<think>", "</think>"]
+        ),
+        st.sampled_from(["<answer>", "</answer>", "why", "don't", "。", "[", "]", "[A]", "B", "\\"]),
+    ),
+    max_size=25,
+)
+
+
+@given(PIECES)
+def test_swapping_a_and_b_swaps_the_verdict(pieces):
+    text = "".join(pieces)
+    label = parse(text)
+    assert parse(text.translate(str.maketrans("AB", "BA"))) == (label and swap_label(label))
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "[[",
+        "]]",
+        "[[A]]",
+        "[[A]]. x\n",
+        "[[ ",
+        "\\[",
+        '"',
+        " '",
+        "'a' ",
+        "“",
+        "“\n",
+        "‘a",
+        "`",
+        "` `` ",
+        "```\n",
+        "\n> ",
+        "<think>",
+        "</think>",
+        "<answer>",
+        "<answer1>",
+        "<q",
+        "**",
+        "\n",
+        " ",
+        "so, ",
+        "e\u0301\u0327",
+        '"[[A]]"\n',
+        "'x\n",
+        "`" * 1000 + "x",
+    ],
+)
+def test_two_megabytes_of_anything_take_little_time(unit):
+    text = unit * (2_000_000 // len(unit))
+    start = time.process_time()
+    parse(text + "\n\nx. [[A]]")
+    assert time.process_time() - start < 5  # about one second where nothing else runs; hours if quadratic

@@ -1,0 +1,288 @@
+"""`judgelit plan`: its figures against closed forms, and against what autograd really keeps."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import bitsandbytes
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from judgelit.batches.flat_batch import (
+    Batch,
+    TokenizedPreference,
+    flatten_preferences,
+)
+from judgelit.cli import main
+from judgelit.errors import UserError
+from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.models.backbone import Backbone
+from judgelit.models.lora import LoRA
+from judgelit.planning.estimate import Run, estimate
+from judgelit.planning.memory_trace import LiveBytes, on_meta, trace_step
+from judgelit.planning.plan import _window, length_of, parse_memory
+from judgelit.planning.savings import _share_out, changes, needed
+from judgelit.planning.workload import Assumed, read_workload
+from judgelit.training.global_batch import GlobalBatch
+from judgelit.training.optimizers import PagedAdamW8bit
+
+HIDDEN, LAYERS, VOCABULARY = 64, 3, 500
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> str:
+    """A model's configuration, without weights."""
+    return save_config(tmp_path / "model")
+
+
+def save_config(folder: Path, kind: type = LlamaConfig, layers: int = LAYERS, **more: object) -> str:
+    config = kind(
+        hidden_size=HIDDEN,
+        intermediate_size=160,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=VOCABULARY,
+        **more,
+    )
+    config.architectures = [kind.__name__.replace("Config", "ForCausalLM")]
+    config.save_pretrained(folder)
+    return str(folder)
+
+
+def some_batch(prompt: int = 70, chosen: int = 30, rejected: int = 25) -> Batch:
+    rows = [
+        TokenizedPreference(str(index), [index + 1] * (prompt + index), [7] * chosen, [8] * rejected)
+        for index in range(3)
+    ]
+    return flatten_preferences(rows)
+
+
+def really_kept(model: torch.nn.Module, batch: Batch, scoring: Scoring) -> int:
+    """Bytes of the storages that autograd saves in a forward pass on the CPU, weights left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in [*model.parameters(), *model.buffers()]}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        completion_logprobs(model, batch, scoring)
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
+@pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
+@pytest.mark.parametrize("lora", [None, LoRA(r=4)])
+def test_what_a_forward_pass_keeps_is_what_autograd_saves(
+    tmp_path: Path, kind: type, layout: str, lora: LoRA | None
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    backbone = Backbone(save_config(tmp_path, kind), lora=lora)
+    model = AutoModelForCausalLM.from_config(kind.from_pretrained(tmp_path))
+    outlined = backbone.outline().train()
+    if lora is not None:
+        model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    for one in (model, outlined):
+        (one if lora is None else one.get_base_model()).set_attn_implementation("judgelit")
+    batch, scoring = some_batch(), Scoring(layout)  # type: ignore[arg-type]
+    found = trace_step(outlined, None, on_meta(batch, scoring, "judgelit"), scoring).kept
+    assert found == pytest.approx(really_kept(model.train(), batch, scoring), rel=0.03)
+
+
+def test_checkpointing_keeps_the_input_of_each_layer(tmp_path: Path) -> None:
+    batch = some_batch()
+    kept = []
+    for layers in (2, 6):
+        backbone = Backbone(save_config(tmp_path / str(layers), layers=layers))
+        kept.append(estimate(Run(backbone, torch.optim.AdamW, on_cpu=True), batch).kept)
+    assert kept[1] - kept[0] == 4 * len(batch.input_ids) * HIDDEN * 4
+
+
+def test_gradients_live_through_the_forward_pass_where_they_are_added_up(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW, on_cpu=True)
+    once, more = (estimate(replace(run, accumulates=several), some_batch()) for several in (False, True))
+    weights = 4 * once.parameters
+    assert once.gradients == weights and once.optimizer == 2 * weights
+    assert more.peak >= 4 * weights + more.kept
+    assert once.peak < more.peak
+
+
+def test_sharding_divides_what_is_sharded(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW)
+    whole, part = (estimate(one, some_batch()) for one in (run, replace(run, gpus=4, sharded=True)))
+    assert part.weights == pytest.approx(whole.weights / 4, rel=0.01)
+    assert (part.optimizer, part.gradients) == (whole.optimizer / 4, whole.gradients / 4)
+    assert part.kept == whole.kept and part.gathered > 2 * 4 * VOCABULARY * HIDDEN
+    copies = estimate(replace(run, gpus=8, gpus_per_copy=4, sharded=True), some_batch())
+    assert copies == part
+    replicas = estimate(replace(run, gpus=4), some_batch())
+    assert replicas.gradients == 2 * whole.gradients and replicas.weights == whole.weights
+
+
+def test_4_bit_weights_can_be_loaded_afterwards(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, tie_word_embeddings=False)
+    tables = bitsandbytes.functional.name2qmap
+    tables.clear()
+    estimate(Run(Backbone(folder, quantization="nf4", lora=LoRA(r=4)), torch.optim.AdamW), some_batch())
+    assert not any(table.is_meta for table in tables.values())
+
+
+def test_4_bit_weights_take_half_a_byte_and_their_scales(tmp_path: Path) -> None:
+    folder = save_config(tmp_path, tie_word_embeddings=False)
+    backbone = Backbone(folder, "bfloat16", lora=LoRA(r=4))
+    full, small = (
+        estimate(Run(replace(backbone, quantization=kind), PagedAdamW8bit, "auto"), some_batch())
+        for kind in (None, "nf4")
+    )
+    linear = LAYERS * (HIDDEN * (HIDDEN + 2 * 32 + HIDDEN) + 3 * HIDDEN * 160)
+    assert full.parameters == small.parameters and full.trained == small.trained
+    # A byte for 64 weights, 4 for 256 of these, and for each layer two tables of 16 and 256 values and an offset.
+    scales = linear / 64 + 4 * linear / 64 / 256 + LAYERS * 7 * 4 * (16 + 256 + 1)
+    assert full.weights - small.weights == pytest.approx(2 * linear - linear / 2 - scales, rel=0.01)
+    assert small.reference == 0
+
+
+def test_an_8_bit_optimizer_keeps_two_bytes_a_weight(tmp_path: Path) -> None:
+    backbone = Backbone(save_config(tmp_path), "bfloat16", lora=LoRA(r=64))
+    memory = estimate(Run(backbone, PagedAdamW8bit), some_batch())
+    plain = estimate(Run(backbone, torch.optim.AdamW), some_batch())
+    assert plain.optimizer == 8 * plain.trained
+    # Matrices of 64 x 32 and less stay in 32 bits.
+    small = LAYERS * 2 * 64 * 32
+    assert memory.optimizer == pytest.approx((memory.trained - small) * (2 + 8 / 256) + 8 * small, rel=1e-6)
+
+
+def test_a_frozen_reference_is_a_second_model_and_a_precomputed_one_none(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW, "frozen")
+    frozen, none = (estimate(replace(run, reference=kind), some_batch()) for kind in ("frozen", "precomputed"))
+    assert frozen.reference == frozen.weights and none.reference == 0
+    assert frozen.peak - none.peak == frozen.weights
+    with pytest.raises(UserError, match="needs a LoRA policy"):
+        estimate(replace(run, reference="adapter"), some_batch())
+
+
+def test_storages_are_counted_while_they_live() -> None:
+    weight = torch.empty(1000)
+    with LiveBytes() as live:
+        view = weight.view(10, 100)
+        assert live.now == 0
+        first = view + 1
+        second = first[2:].t()
+        assert live.now == 4000
+        del first
+        assert live.now == 4000 and second.shape == (100, 8)
+        del second
+    assert (live.now, live.peak) == (0, 4000)
+
+
+def test_steps_and_operations(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW)
+    data = SimpleNamespace(batch_size=4, tokens_per_batch=None)
+    work = read_workload(data, run, Assumed(prompt=50, completion=10, examples=40))
+    linear = LAYERS * (HIDDEN * (HIDDEN + 2 * 32 + HIDDEN) + 3 * HIDDEN * 160)
+    seen = LAYERS * HIDDEN * 60 * 61 // 2
+    forward = 40 * (2 * linear * 60 + 2 * VOCABULARY * HIDDEN * 10 + 4 * seen)
+    assert work.flops == 3 * forward and work.batches == 10 and work.tokens == 2400
+    trainer = {"accumulate_grad_batches": 3, "limit_train_batches": None, "max_steps": -1, "max_epochs": 2}
+    length = length_of(work, trainer, gpus=2)
+    assert (length.steps, length.examples, length.flops) == (4, 80, 2 * work.flops)
+    assert length.hours(2, tflops=1e-9, mfu=0.5) == pytest.approx(length.flops / 1000 / 3600)
+    assert length_of(work, trainer | {"max_steps": 3}, gpus=2).examples == 60
+    with pytest.raises(UserError, match="no end"):
+        length_of(work, trainer | {"max_epochs": -1}, gpus=2)
+
+
+def test_mixed_precision_gathers_and_computes_in_half(model_folder: str) -> None:
+    run = Run(Backbone(model_folder), torch.optim.AdamW, gpus=4, sharded=True)
+    single, mixed = (estimate(one, some_batch()) for one in (run, replace(run, precision="bf16-mixed")))
+    assert (mixed.weights, mixed.optimizer, mixed.gradients) == (single.weights, single.optimizer, single.gradients)
+    assert single.gathered / 2 < mixed.gathered < single.gathered and mixed.kept < 0.7 * single.kept
+    # One GPU alone keeps a copy of all weights in half precision while autocast is at work.
+    alone = estimate(replace(run, gpus=1, sharded=False, precision="bf16-mixed"), some_batch())
+    assert alone.working > mixed.working + mixed.parameters
+
+
+def test_8_bit_optimizers_are_not_sharded(model_folder: str) -> None:
+    class AdamW8bit(torch.optim.AdamW):
+        pass
+
+    run = Run(Backbone(model_folder), AdamW8bit)
+    with pytest.raises(UserError, match="AdamW8bit with strategy FSDP2"):
+        estimate(replace(run, gpus=2, sharded=True), some_batch())
+    setting, shared, _ = _share_out(run, ()) or ("", run, ())
+    assert setting.endswith("over 2 GPUs, with torch.optim.AdamW") and shared.optimizer is torch.optim.AdamW
+
+
+def test_a_step_over_all_devices_is_one() -> None:
+    trainer = {"accumulate_grad_batches": 1, "callbacks": [GlobalBatch(16)]}
+    assert [_window(trainer, gpus) for gpus in (1, 8)] == [16, 2]
+    with pytest.raises(UserError, match="expected a multiple of the 3 devices"):
+        _window(trainer, 3)
+
+
+def test_changes_come_in_order_until_the_run_fits(model_folder: str) -> None:
+    run = Run(Backbone(model_folder, activation_checkpointing=False), torch.optim.AdamW, "frozen", on_cpu=True)
+    work = read_workload(SimpleNamespace(batch_size=8, tokens_per_batch=None), run, Assumed(300, 20, 40))
+    peak = needed(run, estimate(run, work.collate(work.rows)))
+    found = list(changes(run, work, peak, room=0))
+    assert [change.setting.split("=")[0] for change in found][:2] == [
+        "--model.backbone.activation_checkpointing",
+        "--model.backbone.lora.r",
+    ]
+    assert sum(change.saves for change in found) == peak - found[-1].needs
+    assert len(list(changes(run, work, peak, room=found[0].needs))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24 * 10**9), ("80GiB", 80 * 2**30), ("1.5 gb", 15 * 10**8), ("24", 24 * 10**9)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["much", "24 apples", "0GB", "-3GB", ""])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(UserError, match="expected a size such as 24GB"):
+        parse_memory(text)
+
+
+def plan(*arguments: str) -> None:
+    main(["plan", "--config=quickstart/sft", "--data.val=null", "--data.judge=null", *arguments])
+
+
+def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plan("--data.train.init_args.tasks.init_args.count=40", f"--data.cache={tmp_path}", "--gpu-memory=24GB")
+    printed = capsys.readouterr().out
+    assert "SFT, full: nano" in printed and "fits 24.00 GB" in printed and "not read" not in printed
+    plan("--prompt-tokens=100", "--completion-tokens=20", "--gpu-memory=1MB", "--data.batch_size=3")
+    printed = capsys.readouterr().out
+    assert "3 examples, 360 tokens" in printed and "prompts of 100" in printed
+    assert "does not fit 0.00 GB" in printed and "no setting saves the last" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--gpu-memory=lots", "--prompt-tokens=9"], "--gpu-memory: found 'lots', expected a size"),
+        (["--model.backbone.name_or_path=./nowhere", "--prompt-tokens=9"], "model './nowhere': no such folder"),
+        (["--data.train=./nowhere.jsonl"], "or give --prompt-tokens"),
+        (["--trainer.strategy=bogus", "--prompt-tokens=9"], "trainer.strategy: found 'bogus', expected a name such as"),
+        (
+            ["--trainer.precision=bf16-true", "--prompt-tokens=9"],
+            "trainer.precision: found 'bf16-true', expected one of",
+        ),
+        (["--mfu=0"], "--mfu: found '0', expected a number above 0"),
+        (["--model.backbone.quantization=nf4", "--prompt-tokens=9"], "found neither lora nor adapter"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        plan(*arguments)
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and complaint in printed

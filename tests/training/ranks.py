@@ -1,0 +1,93 @@
+"""Small training runs over one or two ranks, for test_finetuning.py."""
+
+import random
+import sys
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader
+
+from judgelit.batches.flat_batch import (
+    TokenizedCompletion,
+    TokenizedPreference,
+    flatten_completions,
+    flatten_preferences,
+)
+from judgelit.batches.sampler import BatchSampler
+from judgelit.models.backbone import Backbone
+from judgelit.training.dpo import DPOModule
+from judgelit.training.losses import PreferenceLoss
+from judgelit.training.sft import SFTModule
+
+
+class Data(L.LightningDataModule):
+    """Rows of very uneven length, dealt out to the ranks batch by batch."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        draw = random.Random(0)
+        ids = [[[draw.randrange(300) for _ in range(draw.randint(1, 15))] for _ in range(3)] for _ in range(24)]
+        if kind == "sft":
+            self.rows: list[Any] = [TokenizedCompletion(str(i), p, c) for i, (p, c, _) in enumerate(ids)]
+            self.collate: Any = flatten_completions
+        else:
+            self.rows = [TokenizedPreference(str(i), *row) for i, row in enumerate(ids)]
+            self.collate = flatten_preferences
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.trainer is not None
+        batches = BatchSampler(
+            [len(row) for row in self.rows],
+            3,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            shuffle=False,
+        )
+        return DataLoader(self.rows, batch_sampler=batches, collate_fn=self.collate)  # type: ignore[arg-type]
+
+
+def train(kind: str, ranks: int, accumulate: int, folder: str, adapter: str) -> dict[str, Any]:
+    """What two epochs over the rows, three a micro-batch, make of the weights."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    module: Any
+    if kind == "sft":
+        module = SFTModule(Backbone(folder), sgd)
+    else:
+        module = DPOModule(Backbone(folder, adapter=adapter), PreferenceLoss(beta=0.5, nll_weight=0.3), optimizer=sgd)
+    module.configure_model()
+    start = {name: weight.detach().clone() for name, weight in module.named_parameters() if weight.requires_grad}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy="ddp" if ranks > 1 else "auto",
+        max_epochs=2,
+        accumulate_grad_batches=accumulate,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=Data(kind))
+    after = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
+    loss = float(trainer.callback_metrics["train/loss"])
+    return {"start": start, "weights": after, "loss": loss, "steps": trainer.global_step}
+
+
+def main(folder: str, adapter: str, out: str) -> None:
+    """Train on two ranks, SFT and DPO, each with and without accumulation."""
+    results = {
+        f"{kind}-{accumulate}": train(kind, 2, accumulate, folder, adapter)
+        for kind in ("sft", "dpo")
+        for accumulate in (1, 2)
+    }
+    if torch.distributed.get_rank() == 0:
+        torch.save(results, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

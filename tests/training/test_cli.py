@@ -1,0 +1,205 @@
+"""What `judgelit fit` adds to LightningCLI."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from judgelit.cli import main
+from judgelit.training import cli as training
+from judgelit.training.finetuning import FineTuningModule
+
+SFT = [
+    "fit",
+    "--config=quickstart/sft",
+    "--data.train.init_args.tasks.init_args.count=90",
+    "--data.val=null",
+    "--data.judge=null",
+    "--data.batch_size=8",
+    "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint",
+    "--trainer.callbacks.save_last=true",
+    "--trainer.callbacks.every_n_train_steps=2",
+    # The schedule stretches over the run's length, which the two runs below do not share.
+    "--model.lr_scheduler=null",
+]
+
+
+def checkpoint(run: str) -> dict:
+    return torch.load(Path(run) / "checkpoints/last.ckpt", weights_only=True)
+
+
+def logged_losses(run: str) -> list[str]:
+    with Path(run, "csv/version_0/metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
+
+
+def test_the_last_checkpoint_is_of_the_last_step_and_continues_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=16", "--trainer.default_root_dir=unbroken"])
+    main([*SFT, "--trainer.max_steps=5", "--trainer.default_root_dir=broken"])
+    assert checkpoint("broken")["global_step"] == 5
+    main([*SFT, "--trainer.max_steps=16", "--trainer.default_root_dir=broken", "--ckpt_path=last"])
+    unbroken, broken = checkpoint("unbroken"), checkpoint("broken")
+    assert unbroken["global_step"] == broken["global_step"] == 16
+    for name, weight in unbroken["state_dict"].items():
+        assert torch.equal(weight, broken["state_dict"][name]), name
+
+
+def test_the_saved_configuration_runs_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=2", "--trainer.default_root_dir=first"])
+    saved = yaml.safe_load(Path("first/config.yaml").read_text(encoding="utf-8"))
+    assert saved["trainer"]["max_steps"] == 2 and saved["seed_everything"] == 0
+    main(["fit", "--config=first/config.yaml", "--trainer.default_root_dir=second"])
+    for name, weight in checkpoint("first")["state_dict"].items():
+        assert torch.equal(weight, checkpoint("second")["state_dict"][name]), name
+
+
+def test_last_means_a_new_run_where_none_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # As a kill before the first checkpoint leaves it.
+    Path("run/checkpoints").mkdir(parents=True)
+    Path("run/checkpoints/last.ckpt.part").write_bytes(b"half")
+    Path("run/csv/version_0").mkdir(parents=True)
+    Path("run/csv/version_0/metrics.csv").write_text("step,train/loss\n0,1.0\n1,", encoding="utf-8")
+    run = [*SFT, "--trainer.max_steps=2", "--trainer.log_every_n_steps=1", "--trainer.default_root_dir=run"]
+    main([*run, "--ckpt_path=last"])
+    assert "no checkpoint in run/checkpoints yet: beginning anew\n" in capsys.readouterr().out
+    main([*run[:-1], "--trainer.default_root_dir=fresh"])
+    assert not list(Path("run/checkpoints").glob("*.part"))
+    losses = [logged_losses(folder) for folder in ("run", "fresh")]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+    main([*run, "--ckpt_path=last"])
+    assert "continuing from run/checkpoints/last.ckpt\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "left", "said"),
+    [
+        ("fit", "truncated", "cannot be read as a checkpoint"),
+        ("fit", "no run", "does not say where its run was"),
+        ("fit", "weights alone", "holds weights alone"),
+        ("fit", "other data", "on other data than a SFTDataModule"),
+        ("fit", "other adapter", "is of another model"),
+        ("fit", "model alone", "choose another folder"),
+        ("validate", "nothing", "no checkpoint in run/checkpoints"),
+    ],
+)
+def test_what_cannot_be_continued_is_refused_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    left: str,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lora = [] if left == "other adapter" else ["--model.backbone.lora.r=2"]
+    run = [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=run"]
+    if left == "nothing":
+        run = [command, *run[1:]]
+    else:
+        main([*run, *lora])
+    last = Path("run/checkpoints/last.ckpt")
+    if left == "truncated":
+        last.write_bytes(last.read_bytes()[:-100])
+    if missing := {"no run": "judgelit", "weights alone": "callbacks", "other data": "SFTDataModule"}.get(left):
+        torch.save({name: value for name, value in checkpoint("run").items() if name != missing}, last)
+    if left == "other adapter":
+        lora = ["--model.backbone.lora.r=3"]
+    if left == "model alone":
+        shutil.rmtree("run/checkpoints")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main([*run, *lora, "--ckpt_path=last"])
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert said in line
+
+
+def test_short_names_stand_for_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for thing in training.BY_SHORT_NAME[:4:3]:
+        with pytest.raises(SystemExit):
+            main(["fit", "--config=quickstart/sft", f"--data={thing.__name__}", "--data.train=x", "--print_config"])
+        assert f"{thing.__module__}.{thing.__name__}" in capsys.readouterr().out
+
+
+ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--trainer.precision=bf16-true"],
+            "trainer.precision: found 'bf16-true', expected one of 32-true, bf16-mixed",
+        ),
+        (["--trainer.precision=64-true"], "trainer.precision: found '64-true'"),
+        (["--trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: found 0, expected 1 or more"),
+        (["--data.batch_size=null"], "data.batch_size: found None, expected 1 or more"),
+        (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
+        (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': no regular expression"),
+        ([ZERO % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
+        ([ZERO % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
+        ([ZERO % "0.1"], "data.train: found 4 examples of weight 0.1, of which an epoch visits none"),
+        (["--model.layout=bad"], "layout: found 'bad', expected auto, shared_prefix or concatenated"),
+        (["--model.backbone.quantization=int8"], "backbone.quantization: found 'int8', expected nf4"),
+        (["--data.tokens_per_batch=many"], "tokens_per_batch: found 'many', expected int"),
+        (["--data.train=null"], "error: missing --train"),
+        (["--data.group_by_length=maybe"], "group_by_length: found 'maybe', expected bool"),
+        (["--trainer.max_steps=many"], "trainer.max_steps: found 'many', expected int"),
+        (["--trainer.devices=x"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
+        (["--trainer.strategy=FSDP3"], "trainer.strategy: found 'FSDP3', expected a name such as ddp, or a class as"),
+        (["--data=DPODataModule"], "data: found DPODataModule for SFTModule, expected SFTDataModule"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"{n}+1=?", "completion": f"{n + 1}"} for n in range(4)]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run = ["fit", "--model=SFTModule", "--model.backbone.name_or_path=nano", "--data=SFTDataModule"]
+    run += ["--data.train=train.jsonl", "--data.cache=cache", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    with pytest.raises(SystemExit) as exit_:
+        main([*run, *arguments])
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert said in line
+
+
+def test_a_huge_batch_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_does_not_look_like_one_that_has_ended(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        FineTuningModule, "on_train_batch_start", lambda module, *_: os.kill(os.getpid(), number), raising=True
+    )
+    with pytest.raises(SystemExit) as exit_:
+        main([*SFT, "--trainer.max_steps=3", "--trainer.default_root_dir=run"])
+    assert exit_.value.code == code
+    assert "judgelit: interrupted; the same command continues" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    main([*SFT, "--trainer.max_steps=3", "--trainer.default_root_dir=run", "--ckpt_path=last"])

@@ -1,0 +1,166 @@
+"""DPO against a precomputed reference: the run that a second model would have given, whatever is stored."""
+
+import random
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from judgelit.batches.datamodules import DPODataModule
+from judgelit.errors import UserError
+from judgelit.models.backbone import Backbone
+from judgelit.models.lora import LoRA
+from judgelit.records.files import write_records
+from judgelit.records.records import PreferenceExample
+from judgelit.training.dpo import DPOModule
+from judgelit.training.losses import PreferenceLoss
+
+OPTIMIZER = partial(torch.optim.AdamW, lr=3e-3)
+LOGGED = ("train/loss", "train/rewards/margin", "train/kl", "train/logps/rejected")
+
+
+class Logged(L.Callback):
+    """What each step logs."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[float]] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        self.steps.append([float(trainer.callback_metrics[name]) for name in LOGGED])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    draw = random.Random(0)
+    examples = []
+    for number in range(24):
+        # Every third pair shares its prompt with the one before.
+        prompt = ({"role": "user", "content": f"question {number - (number % 3 == 2)} " + "x" * draw.randint(0, 90)},)
+        if number % 3 == 2:
+            prompt = examples[-1].messages
+        right, wrong = ("".join(draw.choices("abc ", k=draw.randint(3, 20))) for _ in range(2))
+        examples.append(PreferenceExample(prompt, right + "!", wrong, {"pair_id": f"e{number}"}))
+    write_records(tmp_path / "pairs.jsonl", examples)
+    return str(tmp_path / "pairs.jsonl")
+
+
+class Runs:
+    """Fits of one model on one file."""
+
+    def __init__(self, folder: Path, file: str, backbone: Backbone) -> None:
+        self.folder, self.file, self.backbone = folder, file, backbone
+
+    def fit(self, reference: Any, steps: int = 8, resume: Path | None = None, **data: Any) -> Any:
+        torch.manual_seed(0)
+        logged = Logged()
+        module = DPOModule(self.backbone, PreferenceLoss(nll_weight=0.2), reference=reference, optimizer=OPTIMIZER)
+        settings = {"batch_size": 4, "val_fraction": 0.2, "cache": str(self.folder / "cache"), **data}
+        trainer = L.Trainer(
+            default_root_dir=self.folder,
+            accelerator="cpu",
+            max_steps=steps,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            callbacks=[logged],
+        )
+        trainer.fit(module, DPODataModule(self.backbone.name_or_path, self.file, **settings), ckpt_path=resume)
+        return trainer, module, logged.steps
+
+
+@pytest.fixture(params=["full", "lora", "warm"])
+def runs(request: pytest.FixtureRequest, tmp_path: Path, file: str, llama: str, warm_adapter: str) -> Runs:
+    backbone = {
+        "full": Backbone(llama),
+        "lora": Backbone(llama, lora=LoRA(r=4)),
+        "warm": Backbone(llama, adapter=warm_adapter),
+    }[request.param]
+    return Runs(tmp_path / "run", file, backbone)
+
+
+def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("there was nothing to compute")
+
+    monkeypatch.setattr("judgelit.training.precomputed._compute", refuse)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_it_is_the_run_that_a_second_model_gives(runs: Runs, workers: int) -> None:
+    _, frozen, expected = runs.fit("frozen")
+    trainer, module, found = runs.fit("precomputed", num_workers=workers)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert found[0][1] == pytest.approx(0, abs=1e-4), "policy and reference agree at the start"
+    assert abs(found[-1][1]) > 1e-3, "and no more at the end"
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
+        frozen.trainer.callback_metrics["val/loss"].item(), rel=1e-4
+    )
+    assert module.flops_per_batch < frozen.flops_per_batch
+
+
+def test_a_second_run_computes_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, first = runs.fit("precomputed")
+    no_pass(monkeypatch)
+    # Another split would be other data; another order, length limit or batch size is not.
+    assert runs.fit("precomputed")[2] == first
+    runs.fit("precomputed", batch_size=3)
+    with pytest.raises(AssertionError, match="nothing to compute"):
+        runs.fit("precomputed", val_fraction=0.4)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_continued_run_has_the_reference_of_its_start(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    _, _, whole = runs.fit("precomputed", steps=6)
+    trainer, _, first = runs.fit("precomputed", steps=3)
+    trainer.save_checkpoint(runs.folder / "run.ckpt")
+    if stored:
+        no_pass(monkeypatch)
+    else:
+        # What is computed again must come from the starting weights, not from those of the checkpoint.
+        shutil.rmtree(runs.folder / "cache" / "reference")
+    _, _, second = runs.fit("precomputed", steps=6, resume=runs.folder / "run.ckpt")
+    torch.testing.assert_close(torch.tensor(first + second), torch.tensor(whole), rtol=1e-5, atol=1e-6)
+
+
+def test_validating_a_trained_policy_takes_the_reference_of_its_start(runs: Runs) -> None:
+    trainer, module, _ = runs.fit("precomputed")
+    expected = trainer.validate(module, trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+    shutil.rmtree(runs.folder / "cache" / "reference")
+    data = DPODataModule(
+        runs.backbone.name_or_path, runs.file, batch_size=4, val_fraction=0.2, cache=str(runs.folder / "cache")
+    )
+    found = trainer.validate(module, data, verbose=False)
+    assert found[0]["val/loss"] == pytest.approx(expected[0]["val/loss"], rel=1e-5)
+    assert abs(found[0]["val/rewards/margin"]) > 1e-4
+
+
+def test_weights_that_are_gone_are_not_made_up(tmp_path: Path, file: str) -> None:
+    runs = Runs(tmp_path / "run", file, Backbone("nano"))
+    trainer, module, _ = runs.fit("precomputed", steps=2)
+    shutil.rmtree(runs.folder / "cache" / "reference")
+    data = DPODataModule("nano", file, val_fraction=0.2, cache=str(runs.folder / "cache"))
+    with pytest.raises(UserError, match="the weights that the run began with are gone"):
+        trainer.validate(module, data, verbose=False)
+
+
+def test_other_weights_are_computed_anew(
+    tmp_path: Path, file: str, llama: str, warm_adapter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    Runs(tmp_path / "run", file, Backbone(llama, lora=LoRA(r=4))).fit("precomputed", steps=1)
+    with caplog.at_level("INFO"):
+        Runs(tmp_path / "run", file, Backbone(llama, adapter=warm_adapter)).fit("precomputed", steps=1)
+    changed = [message for message in caplog.messages if "computed anew" in message]
+    assert len(changed) == 2 and all("weights changed" in message for message in changed)
+
+
+def test_without_a_data_module_it_is_refused(llama: str, fit: Any, preferences: Any) -> None:
+    with pytest.raises(UserError, match="expected a DPODataModule"):
+        fit(DPOModule(Backbone(llama), reference="precomputed"), preferences)

@@ -1,0 +1,196 @@
+"""Losses by hand, against the papers' formulas in float64, and their gradients against closed forms."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from judgelit.errors import UserError
+from judgelit.training.losses import (
+    PreferenceLoss,
+    hinge_loss,
+    ipo_loss,
+    length_normalised_nll,
+    robust_loss,
+    sigmoid_loss,
+)
+
+MARGINS = torch.tensor([-50.0, -3.0, -0.5, 0.0, 0.25, 2.0, 40.0])
+
+
+def at(value: float) -> Tensor:
+    return torch.tensor([value])
+
+
+class TestByHand:
+    """Each expectation is worked out in the comment above it."""
+
+    def test_sigmoid(self) -> None:
+        # sigmoid(0) = 1/2; -log 1/2 = 0.693147
+        assert sigmoid_loss(at(0.0), beta=0.1).item() == pytest.approx(0.693147, abs=1e-6)
+        # beta * margin = 0.5 * 2 = 1; sigmoid(1) = 1 / (1 + 0.367879) = 0.731059; -log = 0.313262
+        assert sigmoid_loss(at(2.0), beta=0.5).item() == pytest.approx(0.313262, abs=1e-6)
+        # sigmoid(-1) = 1 - 0.731059 = 0.268941; -log = 1.313262
+        assert sigmoid_loss(at(-2.0), beta=0.5).item() == pytest.approx(1.313262, abs=1e-6)
+
+    def test_sigmoid_with_label_smoothing(self) -> None:
+        # 0.9 * 0.313262 + 0.1 * 1.313262 = 0.413262
+        assert sigmoid_loss(at(2.0), beta=0.5, label_smoothing=0.1).item() == pytest.approx(0.413262, abs=1e-6)
+
+    def test_robust(self) -> None:
+        # (0.9 * 0.313262 - 0.1 * 1.313262) / (1 - 0.2) = (0.281936 - 0.131326) / 0.8 = 0.188262
+        assert robust_loss(at(2.0), beta=0.5, label_smoothing=0.1).item() == pytest.approx(0.188262, abs=1e-6)
+
+    def test_hinge(self) -> None:
+        # 1 - 0.1 * 4 = 0.6; 1 - 0.1 * (-4) = 1.4; 1 - 0.1 * 12 < 0
+        assert hinge_loss(torch.tensor([4.0, -4.0, 12.0]), beta=0.1).tolist() == pytest.approx([0.6, 1.4, 0.0])
+
+    def test_ipo(self) -> None:
+        # 1 / (2 * 0.1) = 5; (3 - 5)^2 = 4; (-1 - 5)^2 = 36
+        assert ipo_loss(torch.tensor([3.0, -1.0, 5.0]), beta=0.1).tolist() == pytest.approx([4.0, 36.0, 0.0])
+
+    def test_nll(self) -> None:
+        # 6 nats over 3 tokens, 1 over 4
+        nll = length_normalised_nll(torch.tensor([-6.0, -1.0]), torch.tensor([3, 4]))
+        assert nll.tolist() == pytest.approx([2.0, 0.25])
+
+    def test_preference_loss_of_a_batch(self) -> None:
+        chosen, rejected = torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])
+        tokens = torch.tensor([2, 4]), torch.tensor([1, 8])
+        # margins 2 and -4
+        assert PreferenceLoss(beta=0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.313262, 2.126928])
+        assert PreferenceLoss("hinge", 0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.0, 3.0])
+        # ratios a token: 1/2 + 1/1 = 1.5 and -2/4 - 2/8 = -0.75; target 1; 0.5^2 and 1.75^2
+        assert PreferenceLoss("ipo", 0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.25, 3.0625])
+
+
+def reference_loss(kind: str, margin: float, beta: float, smoothing: float) -> float:
+    """The papers' formulas for one margin in float64, written without the code under test."""
+
+    def log_sigmoid(x: float) -> float:
+        return -math.log1p(math.exp(-x)) if x > -700 else x
+
+    if kind == "hinge":
+        return max(0.0, 1 - beta * margin)
+    if kind == "ipo":
+        return (margin - 0.5 / beta) ** 2
+    right, wrong = -log_sigmoid(beta * margin), -log_sigmoid(-beta * margin)
+    if kind == "sigmoid":
+        return (1 - smoothing) * right + smoothing * wrong
+    return ((1 - smoothing) * right - smoothing * wrong) / (1 - 2 * smoothing)
+
+
+CASES = [("sigmoid", 0.0), ("sigmoid", 0.2), ("robust", 0.0), ("robust", 0.3), ("hinge", 0.0), ("ipo", 0.0)]
+
+
+@pytest.mark.parametrize(("kind", "smoothing"), CASES)
+@given(
+    chosen=st.floats(-80, 80),
+    rejected=st.floats(-80, 80),
+    tokens=st.tuples(st.integers(1, 500), st.integers(1, 500)),
+    beta=st.floats(0.01, 2),
+)
+def test_agrees_with_the_formula_in_float64(
+    kind: str, smoothing: float, chosen: float, rejected: float, tokens: tuple[int, int], beta: float
+) -> None:
+    lengths = torch.tensor([tokens[0]]), torch.tensor([tokens[1]])
+    loss = PreferenceLoss(kind, beta, smoothing)  # type: ignore[arg-type]
+    double = loss(at(chosen).double(), at(rejected).double(), *lengths).item()
+    per_token = kind == "ipo"
+    margin = at(chosen).double().item() / (tokens[0] if per_token else 1)
+    margin -= at(rejected).double().item() / (tokens[1] if per_token else 1)
+    assert double == pytest.approx(reference_loss(kind, margin, beta, smoothing), rel=1e-9, abs=1e-9)
+    single = loss(at(chosen), at(rejected), *lengths)
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(double, rel=2e-5, abs=2e-5 * (1 + (0.5 / beta) ** 2))
+
+
+class TestGradients:
+    @pytest.mark.parametrize("beta", [0.05, 0.7])
+    @pytest.mark.parametrize("smoothing", [0.0, 0.2])
+    def test_closed_forms(self, beta: float, smoothing: float) -> None:
+        def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
+            margin = MARGINS.double().requires_grad_()
+            loss(margin).sum().backward()
+            assert margin.grad is not None
+            return margin.grad
+
+        margin = MARGINS.double()
+        right, wrong = torch.sigmoid(beta * margin), torch.sigmoid(-beta * margin)
+        # d/dm -log s(bm) = -b s(-bm); d/dm -log s(-bm) = b s(bm)
+        smoothed = -(1 - smoothing) * beta * wrong + smoothing * beta * right
+        robust = (-(1 - smoothing) * beta * wrong - smoothing * beta * right) / (1 - 2 * smoothing)
+        hinge = torch.where(beta * margin < 1, -beta, 0.0).double()
+        ipo = 2 * (margin - 1 / (2 * beta))
+        torch.testing.assert_close(gradient(lambda m: sigmoid_loss(m, beta, smoothing)), smoothed)
+        torch.testing.assert_close(gradient(lambda m: robust_loss(m, beta, smoothing)), robust)
+        torch.testing.assert_close(gradient(lambda m: hinge_loss(m, beta)), hinge)
+        torch.testing.assert_close(gradient(lambda m: ipo_loss(m, beta)), ipo)
+
+    @pytest.mark.parametrize(("kind", "smoothing"), CASES)
+    def test_finite_differences(self, kind: str, smoothing: float) -> None:
+        loss = PreferenceLoss(kind, 0.3, smoothing)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(0)
+        chosen, rejected = (torch.randn(6, generator=generator).double().requires_grad_() for _ in range(2))
+        tokens = torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([2, 6, 5, 3, 5, 8])
+        assert torch.autograd.gradcheck(lambda c, r: loss(c, r, *tokens), (chosen, rejected))
+        assert torch.autograd.gradcheck(lambda c: length_normalised_nll(c, tokens[0]), (chosen,))
+
+    def test_stay_finite_far_from_zero(self) -> None:
+        for kind, smoothing in CASES:
+            margin = torch.tensor([-1e4, 1e4], requires_grad=True)
+            one = torch.ones(2)
+            loss = PreferenceLoss(kind, 1.0, smoothing)(margin, torch.zeros(2), one, one)  # type: ignore[arg-type]
+            loss.sum().backward()
+            assert margin.grad is not None
+            assert torch.isfinite(loss).all() and torch.isfinite(margin.grad).all()
+
+
+class TestProperties:
+    @pytest.mark.parametrize("error", [0.0, 0.1, 0.25, 0.49])
+    def test_robust_is_unbiased_under_flipped_labels(self, error: float) -> None:
+        margin = MARGINS.double()
+        expected = (1 - error) * robust_loss(margin, 0.3, error) + error * robust_loss(-margin, 0.3, error)
+        torch.testing.assert_close(expected, sigmoid_loss(margin, 0.3), rtol=1e-9, atol=1e-9)
+
+    def test_no_smoothing_is_plain_dpo(self) -> None:
+        plain = -torch.log(1 / (1 + torch.exp(-0.3 * MARGINS.double())))
+        torch.testing.assert_close(sigmoid_loss(MARGINS.double(), 0.3, 0.0), plain)
+        torch.testing.assert_close(robust_loss(MARGINS.double(), 0.3, 0.0), plain)
+
+    @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
+    def test_ipo_is_least_at_half_over_beta(self, beta: float) -> None:
+        margin = torch.linspace(-10, 10, 20_001).double()
+        best = margin[ipo_loss(margin, beta).argmin()].item()
+        assert best == pytest.approx(1 / (2 * beta), abs=1e-3)
+
+    def test_nothing_but_the_better_answer_lowers_the_loss(self) -> None:
+        for loss in (PreferenceLoss(), PreferenceLoss(label_smoothing=0.1), PreferenceLoss("hinge")):
+            one = torch.ones(1)
+            assert (
+                loss(at(1.0), at(-1.0), one, one) < loss(at(0.0), at(0.0), one, one) < loss(at(-1.0), at(1.0), one, one)
+            )
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"beta": 0.0}, "beta"),
+        ({"beta": -0.1}, "beta"),
+        ({"beta": float("nan")}, "beta"),
+        ({"label_smoothing": -0.1}, "label_smoothing"),
+        ({"label_smoothing": 0.5}, "label_smoothing"),
+        ({"kind": "robust", "label_smoothing": 0.5}, "label_smoothing"),
+        ({"kind": "ipo", "label_smoothing": 0.1}, "no meaning for the ipo loss"),
+        ({"kind": "hinge", "label_smoothing": 0.1}, "no meaning for the hinge loss"),
+        ({"nll_weight": -1.0}, "nll_weight"),
+        ({"kind": "sigmiod"}, "kind"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings: dict, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        PreferenceLoss(**settings)

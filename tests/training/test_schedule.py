@@ -1,0 +1,76 @@
+"""The learning rate over a run: up in a line, down in half a cosine, whatever the run's length."""
+
+import math
+
+import pytest
+import torch
+
+from judgelit.errors import UserError
+from judgelit.training.schedule import WarmupCosine
+
+
+def rates(steps: int, warmup: float = 0.1, floor: float = 0.0, lr: float = 2.0) -> list[float]:
+    """The learning rate of each of `steps` steps, and the one after the last."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    schedule = WarmupCosine(optimizer, warmup, floor)
+    schedule.set_total_steps(steps)
+    seen = []
+    for _ in range(steps):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return [*seen, optimizer.param_groups[0]["lr"]]
+
+
+def test_by_hand() -> None:
+    # 2 of 10 steps rise: 1/3 and 2/3 of the way to 2.0; then 8 steps of half a cosine from the top to 0.
+    wanted = [2 / 3, 4 / 3] + [1 + math.cos(math.pi * step / 8) for step in range(9)]
+    assert rates(10, warmup=0.2) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5])
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_shape(steps: int, warmup: float, floor: float) -> None:
+    seen = rates(steps, warmup, floor)
+    assert all(0 < rate <= 2.0 for rate in seen[:-1])
+    top = seen.index(max(seen))
+    assert seen[: top + 1] == sorted(seen[: top + 1])
+    assert seen[top:] == sorted(seen[top:], reverse=True)
+    assert top <= math.ceil(warmup * steps)
+    assert seen[-1] == pytest.approx(2.0 * floor, abs=1e-9)
+
+
+def test_every_group_keeps_its_own_rate() -> None:
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [weights[0]], "lr": 1.0}, {"params": [weights[1]], "lr": 0.1}])
+    schedule = WarmupCosine(optimizer, 0.5)
+    schedule.set_total_steps(4)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1 / 3, 0.1 / 3])
+
+
+def test_a_saved_schedule_goes_on() -> None:
+    def make() -> tuple[torch.optim.Optimizer, WarmupCosine]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = WarmupCosine(optimizer, 0.2, 0.1)
+        schedule.set_total_steps(20)
+        return optimizer, schedule
+
+    optimizer, schedule = make()
+    for _ in range(7):
+        optimizer.step()
+        schedule.step()
+    again, resumed = make()
+    again.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(schedule.state_dict())
+    for _ in range(13):
+        assert again.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+        for each, its in ((optimizer, schedule), (again, resumed)):
+            each.step()
+            its.step()
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 100])
+def test_a_warm_up_longer_than_the_run_is_refused(warmup: float) -> None:
+    with pytest.raises(UserError, match="warmup"):
+        rates(10, warmup)

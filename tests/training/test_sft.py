@@ -1,0 +1,66 @@
+"""The warm-up's loss, by hand, and what it logs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from judgelit.batches.flat_batch import TokenizedCompletion
+from judgelit.models.backbone import Backbone
+from judgelit.training.sft import SFTModule
+from tests.plain_forward import plain_of
+
+
+@torch.no_grad()
+def plain_loss(model: Any, rows: list[TokenizedCompletion]) -> float:
+    """-log p a completion token, over all rows: a mean over tokens, not of the rows' means."""
+    return -plain_of(model, rows).mean().item()
+
+
+def test_the_loss_is_the_mean_over_completion_tokens(
+    model_folder: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any
+) -> None:
+    wanted = plain_loss(Backbone(model_folder).build().eval(), completions[:8])
+    module, seen = SFTModule(Backbone(model_folder)), recorder()
+    fit(module, completions[:8], 2, accumulate_grad_batches=4, callbacks=[seen])
+    assert len(seen.logged) == 1
+    assert seen.logged[0]["train/loss"] == pytest.approx(wanted, rel=1e-5)
+    assert module.tokens_seen == sum(len(row) for row in completions[:8])
+
+
+def test_validation_and_test_are_means_over_the_whole_set(
+    llama: str, completions: list[TokenizedCompletion], fit: Any, loader_of: Any
+) -> None:
+    wanted = plain_loss(Backbone(llama).build().eval(), completions)
+    module = SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.0))
+    # Batches of 3 leave a last one of 2; a mean of batch means would be another number.
+    trainer = fit(module, completions, 3, val=completions)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(wanted, rel=1e-5)
+    # A second pass starts from nothing.
+    (again,) = trainer.validate(module, loader_of(completions[:5], 3), verbose=False)
+    assert again["val/loss"] == pytest.approx(plain_loss(Backbone(llama).build().eval(), completions[:5]), rel=1e-5)
+    (tested,) = trainer.test(module, loader_of(completions, 3), verbose=False)
+    assert tested["test/loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_it_learns_by_heart(llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any) -> None:
+    seen = recorder()
+    module = SFTModule(Backbone(llama), lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+    fit(module, completions[:6], 6, max_epochs=40, callbacks=[seen])
+    assert seen.logged[-1]["train/loss"] < 0.2 < seen.logged[0]["train/loss"]
+
+
+def test_predict_gives_one_greedy_answer_a_prompt(llama: str) -> None:
+    from types import SimpleNamespace
+
+    from judgelit.batches.flat_batch import pad_prompts
+    from judgelit.generation.generate import Sampling, generate
+
+    module = SFTModule(Backbone(llama))
+    module.configure_model()
+    input_ids, attention_mask = pad_prompts([[1, 2, 3], [4]], 0)
+    batch = SimpleNamespace(
+        input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=5, stop_ids=(7,), pad_id=0, ends=None
+    )
+    wanted = generate(module.model, input_ids, attention_mask, Sampling(5), stop_ids=(7,), pad_id=0)  # type: ignore[arg-type]
+    assert module.predict_step(batch, 0) == [texts[0] for texts in wanted]

@@ -1,0 +1,35 @@
+"""What a fit logs of its own speed."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from judgelit.training.cli import TrainingCLI
+
+
+@pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
+def test_a_fit_logs_tokens_a_second_operations_and_padding(tmp_path: Path, layout: str) -> None:
+    TrainingCLI(
+        [
+            "fit",
+            "--config=configs/quickstart/dpo.yaml",
+            f"--trainer.default_root_dir={tmp_path / 'run'}",
+            "--trainer.max_steps=14",
+            "--trainer.log_every_n_steps=1",
+            "--trainer.limit_val_batches=0",
+            "--trainer.callbacks=[]",
+            f"--model.init_args.layout={layout}",
+            f"--data.init_args.cache={tmp_path / 'cache'}",
+            "--data.init_args.batch_size=4",
+            "--data.init_args.judge=null",
+            "--data.init_args.train.init_args.tasks.count=80",
+        ]
+    )
+    rows = list(csv.DictReader(next((tmp_path / "run").glob("csv/**/metrics.csv")).open(encoding="utf-8")))
+    padding = [float(row["train/padding"]) for row in rows if row.get("train/padding")]
+    speeds = [float(row["train/device/items_per_sec"]) for row in rows if row.get("train/device/items_per_sec")]
+    flops = [float(row["train/device/flops_per_sec"]) for row in rows if row.get("train/device/flops_per_sec")]
+    assert len(padding) == 14 and speeds and flops
+    assert all(speed > 0 for speed in [*speeds, *flops])
+    assert set(padding) == {0.0} if layout == "shared_prefix" else 0 < sum(padding) / 14 < 0.5
