@@ -1,20 +1,23 @@
-"""Token rows to batches: one flat row in which each prompt stands once, with no padding; and its padded equivalent.
+"""Flat batches: one row without padding in which each prompt stands once.
 
 A batch of two prompts, the first with two completions, is the row
 
     [ prompt 1 | completion | completion | prompt 2 | completion ]
 
-in which a completion sees its own prompt and itself, and its positions go on where the prompt's end. Judge prompts are
-long (a question and two answers) and both judgments of a DPO pair share one, so this is about half the work of a row
-for each completion. `Batch.padded` gives those rows for models whose attention cannot be told who sees whom.
+A completion sees its own prompt and itself, and its positions continue those of the prompt. Judge prompts are long (a
+question and two answers) and both judgments of a DPO pair share one, so this is about half the work of a row for each
+completion. `Batch.padded` gives separate rows, for models whose attention does not support a block mask.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+
+from judgelit.batches.attention_plan import AttentionPlan
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class TokenizedCompletion:
 class TokenizedPreference:
     """A prompt and its two completions as ids.
 
-    `reference` holds, where it was computed before training, the reference's log-probability of each completion token,
-    those of the chosen completion first.
+    `reference` holds the reference's log-probability of each scored token, the chosen completion first, if it is
+    precomputed.
     """
 
     id: str
@@ -49,7 +52,7 @@ class TokenizedPreference:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a flat row: a prompt, or a completion of the prompt that is segment number `prompt`."""
+    """A stretch of a flat row: a prompt, or a completion of the prompt with the segment number `prompt`."""
 
     start: int
     length: int
@@ -62,20 +65,20 @@ class Segment:
 
 @dataclass(frozen=True)
 class Batch:
-    """K completions of prompts in one flat row of T tokens, of which N are predicted.
+    """K completions and their prompts in one flat row of T tokens, of which N are scored.
 
-    A token is predicted by the position before it; the first token of a completion, by the last of its prompt. Under an
-    empty prompt nothing predicts it, and it is left out.
+    The position before a token predicts it; the last position of the prompt predicts the first token of a completion.
+    Under an empty prompt nothing predicts that token, so it is not scored.
 
     input_ids: [T] int64.
     position_ids: [T] int64, from 0 in each prompt; a completion's continue its prompt's.
-    predicts: [N] int64, the position in the row that predicts each scored token, completion by completion.
+    predicts: [N] int64, the place in the row that predicts each scored token, completion by completion.
     targets: [N] int64, the scored tokens.
-    rows: [N] int64, the completion that each belongs to, 0 to K - 1.
+    rows: [N] int64, the completion of each scored token, 0 to K - 1.
     lengths: [K] int64, tokens of each completion.
     segments: the row's prompts and completions, in order; the completions among them are numbers 0 to K - 1.
-    ids: the records' names.
-    tokens: tokens of the records, each with its own prompt: what training on them one by one would read.
+    ids: names of the examples.
+    tokens: tokens of the examples, each counted with its own prompt.
     """
 
     input_ids: Tensor
@@ -89,13 +92,13 @@ class Batch:
     tokens: int
 
     @property
-    def completed_tokens(self) -> int:
+    def unpadded_tokens(self) -> int:
         """Tokens of K rows [prompt | completion]."""
         return sum(self._row_lengths)
 
     @property
     def padded_tokens(self) -> int:
-        """Tokens of those rows once they are padded to equal length."""
+        """Tokens of those rows, padding included."""
         return max(self._row_lengths) * len(self._row_lengths)
 
     @property
@@ -103,18 +106,19 @@ class Batch:
         return [own.length + self.segments[own.prompt].length for own in self.segments if own.prompt is not None]
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch on another device; Lightning calls this for every batch."""
-        return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin_memory(self) -> Self:
-        """The batch in page-locked memory, from which a copy to a GPU runs beside its work."""
-        return self._changed(Tensor.pin_memory)
-
-    def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the batch on another device; Lightning calls this for every batch."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        changed: dict[str, Any] = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True) for name, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
 
+    @cached_property
+    def plan(self) -> AttentionPlan:
+        """The attention of the flat row, made once and used by the policy and the reference."""
+        return AttentionPlan.of(self.segments, self.input_ids.device)
+
+    @cached_property
     def padded(self) -> "PaddedBatch":
         """The same completions as rows [prompt | completion | padding]."""
         owns = [segment for segment in self.segments if segment.prompt is not None]
@@ -143,7 +147,7 @@ class PaddedBatch:
 
     input_ids: [K, W] int64; padding repeats some token of the batch.
     attention_mask: [K, W] int64, 1 on real tokens; taken from lengths, never from ids.
-    predicts: [N] int64, as in the batch, but into the K * W places.
+    predicts: [N] int64, as in the batch, but into the K * W places of the rows.
     """
 
     input_ids: Tensor
@@ -153,10 +157,10 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class PreferenceBatch(Batch):
-    """Pairs of completions; equal completions of one prompt stand in the row once.
+    """P pairs of completions. Equal completions of one prompt stand in the row once.
 
     chosen, rejected: [P] int64, the number of each pair's completion.
-    reference: [N] float32, the reference's log-probability of each scored token, or None if it was not computed before.
+    reference: [N] float32, the reference's log-probability of each scored token; None if it is not precomputed.
     """
 
     chosen: Tensor
@@ -169,7 +173,7 @@ class PreferenceBatch(Batch):
 
 
 def flatten_completions(rows: Sequence[TokenizedCompletion]) -> Batch:
-    """Examples as a batch; those of one prompt share it.
+    """Make a batch of examples. Those with one prompt share it.
 
     With prompts [1, 2], [3] and [1, 2] and completions [7, 8], [9] and [5], `input_ids` is [1, 2, 7, 8, 5, 3, 9] and
     `position_ids` is [0, 1, 2, 3, 2, 0, 1].
@@ -181,9 +185,9 @@ def flatten_completions(rows: Sequence[TokenizedCompletion]) -> Batch:
 
 
 def flatten_preferences(rows: Sequence[TokenizedPreference]) -> PreferenceBatch:
-    """Preference pairs as a batch: [prompt | chosen | rejected], and further completions where a prompt has more pairs.
+    """Make a batch of preference pairs: [prompt | chosen | rejected | more where pairs share a prompt].
 
-    Completions that several pairs of a prompt have in common are computed once.
+    A completion that several pairs of a prompt share stands in the row once.
     """
     tree = _Tree()
     places: list[tuple[int, int]] = []
@@ -208,7 +212,7 @@ def flatten_preferences(rows: Sequence[TokenizedPreference]) -> PreferenceBatch:
 
 
 class _Tree:
-    """Prompts and their completions, in the order in which they came."""
+    """Prompts and their completions, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.prompts: dict[tuple[int, ...], list[int]] = {}
@@ -216,7 +220,7 @@ class _Tree:
         self.known: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
 
     def add(self, prompt: Sequence[int], completion: Sequence[int], once: bool = False) -> int:
-        """The handle of a completion of `prompt`; with `once`, of an equal one that is there already."""
+        """Add a completion of `prompt` and return its handle; with `once`, that of an equal one if there is one."""
         key = (tuple(prompt), tuple(completion))
         handle = len(self.completions)
         if once and self.known.setdefault(key, handle) != handle:
@@ -271,7 +275,7 @@ class _Tree:
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """Prompts completed on the left, where generation wants them: `input_ids` and `attention_mask`, [B, T] int64."""
+    """Pad prompts on the left, for generation: `input_ids` and `attention_mask`, [B, T] int64."""
     width = max(len(prompt) for prompt in prompts)
     input_ids = torch.full((len(prompts), width), pad_id, dtype=torch.long)
     attention_mask = torch.zeros((len(prompts), width), dtype=torch.long)

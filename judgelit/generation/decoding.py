@@ -17,7 +17,7 @@ from judgelit.generation.prefixes import flat_prompts, runs
 from judgelit.generation.sampling import Sampling, choose
 from judgelit.likelihood.layouts import cannot_share
 from judgelit.likelihood.logprobs import logit_transform
-from judgelit.models.flat_attention import Plan
+from judgelit.models.flat_attention import FlatAttention
 from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import through_root
 
@@ -120,7 +120,7 @@ class _Steps:
         width = max(map(len, spans))
         places = torch.tensor([[*span, *[span[-1]] * (width - len(span))] for span in spans]).to(self._device)
         batch = batch.to(self._device)
-        attention = Filling(self._cache, Plan.of(batch), first, places)
+        attention = Filling(self._cache, FlatAttention(batch.plan), first, places)
         return self._logits(batch.input_ids, batch.position_ids, attention, [span[-1] for span in spans])
 
     def _logits(
@@ -135,7 +135,7 @@ class _Steps:
                 position_ids=positions.to(self._device)[None],
                 attention_mask=torch.zeros(1, 1, 1, 1, device=self._device),
                 use_cache=False,
-                judgelit_plan=attention,
+                judgelit_attention=attention,
             )
             hidden = out.last_hidden_state[0]
             return self._transform(self._root.get_output_embeddings()(hidden if places is None else hidden[places]))

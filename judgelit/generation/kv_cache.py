@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from judgelit.models.flat_attention import Plan
+from judgelit.models.flat_attention import FlatAttention
 
 _BLOCK = 64
 """Tokens a text for which a layer's buffers grow at once."""
@@ -187,16 +187,16 @@ class Filling:
     """Attention of some prompts in a flat row, whose keys and values go into a cache on the way; see `KVCache.fill`."""
 
     cache: KVCache
-    plan: Plan
+    attention: FlatAttention
     first: int
     spans: Tensor
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, dropout: float, module: nn.Module
     ) -> Tensor:
-        """As `Plan.attend`."""
+        """As `FlatAttention.attend`."""
         self.cache.fill(module, self.first, self.spans, key, value)
-        return self.plan.attend(query, key, value, scale, dropout)
+        return self.attention.attend(query, key, value, scale, dropout)
 
 
 def _moves(left: Sequence[int], count: int) -> Iterator[tuple[int, int]]:

@@ -1,8 +1,8 @@
-"""Log-probabilities of completions: the one function that policy, reference and warm-up all go through."""
+"""log p(completion | prompt): the one function that the policy, the reference and the warm-up all go through."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,31 +10,21 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from judgelit.batches.flat_batch import Batch
-from judgelit.models.flat_attention import Plan
+from judgelit.likelihood.layouts import Layout, LayoutChoice, choose_layout
+from judgelit.models.flat_attention import FlatAttention
 from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import through_root
 
-Layout = Literal["shared_prefix", "concatenated"]
 _LOGITS_AT_ONCE = 1 << 24
 """Logits that the head computes at once: 64 MB in float32."""
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How a model's log-probabilities are computed; which of it a model can take is found out by `settle`."""
-
-    layout: Layout = "concatenated"
-    """shared_prefix: all completions in one row, each prompt once. concatenated: a padded row for each completion."""
-    own_head: bool = False
-    """Take the model's own logits, of all positions at once, since its head does more than we know of."""
-
-
-@dataclass(frozen=True)
 class LogProbs:
-    """Log-probabilities of the K completions of a batch, N scored tokens in all.
+    """Log-probabilities of the K completions of a batch, which has N scored tokens.
 
-    tokens: [N] float32, one a scored token, completion by completion.
-    rows: [N] int64, the completion that each belongs to.
+    tokens: [N] float32, one for each scored token, completion by completion.
+    rows: [N] int64, the completion of each scored token.
     sums: [K] float32, log p(completion | prompt).
     lengths: [K] int64, tokens of each completion.
     """
@@ -45,41 +35,73 @@ class LogProbs:
     lengths: Tensor
 
     @classmethod
-    def of(cls, tokens: Tensor, batch: Batch) -> "LogProbs":
-        """What [N] float32 log-probabilities of the scored tokens of `batch` come to."""
+    def of(cls, tokens: Tensor, batch: Batch) -> Self:
+        """Sum [N] float32 log-probabilities of the scored tokens of `batch` for each completion."""
         sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=tokens.device)
         return cls(tokens, batch.rows, sums.index_add(0, batch.rows, tokens), batch.lengths)
 
 
-def completion_logprobs(model: nn.Module, batch: Batch, scoring: Scoring) -> LogProbs:
-    """Log-probabilities that `model` gives to the completion tokens of `batch`.
+class Scorer:
+    """A model and the layout in which it scores completions, chosen on the first batch."""
 
-    The head runs only where a scored token is predicted, a chunk of positions at a time, so that logits of
-    [T x vocabulary] exist neither in the forward nor in the backward pass. The log-sum-exp and all sums are taken in
-    float32, whatever the compute dtype.
+    def __init__(
+        self, model: nn.Module, choice: LayoutChoice | Layout = "auto", agree: Callable[[bool], bool] = bool
+    ) -> None:
+        """Describe it; nothing is computed yet.
+
+        Args:
+            model: The model, with its adapter if it has one.
+            choice: The user's choice, or the layout if it is known.
+            agree: Whether all ranks say so.
+        """
+        self.model = model
+        self._choice = choice
+        self._agree = agree
+
+    def layout(self, batch: Batch) -> Layout:
+        """The model's layout; `batch` is any batch, on which layouts are tried the first time."""
+        if not isinstance(self._choice, Layout):
+            self._choice = choose_layout(self.model, self._choice, batch, _score, self._agree)
+        return self._choice
+
+    def logprobs(self, batch: Batch) -> LogProbs:
+        """Log-probabilities of the completions of a batch."""
+        return completion_logprobs(self.model, batch, self.layout(batch))
+
+
+def completion_logprobs(model: nn.Module, batch: Batch, layout: Layout) -> LogProbs:
+    """Log-probabilities that `model` gives to the completions of `batch`.
+
+    The head runs only where a scored token is predicted, some positions at a time: logits of [T x vocabulary] exist
+    neither in the forward nor in the backward pass. The log-sum-exp and all sums are in float32, whatever the dtype in
+    which the model computes.
     """
+    return LogProbs.of(_score(model, batch, layout), batch)
+
+
+def _score(model: nn.Module, batch: Batch, layout: Layout) -> Tensor:
+    """[N] float32, one for each scored token."""
     inner = without_adapter(model)
-    return LogProbs.of(through_root(inner, lambda: _token_logprobs(inner, batch, scoring)), batch)
+    return through_root(inner, lambda: _token_logprobs(inner, batch, layout))
 
 
-def _token_logprobs(inner: Any, batch: Batch, scoring: Scoring) -> Tensor:
-    """[N] float32, one a scored token."""
-    body = inner if scoring.own_head else inner.base_model
-    if scoring.layout == "shared_prefix":
-        # A 4-D mask is taken as it is: this one keeps the model from making a [T x T] one, which the plan replaces.
+def _token_logprobs(inner: Any, batch: Batch, layout: Layout) -> Tensor:
+    body = inner if layout.own_head else inner.base_model
+    if layout.rows == "shared_prefix":
         out = body(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
+            # A 4-D mask is taken unchanged. This one keeps the model from making one of [T x T], which is not needed.
             attention_mask=torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
             use_cache=False,
-            judgelit_plan=Plan.of(batch),
+            judgelit_attention=FlatAttention(batch.plan),
         )
         predicts = batch.predicts
     else:
-        rows = batch.padded()
+        rows = batch.padded
         out = body(input_ids=rows.input_ids, attention_mask=rows.attention_mask, use_cache=False)
         predicts = rows.predicts
-    if scoring.own_head:
+    if layout.own_head:
         return _target_logprobs(out.logits.flatten(0, 1)[predicts], batch.targets)
     hidden = out.last_hidden_state.flatten(0, 1).index_select(0, predicts)
     return head_logprobs(hidden, batch.targets, inner.get_output_embeddings(), logit_transform(inner.config))
@@ -88,16 +110,16 @@ def _token_logprobs(inner: Any, batch: Batch, scoring: Scoring) -> Tensor:
 def head_logprobs(
     hidden: Tensor, targets: Tensor, head: nn.Module, transform: Callable[[Tensor], Tensor], at_once: int | None = None
 ) -> Tensor:
-    """log p(target) at each of N positions, [N] float32, with logits of only some positions in memory at any time.
+    """log p(target) at each of N positions, [N] float32, a chunk of positions at a time.
 
-    The backward pass computes each chunk's logits again.
+    Only one chunk's logits are in memory at any time; the backward pass computes them again.
 
     Args:
         hidden: [N, hidden size], any dtype.
         targets: [N] int64.
         head: The language-model head, [N, hidden size] to [N, vocabulary].
-        transform: What the model does to its head's logits.
-        at_once: Positions of a chunk; by default as many as make 64 MB of logits.
+        transform: The model's scaling and capping of its head's logits.
+        at_once: Positions of a chunk; by default so many that the chunk's logits take 64 MB.
     """
 
     def chunk_logprobs(part: Tensor, wanted: Tensor) -> Tensor:
@@ -113,7 +135,7 @@ def head_logprobs(
 
 
 def logit_transform(config: Any) -> Callable[[Tensor], Tensor]:
-    """What models do to the logits of their head: scale them, and cap them softly (Gemma 2, arXiv 2408.00118)."""
+    """The scaling and the soft cap (Gemma 2, arXiv 2408.00118) that a model applies to the logits of its head."""
     config = config.get_text_config()
     scale = next(
         (value for name in _SCALES if (value := getattr(config, name, None)) is not None),
@@ -135,8 +157,8 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap")
 class _TargetLogProbs(torch.autograd.Function):
     """log p(target) of [N, vocabulary] float32 logits, [N] float32.
 
-    `cross_entropy` and `logsumexp` each lose a digit of the gradient on a CPU, one in the sum over a large vocabulary,
-    the other where the target is all but certain.
+    On a CPU, `cross_entropy` loses a digit of the gradient in the sum over a large vocabulary; `logsumexp` loses one
+    where the target is almost certain.
     """
 
     @staticmethod
@@ -159,7 +181,7 @@ def _target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype in which a model computes: autocast's where that is on, else its head's."""
+    """The dtype in which a model computes: that of autocast if it is on, else that of the head's weights."""
     head = without_adapter(model).get_output_embeddings()
     weight = next(head.parameters())
     device = weight.device.type

@@ -13,8 +13,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from judgelit.batches.flat_batch import Batch
 from judgelit.errors import UserError
-from judgelit.likelihood.layouts import LayoutChoice, cannot_share
-from judgelit.likelihood.logprobs import Scoring, head_logprobs, logit_transform
+from judgelit.likelihood.layouts import Layout, LayoutChoice, cannot_share
+from judgelit.likelihood.logprobs import Scorer, head_logprobs, logit_transform
 from judgelit.models import flat_attention, quantization
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import without_adapter
@@ -163,12 +163,12 @@ def outline(run: Run) -> Any:
     return model.train()
 
 
-def scoring_of(run: Run, model: Any) -> Scoring:
+def scoring_of(run: Run, model: Any) -> Layout:
     """How log-probabilities are computed, as far as the model's configuration tells."""
     why_not = cannot_share(without_adapter(model))
     if run.layout == "shared_prefix" and why_not is not None:
         raise UserError(f"layout 'shared_prefix': this model cannot take it: {why_not}; use 'auto'")
-    return Scoring("concatenated" if why_not is not None or run.layout == "concatenated" else "shared_prefix")
+    return Layout("concatenated" if why_not is not None or run.layout == "concatenated" else "shared_prefix")
 
 
 def head_bytes(run: Run, scored: int) -> int:
@@ -183,27 +183,27 @@ def head_bytes(run: Run, scored: int) -> int:
     return round(live.peak)
 
 
-def _trace(run: Run, model: Any, batch: Batch, scoring: Scoring, cast: torch.dtype | None) -> StepBytes:
+def _trace(run: Run, model: Any, batch: Batch, scoring: Layout, cast: torch.dtype | None) -> StepBytes:
     in_layers = {id(weight) for layer in _layers(model) for weight in layer.parameters()}
     # A rank keeps its part of the gradients in float32 where it gathers weights in half precision.
     wide = 2 if run.sharded and run.precision in _CAST else 1
     name = without_adapter(model).config.get_text_config()._attn_implementation
+    policy = Scorer(model, scoring)
     reference: Any = None
     if run.kind == "frozen":
-        reference = FrozenReference(model)
+        reference = FrozenReference(policy)
     elif run.kind == "adapter":
         if not run.backbone.uses_lora:
             raise UserError(
                 "reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'"
             )
-        reference = AdapterReference(model, None)
-    if not run.on_cpu and scoring.layout == "shared_prefix" and name == flat_attention.NAME:
+        reference = AdapterReference(policy, None)
+    if not run.on_cpu and scoring.rows == "shared_prefix" and name == flat_attention.NAME:
         without_adapter(model).set_attn_implementation(ROW_KERNEL)
     return trace_step(
-        model,
+        policy,
         reference,
         on_meta(batch, scoring, name),
-        scoring,
         cast=cast,
         accumulates=run.accumulates,
         # What stands outside of the layers is shared out only when the backward pass is over.

@@ -6,7 +6,7 @@ that comes and goes is counted. Kernels that allocate otherwise on a real device
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 from unittest.mock import patch
 
@@ -19,7 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from judgelit.batches.flat_batch import Batch, PaddedBatch
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import Scorer
 
 ROW_KERNEL = "judgelit-row-kernel"
 """Name of the attention function that stands for a GPU's: one kernel over a flat row."""
@@ -167,7 +168,7 @@ def _gemm_4bit() -> Any:
 
 
 class _Scores(Protocol):
-    def logprobs(self, batch: Batch, scoring: Scoring) -> Any: ...
+    def logprobs(self, batch: Batch) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -184,38 +185,26 @@ class StepBytes:
     gradients_at_peak: int
 
 
-@dataclass(frozen=True)
-class _KnownRows(Batch):
-    """A batch on the meta device, whose padded rows were made where there are contents."""
-
-    known: PaddedBatch | None = None
-
-    def padded(self) -> PaddedBatch:
-        assert self.known is not None
-        return self.known
-
-
-def on_meta(batch: Batch, scoring: Scoring, attention: str) -> Batch:
+def on_meta(batch: Batch, scoring: Layout, attention: str) -> Batch:
     """`batch` without contents; padded rows come with the mask [K, 1, W, W] that `attention` would make of theirs."""
-    own = {item.name: getattr(batch, item.name) for item in fields(Batch)}
-    known = None
-    if scoring.layout == "concatenated":
-        rows = batch.padded()
+    moved = batch.to("meta")
+    if scoring.rows == "concatenated":
+        rows = batch.padded
         count, width = rows.input_ids.shape
         dtype = torch.float32 if attention == "eager" else torch.bool
-        known = PaddedBatch(
+        # The property's cached value: padded rows cannot be made without contents.
+        vars(moved)["padded"] = PaddedBatch(
             rows.input_ids.to("meta"),
             torch.empty(count, 1, width, width, dtype=dtype, device="meta"),
             rows.predicts.to("meta"),
         )
-    return replace(_KnownRows(**own, known=known).to("meta"), known=known)
+    return moved
 
 
 def trace_step(
-    model: nn.Module,
+    policy: Scorer,
     reference: _Scores | None,
     batch: Batch,
-    scoring: Scoring,
     *,
     cast: torch.dtype | None = None,
     accumulates: bool = False,
@@ -224,16 +213,15 @@ def trace_step(
     """Take a micro-batch with a model on the meta device.
 
     Args:
-        model: On the meta device, in training mode; its gradients are gone afterwards.
+        policy: Its model is on the meta device, in training mode; its gradients are gone afterwards.
         reference: Answers first and without gradient, where there is one.
         batch: As `on_meta` gives it.
-        scoring: How log-probabilities are computed.
         cast: The dtype of autocast, None without.
         accumulates: Whether gradients are added to those of earlier micro-batches; otherwise there are none before the
             backward pass.
         share: The share of a trained weight's gradient that stays on a rank.
     """
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
     with DeviceKernels(cast) as kernels, LiveBytes() as live:
         hooks = []
         for weight in trained:
@@ -242,8 +230,8 @@ def trace_step(
                 live.weigh(weight.grad, share(weight))
             hooks.append(weight.register_post_accumulate_grad_hook(lambda one: live.weigh(one.grad, share(one))))
         if reference is not None:
-            reference.logprobs(batch, scoring)
-        loss = completion_logprobs(model, batch, scoring).sums.sum()
+            reference.logprobs(batch)
+        loss = policy.logprobs(batch).sums.sum()
         kernels.copies = None
         kept = live.now - live.gradients
         loss.backward()

@@ -17,7 +17,7 @@ from judgelit.batches.flat_batch import (
 )
 from judgelit.errors import UserError
 from judgelit.likelihood.flops import forward_flops
-from judgelit.likelihood.logprobs import Scoring
+from judgelit.likelihood.layouts import Layout
 from judgelit.planning.estimate import Run, outline, scoring_of
 
 Row = TokenizedCompletion | TokenizedPreference
@@ -95,9 +95,9 @@ def read_workload(data: Any, run: Run, assumed: Assumed | None = None) -> Worklo
     return Workload(collate, tuple(rows), batches, count, tokens, forward * passes, before, notes)
 
 
-def places(batch: Batch, scoring: Scoring) -> int:
+def places(batch: Batch, scoring: Layout) -> int:
     """Places of a batch that the model computes, padding included."""
-    return len(batch.input_ids) if scoring.layout == "shared_prefix" else batch.padded_tokens
+    return len(batch.input_ids) if scoring.rows == "shared_prefix" else batch.padded_tokens
 
 
 def _assumed_rows(data: Any, run: Run, assumed: Assumed) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Direct preference optimisation with its frozen reference."""
+"""The enhancement: direct preference optimisation against a frozen reference."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,41 +6,40 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from judgelit.batches.datamodules import DPODataModule
-from judgelit.batches.flat_batch import PreferenceBatch, flatten_preferences
+from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.batches.token_store import TokenRows
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import LayoutChoice
-from judgelit.likelihood.logprobs import completion_logprobs, compute_dtype
+from judgelit.likelihood.logprobs import compute_dtype
 from judgelit.models.backbone import Backbone
 from judgelit.training.finetuning import FineTuningModule
-from judgelit.training.losses import PreferenceLoss, length_normalised_nll
-from judgelit.training.precomputed import Ranks, stored_logprobs
+from judgelit.training.losses import PreferenceLoss, dpo_loss
+from judgelit.training.precomputed import precompute
 from judgelit.training.reference import (
     Reference,
     ReferenceKind,
-    SameModel,
     build_reference,
     load_starting_adapter,
     needs_starting_adapter,
-    starting_fingerprint,
 )
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
 
 _START_TOLERANCE = 1e-3
-"""Nats by which a completion's log-probability may differ between policy and reference before the first step."""
+"""Largest difference, in nats, of a completion's log-probability under policy and reference before the first step."""
 _ROUNDINGS = 8
-"""By how many units of rounding a token's log-probability may differ between batches of other rows."""
+"""Largest difference of a token's log-probability between batches of other rows, in units of rounding."""
 
 
 class DPOModule(FineTuningModule):
     """DPO (Rafailov et al. 2023, arXiv 2305.18290) with a length-normalised NLL term (Pang et al. 2024).
 
-    loss = preference_loss(log-ratios of policy to reference) + nll_weight * (-log pi(chosen) / |chosen|),
-    averaged over the pairs of the whole optimizer step, accumulation and ranks included.
+    The loss, `dpo_loss`, is averaged over the pairs of the global batch, accumulation and ranks included.
     """
+
+    reference: Reference
+    """The frozen reference; there once the model is built. It is no submodule: it is never optimized or saved."""
 
     def __init__(
         self,
@@ -51,81 +50,95 @@ class DPOModule(FineTuningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         layout: LayoutChoice = "auto",
     ) -> None:
-        """Describe the run; nothing is built yet.
+        """Describe the training; the models are built when it begins.
 
         Args:
             backbone: The policy and how it is fine-tuned.
-            loss: Which preference loss, and its weights.
-            reference: `adapter` (LoRA: the same weights with the starting adapter, or none), `frozen` (a second
-                model), `precomputed` (one pass before training, stored beside the tokenised data and used again as long
-                as weights, tokenizer, template, layout and data stay the same), or `auto`: adapter for LoRA, frozen
-                otherwise.
-            optimizer: Any optimizer, by class_path.
-            lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
+            loss: The preference loss and its weights.
+            reference: `adapter` (for LoRA: the same weights with the starting adapter, or with none), `frozen` (a
+                second model), `precomputed` (one pass before training; its values are stored beside the tokenised data
+                and used again while weights, tokenizer, template, layout and data stay the same), or `auto`: adapter
+                for LoRA, otherwise frozen.
+            optimizer: An optimizer by class_path.
+            lr_scheduler: A learning-rate scheduler by class_path. It steps with the optimizer.
             layout: `shared_prefix` computes each prompt once for all its completions, in one row without padding;
-                `concatenated` pads a row [prompt | completion] for each; `auto`: the first wherever the model can take
+                `concatenated` pads a row [prompt | completion] for each; `auto` is the first where the model can take
                 it.
         """
         super().__init__(backbone, optimizer, lr_scheduler, layout)
         self.loss = loss
         self.reference_kind = reference
-        self._forward_passes += reference != "precomputed"
-        self.reference: Reference | None = None
-        self._start_checked = False
-
-    def configure_model(self) -> None:
-        """Build policy and reference."""
-        if self.model is None:
-            super().configure_model()
-            assert self.model is not None
-            self.reference = build_reference(self.reference_kind, self.backbone, self.model, self.sharding)
-        if self.reference_kind == "precomputed":
-            data = getattr(self.trainer, "datamodule", None)
-            if not isinstance(data, DPODataModule):
-                raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
-            data.prepare_rows = self._precompute
-
-    def prepare(self, model: "CausalLM") -> None:
-        """Switch dropout off, for policy and reference must agree at the start; keep the adapter it starts from."""
-        _disable_dropout(model)
-        if needs_starting_adapter(self.reference_kind, self.backbone):
-            load_starting_adapter(model, self.backbone.adapter)  # type: ignore[arg-type]
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        """The summed loss of a micro-batch of pairs."""
-        sums = self._sums(batch)
-        return self.accumulate(sums.pop("loss"), batch.pairs, batch, **sums)
+        """Return the loss of a micro-batch as `GlobalMean` wants it."""
+        reference = self.reference.logprobs(batch)
+        policy = self.policy.logprobs(batch)
+        terms = dpo_loss(policy, reference, batch, self.loss)
+        return self.global_mean(terms, batch)
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         """Log all that training logs, over the whole validation set."""
-        self.log_validation(batch.pairs, **self._sums(batch))
+        reference = self.reference.logprobs(batch)
+        policy = self.policy.logprobs(batch)
+        self.log_terms(dpo_loss(policy, reference, batch, self.loss))
+
+    def configure_model(self) -> None:
+        """Build the policy and the reference."""
+        if self.model is None:
+            super().configure_model()
+            self.reference = build_reference(self.reference_kind, self.backbone, self.policy, self.sharding)
+        if self.reference_kind == "precomputed":
+            data = getattr(self.trainer, "datamodule", None)
+            if not hasattr(data, "prepare_rows"):
+                raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
+            data.prepare_rows = self._precompute  # type: ignore[union-attr]
+
+    def prepare(self, model: "CausalLM") -> None:
+        """Turn dropout off, since policy and reference must agree at the start; keep a copy of the starting adapter."""
+        disable_dropout(model)
+        if needs_starting_adapter(self.reference_kind, self.backbone):
+            load_starting_adapter(model, self.backbone.adapter)  # type: ignore[arg-type]
 
     def on_fit_start(self) -> None:
-        """Bring the reference to the policy's device."""
-        self._place_reference()
+        """Move the reference to the policy's device: Lightning moves the module only after `configure_model`."""
+        self.reference.to(self.device)
 
     def on_validation_start(self) -> None:
-        """Bring the reference to the policy's device."""
-        self._place_reference()
+        """Move the reference to the policy's device."""
+        self.reference.to(self.device)
 
     def on_test_start(self) -> None:
-        """Bring the reference to the policy's device."""
-        self._place_reference()
+        """Move the reference to the policy's device."""
+        self.reference.to(self.device)
 
-    def on_train_start(self) -> None:
-        """Check the start of a new run; a continued one, whose step is known only now, has left it behind."""
-        self._start_checked = self.trainer.global_step > 0
+    def on_train_batch_start(self, batch: PreferenceBatch, batch_idx: int) -> None:
+        """Check on the first micro-batch of a new run that the reference is the policy's start."""
+        super().on_train_batch_start(batch, batch_idx)
+        if self.trainer.global_step == 0 and self.trainer.fit_loop.total_batch_idx == 0:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                self._check_start(batch)
+
+    def _check_start(self, batch: PreferenceBatch) -> None:
+        reference = self.reference.logprobs(batch)
+        policy = self.policy.logprobs(batch)
+        # Precomputed values come from batches of other rows, which differ by rounding; half precision shows it.
+        precomputed = self.reference_kind == "precomputed"
+        rounding = _ROUNDINGS * torch.finfo(compute_dtype(self.policy.model)).eps if precomputed else 0.0
+        worst = ((policy.sums - reference.sums).abs() - rounding * policy.lengths).max().item()
+        if worst > _START_TOLERANCE:
+            raise UserError(
+                f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the "
+                "reference must be the policy's own start"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which reference the run has, so that it cannot be continued against another."""
+        """Note the reference, so that the run cannot be continued against another one."""
         super().on_save_checkpoint(checkpoint)
-        assert self.reference is not None
         checkpoint["reference"] = self.reference.fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue against another reference."""
         super().on_load_checkpoint(checkpoint)
-        assert self.reference is not None
         found = self.reference.fingerprint()
         if checkpoint.get("reference", found) != found:
             raise UserError(
@@ -133,105 +146,16 @@ class DPOModule(FineTuningModule):
                 "would change; continue it with the backbone it began with"
             )
 
-    def _place_reference(self) -> None:
-        # Lightning moves the module only after `setup` and `configure_model`, and the reference is no part of it.
-        assert self.reference is not None
-        self.reference.to(self.device)
-
     def _precompute(self, part: str, rows: TokenRows) -> None:
-        """Put the log-probabilities of the starting weights beside the rows of a part of the data."""
-        if not len(rows):
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        assert self.reference is not None
-        first: Any = rows[0]
-        scoring = self.scoring(flatten_preferences([first]).to(self.device))
-        key = {
-            "model": self.backbone.name_or_path,
-            "weights": self.reference.fingerprint(),
-            "tokenizer and template": data.tokenizer.fingerprint,
-            "layout": scoring.layout,
-            "precision": str(self.trainer.precision),
-            "data": rows.fingerprint,
-        }
-        start: Reference | None = None
-
-        @torch.no_grad()
-        def score(batch: PreferenceBatch) -> Tensor:
-            nonlocal start
-            start = start or self._start()
-            with self.trainer.precision_plugin.forward_context():
-                return start.logprobs(batch.to(self.device), scoring).tokens
-
-        ranks = Ranks(self.trainer.global_rank, self.trainer.world_size, self.trainer.strategy.barrier)
-        rows.reference = stored_logprobs(data.cache_folder / "reference" / part, key, rows, score, part, ranks)
-
-    def _start(self) -> Reference:
-        """The policy, or once it has been trained, its start loaded anew."""
-        assert self.model is not None and self.reference is not None
-        if self.backbone.uses_lora and self.backbone.adapter is None:
-            return build_reference("adapter", self.backbone, self.model)
-        if starting_fingerprint(self.backbone, self.model) == self.reference.fingerprint():
-            return SameModel(self.model)
-        again: Any = self.backbone.build(self.sharding, _disable_dropout)
-        if starting_fingerprint(self.backbone, again) != self.reference.fingerprint():
-            raise UserError(
-                "reference 'precomputed': some values are not stored, and the weights that the run began with are "
-                "gone; begin anew, or use reference 'frozen'"
-            )
-        return SameModel(again.to(self.device))
-
-    def _sums(self, batch: PreferenceBatch) -> dict[str, Tensor]:
-        """The loss and all logged quantities, each summed over the pairs of `batch`."""
-        assert self.model is not None and self.reference is not None
-        scoring = self.scoring(batch)
-        reference = self.reference.logprobs(batch, scoring)
-        policy = completion_logprobs(self.model, batch, scoring)
-        ratios = policy.sums - reference.sums
-        if self.trainer.training and not self._start_checked:
-            self._check_start(ratios, policy.lengths)
-        chosen, rejected = ratios[batch.chosen], ratios[batch.rejected]
-        lengths = policy.lengths
-        nll = length_normalised_nll(policy.sums[batch.chosen], lengths[batch.chosen])
-        loss = self.loss(chosen, rejected, lengths[batch.chosen], lengths[batch.rejected])
-        loss = loss + self.loss.nll_weight * nll
-        # Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the data's tokens rather than the policy's own.
-        gap = (reference.tokens - policy.tokens).detach()
-        token_kl = torch.zeros_like(ratios).index_add(0, policy.rows, gap.exp() - 1 - gap) / lengths
-        beta = self.loss.beta
-        return {
-            "loss": loss.sum(),
-            "nll": nll.sum(),
-            "rewards/chosen": beta * chosen.sum(),
-            "rewards/rejected": beta * rejected.sum(),
-            "rewards/margin": beta * (chosen - rejected).sum(),
-            "rewards/accuracy": (chosen > rejected).sum().float(),
-            "log_ratio": (chosen - rejected).sum(),
-            "kl": (token_kl[batch.chosen] + token_kl[batch.rejected]).sum() / 2,
-            "logps/chosen": policy.sums[batch.chosen].sum(),
-            "logps/rejected": policy.sums[batch.rejected].sum(),
-        }
-
-    def _check_start(self, ratios: Tensor, lengths: Tensor) -> None:
-        self._start_checked = True
-        slack = 0.0
-        if self.reference_kind == "precomputed":
-            # The same weights give the same only in a batch of the same rows; half precision shows it.
-            assert self.model is not None
-            slack = _ROUNDINGS * torch.finfo(compute_dtype(self.model)).eps
-        worst = (ratios.detach().abs() - slack * lengths).max().item()
-        if worst > _START_TOLERANCE:
-            raise UserError(
-                f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the "
-                "reference must be the policy's own start"
-            )
+        rows.reference = precompute(self, part, rows)
 
 
-def _disable_dropout(model: nn.Module) -> None:
+def disable_dropout(model: nn.Module) -> None:
+    """Set all dropout rates of a model to 0."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        # Models that call the function rather than the layer keep its rate in `attention_dropout`, `dropout`, ...
+        # Models that call the function, not the layer, keep its rate in `attention_dropout`, `dropout`, ...
         for name, value in vars(module).items():
             if "drop" in name and isinstance(value, float):
                 setattr(module, name, 0.0)

@@ -1,72 +1,124 @@
-"""Preference losses as pure functions of log-probabilities.
+"""The objectives, as pure functions of log-probabilities. Everything that a step computes of them is here.
 
-Notation, for P pairs (x, y_w, y_l) of a prompt, its chosen and its rejected completion:
-
-    chosen_ratio   = log pi(y_w|x) - log pi_ref(y_w|x)      [P] float32
-    rejected_ratio = log pi(y_l|x) - log pi_ref(y_l|x)      [P] float32
-    margin         = chosen_ratio - rejected_ratio          [P] float32
-
-Every loss gives one value a pair, [P] float32; the mean is the caller's, who knows the whole batch.
+To add a preference loss, write a function of `LogRatios` and `PreferenceLoss` and add its line to `LOSSES`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.errors import UserError
+from judgelit.likelihood.logprobs import LogProbs
 
-LossKind = Literal["sigmoid", "ipo", "hinge", "robust"]
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss of a micro-batch and the quantities to log, one value for each of n scored tokens or pairs.
+
+    loss: [n] float32, with its gradient.
+    logged: further quantities by name, [n] float32 each, without gradient.
+    """
+
+    loss: Tensor
+    logged: Mapping[str, Tensor]
 
 
-def sigmoid_loss(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """DPO, eq. 7 of Rafailov et al. 2023 (arXiv 2305.18290): -log sigmoid(beta * margin).
+@dataclass(frozen=True)
+class LogRatios:
+    """log pi(y|x) - log pi_ref(y|x) of a batch of P pairs with K completions and N scored tokens.
 
-    `label_smoothing` e is the assumed share of flipped labels, as in conservative DPO (Mitchell 2023, eq. 3):
+    tokens: [N] float32, of each scored token.
+    rows: [N] int64, the completion of each scored token.
+    chosen, rejected: [P] float32, summed over the pair's completion.
+    chosen_tokens, rejected_tokens: [P] int64, tokens of the pair's completion.
+    """
+
+    tokens: Tensor
+    rows: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    chosen_tokens: Tensor
+    rejected_tokens: Tensor
+
+    @classmethod
+    def of(cls, policy: LogProbs, reference: LogProbs, batch: PreferenceBatch) -> Self:
+        """Compare the policy with the reference."""
+        sums = policy.sums - reference.sums
+        return cls(
+            policy.tokens - reference.tokens,
+            policy.rows,
+            sums[batch.chosen],
+            sums[batch.rejected],
+            policy.lengths[batch.chosen],
+            policy.lengths[batch.rejected],
+        )
+
+    @property
+    def margin(self) -> Tensor:
+        """[P] float32, the chosen completion's ratio minus the rejected one's."""
+        return self.chosen - self.rejected
+
+
+def sigmoid_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
+    """DPO, eq. 7 of Rafailov et al. 2023 (arXiv 2305.18290): -log sigmoid(beta * margin), [P].
+
+    Label smoothing e is the assumed share of flipped labels, as in conservative DPO (Mitchell 2023, eq. 3):
     (1 - e) * loss(margin) + e * loss(-margin).
     """
-    logits = beta * margin
-    return -(1 - label_smoothing) * F.logsigmoid(logits) - label_smoothing * F.logsigmoid(-logits)
+    logits, flipped = settings.beta * ratios.margin, settings.label_smoothing
+    return -(1 - flipped) * F.logsigmoid(logits) - flipped * F.logsigmoid(-logits)
 
 
-def robust_loss(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
-    """Robust DPO, eq. 12 of Chowdhury et al. 2024 (arXiv 2403.00409): unbiased under labels flipped with rate e < 0.5.
+def robust_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
+    """Robust DPO, eq. 12 of Chowdhury et al. 2024 (arXiv 2403.00409), unbiased if a share e < 0.5 of labels is flipped.
 
-    ((1 - e) * loss(margin) - e * loss(-margin)) / (1 - 2e).
+    ((1 - e) * loss(margin) - e * loss(-margin)) / (1 - 2e), [P].
     """
-    logits = beta * margin
-    flipped = label_smoothing * F.logsigmoid(-logits) - (1 - label_smoothing) * F.logsigmoid(logits)
-    return flipped / (1 - 2 * label_smoothing)
+    logits, flipped = settings.beta * ratios.margin, settings.label_smoothing
+    return (flipped * F.logsigmoid(-logits) - (1 - flipped) * F.logsigmoid(logits)) / (1 - 2 * flipped)
 
 
-def hinge_loss(margin: Tensor, beta: float) -> Tensor:
-    """SLiC's hinge on the normalised margin (Zhao et al. 2023, arXiv 2305.10425; RSO, arXiv 2309.06657, eq. 7)."""
-    return torch.relu(1 - beta * margin)
+def hinge_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
+    """SLiC's hinge, max(0, 1 - beta * margin), [P] (arXiv 2305.10425; RSO, arXiv 2309.06657, eq. 7)."""
+    return torch.relu(1 - settings.beta * ratios.margin)
 
 
-def ipo_loss(margin: Tensor, beta: float) -> Tensor:
-    """IPO, eq. 17 of Azar et al. 2023 (arXiv 2310.12036): (margin - 1 / (2 beta))^2.
+def ipo_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
+    """IPO, eq. 17 of Azar et al. 2023 (arXiv 2310.12036): (margin - 1 / (2 beta))^2, [P].
 
-    Here `margin` is of ratios divided by each completion's own number of tokens, without which the target 1 / (2 beta)
-    would mean something else for every length.
+    The margin is of ratios divided by the tokens of each completion. Without that, the target 1 / (2 beta) would mean
+    something else for every length.
     """
-    return (margin - 1 / (2 * beta)) ** 2
+    margin = ratios.chosen / ratios.chosen_tokens - ratios.rejected / ratios.rejected_tokens
+    return (margin - 1 / (2 * settings.beta)) ** 2
 
 
-def length_normalised_nll(chosen_logprob: Tensor, chosen_tokens: Tensor) -> Tensor:
-    """-log pi(y_w|x) / |y_w|, the term of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1), [P] float32."""
-    return -chosen_logprob / chosen_tokens
+LOSSES: dict[str, Callable[[LogRatios, "PreferenceLoss"], Tensor]] = {
+    "sigmoid": sigmoid_loss,
+    "ipo": ipo_loss,
+    "hinge": hinge_loss,
+    "robust": robust_loss,
+}
+"""Preference losses by name: log-ratios of P pairs to one value for each pair, [P] float32."""
+_SMOOTHED = ("sigmoid", "robust")
+"""Those that use label smoothing."""
+if TYPE_CHECKING:
+    LossKind = str
+else:
+    LossKind = Literal[tuple(LOSSES)]
 
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """Which preference loss, and its weights."""
+    """The preference loss and its weights."""
 
     kind: LossKind = "sigmoid"
-    """sigmoid (DPO), ipo, hinge or robust."""
+    """sigmoid is DPO."""
     beta: float = 0.1
     """How strongly the policy is held to the reference; larger is stricter."""
     label_smoothing: float = 0.0
@@ -75,32 +127,47 @@ class PreferenceLoss:
     """Weight of the length-normalised negative log-likelihood of the chosen completion."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(LossKind):
-            raise UserError(f"kind: found {self.kind!r}, expected one of {', '.join(get_args(LossKind))}")
+        if self.kind not in LOSSES:
+            raise UserError(f"kind: found {self.kind!r}, expected one of {', '.join(LOSSES)}")
         if not self.beta > 0:
             raise UserError(f"beta: found {self.beta}, expected a number above 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise UserError(f"label_smoothing: found {self.label_smoothing}, expected 0 <= label_smoothing < 0.5")
-        if self.label_smoothing and self.kind not in ("sigmoid", "robust"):
+        if self.label_smoothing and self.kind not in _SMOOTHED:
             raise UserError(f"label_smoothing: has no meaning for the {self.kind} loss")
         if not self.nll_weight >= 0:
             raise UserError(f"nll_weight: found {self.nll_weight}, expected 0 or more")
 
-    def __call__(
-        self, chosen_ratio: Tensor, rejected_ratio: Tensor, chosen_tokens: Tensor, rejected_tokens: Tensor
-    ) -> Tensor:
-        """The preference loss of each pair, [P] float32, without the NLL term.
 
-        Args:
-            chosen_ratio: [P] float32, log-ratio of policy to reference, summed over the chosen completion.
-            rejected_ratio: [P] float32, the same of the rejected completion.
-            chosen_tokens: [P], tokens of the chosen completion.
-            rejected_tokens: [P], tokens of the rejected completion.
-        """
-        if self.kind == "ipo":
-            return ipo_loss(chosen_ratio / chosen_tokens - rejected_ratio / rejected_tokens, self.beta)
-        margin = chosen_ratio - rejected_ratio
-        if self.kind == "hinge":
-            return hinge_loss(margin, self.beta)
-        smoothed: Callable[[Tensor, float, float], Tensor] = sigmoid_loss if self.kind == "sigmoid" else robust_loss
-        return smoothed(margin, self.beta, self.label_smoothing)
+def sft_loss(policy: LogProbs) -> LossTerms:
+    """The negative log-likelihood of each completion token, [N]."""
+    return LossTerms(-policy.tokens, {})
+
+
+def dpo_loss(policy: LogProbs, reference: LogProbs, batch: PreferenceBatch, settings: PreferenceLoss) -> LossTerms:
+    """The preference loss plus `nll_weight` times the length-normalised NLL of the chosen completion, [P].
+
+    The NLL term is that of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): -log pi(y_w|x) / |y_w|.
+
+    Logged: `nll`; `rewards/...`, beta times the log-ratios; `log_ratio`, the margin; `logps/...`, log pi(y|x); and
+    `kl`, Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the tokens of the data: the mean of
+    exp(-r) - 1 + r over the log-ratios r of a completion's tokens, averaged over the pair.
+    """
+    ratios = LogRatios.of(policy, reference, batch)
+    chosen_logps, rejected_logps = policy.sums[batch.chosen], policy.sums[batch.rejected]
+    nll = -chosen_logps / ratios.chosen_tokens
+    loss = LOSSES[settings.kind](ratios, settings) + settings.nll_weight * nll
+    of_tokens = (-ratios.tokens).exp() - 1 + ratios.tokens
+    kl = torch.zeros_like(policy.sums).index_add(0, ratios.rows, of_tokens) / policy.lengths
+    logged = {
+        "nll": nll,
+        "rewards/chosen": settings.beta * ratios.chosen,
+        "rewards/rejected": settings.beta * ratios.rejected,
+        "rewards/margin": settings.beta * ratios.margin,
+        "rewards/accuracy": (ratios.chosen > ratios.rejected).float(),
+        "log_ratio": ratios.margin,
+        "kl": (kl[batch.chosen] + kl[batch.rejected]) / 2,
+        "logps/chosen": chosen_logps,
+        "logps/rejected": rejected_logps,
+    }
+    return LossTerms(loss, {name: value.detach() for name, value in logged.items()})

@@ -6,15 +6,15 @@ from torch import Tensor
 
 from judgelit.batches.flat_batch import Batch
 from judgelit.likelihood.layouts import LayoutChoice
-from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.training.finetuning import FineTuningModule
+from judgelit.training.losses import sft_loss
 
 
 class SFTModule(FineTuningModule):
     """Supervised fine-tuning: minimise -log p(completion | prompt), averaged over completion tokens.
 
-    The average is over the completion tokens of the whole optimizer step, accumulation and ranks included.
+    The average is over the completion tokens of the global batch, accumulation and ranks included.
     """
 
     def __init__(
@@ -24,27 +24,24 @@ class SFTModule(FineTuningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         layout: LayoutChoice = "auto",
     ) -> None:
-        """Describe the run; nothing is built yet.
+        """Describe the training; the model is built when it begins.
 
         Args:
             backbone: The model and how it is fine-tuned.
-            optimizer: Any optimizer, by class_path.
-            lr_scheduler: Any scheduler, by class_path, stepped once an optimizer step.
-            layout: `shared_prefix` packs the examples of a batch into one row without padding, each seeing only itself,
-                and those of one prompt sharing it; `concatenated` pads a row for each; `auto`: the first wherever the
-                model can take it.
+            optimizer: An optimizer by class_path.
+            lr_scheduler: A learning-rate scheduler by class_path. It steps with the optimizer.
+            layout: `shared_prefix` packs the examples of a batch into one row without padding, in which each sees only
+                itself and its prompt; `concatenated` pads a row for each; `auto` is the first where the model can
+                take it.
         """
         super().__init__(backbone, optimizer, lr_scheduler, layout)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The summed negative log-likelihood of a micro-batch's completions."""
-        assert self.model is not None
-        logprobs = completion_logprobs(self.model, batch, self.scoring(batch))
-        nll, tokens = -logprobs.sums.sum(), len(logprobs.tokens)
-        return self.accumulate(nll, tokens, batch)
+        """Return the loss of a micro-batch as `GlobalMean` wants it."""
+        policy = self.policy.logprobs(batch)
+        terms = sft_loss(policy)
+        return self.global_mean(terms, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the negative log-likelihood a token, over the whole validation set."""
-        assert self.model is not None
-        logprobs = completion_logprobs(self.model, batch, self.scoring(batch))
-        self.log_validation(len(logprobs.tokens), loss=-logprobs.sums.sum())
+        """Log the loss over the whole validation set."""
+        self.log_terms(sft_loss(self.policy.logprobs(batch)))

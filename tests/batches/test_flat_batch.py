@@ -62,7 +62,7 @@ class TestCompletions:
         )
         assert batch.ids == ("x", "y", "z")
         assert batch.tokens == 9
-        assert batch.completed_tokens == 4 + 3 + 2
+        assert batch.unpadded_tokens == 4 + 3 + 2
         assert batch.padded_tokens == 3 * 4
         assert {tensor.dtype for tensor in tensors(batch).values()} == {torch.long}
 
@@ -122,7 +122,7 @@ class TestPreferences:
         assert batch.ids == ("x", "y")
         assert batch.pairs == 2
         assert batch.tokens == 4 + 3 + 2 + 4
-        assert batch.completed_tokens == 13 and batch.padded_tokens == 16
+        assert batch.unpadded_tokens == 13 and batch.padded_tokens == 16
         assert batch.reference is None
         assert batch.chosen.dtype == batch.rejected.dtype == torch.long
 
@@ -138,7 +138,7 @@ class TestPreferences:
         assert batch.rejected.tolist() == [1, 4, 0]
         # What training on them one by one would read.
         assert batch.tokens == 12
-        assert batch.completed_tokens == 5 * 2
+        assert batch.unpadded_tokens == 5 * 2
 
     @given(rows=st.lists(st.builds(TokenizedPreference, st.just("p"), IDS, IDS, IDS), min_size=1))
     def test_each_pair_finds_its_own_completions(self, rows: list[TokenizedPreference]) -> None:
@@ -184,7 +184,7 @@ class TestPadded:
         mask = padded.attention_mask.bool()
         kept = [ids[row].tolist() for ids, row in zip(padded.input_ids, mask, strict=True)]
         assert kept == [prompt + completion for prompt, completion in completions_of(batch)]
-        assert mask.numel() == batch.padded_tokens and int(mask.sum()) == batch.completed_tokens
+        assert mask.numel() == batch.padded_tokens and int(mask.sum()) == batch.unpadded_tokens
         # What predicts a token in one predicts it in the other.
         ids = padded.input_ids.flatten()
         assert torch.equal(ids[padded.predicts], batch.input_ids[batch.predicts])
