@@ -168,7 +168,8 @@ def warm_up() -> None:
     import torch
 
     from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
-    from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+    from judgelit.likelihood.layouts import Layout
+    from judgelit.likelihood.logprobs import completion_logprobs
     from judgelit.models.backbone import Backbone
     from judgelit.models.lora import LoRA
     from judgelit.training.cli import TrainingCLI  # noqa: F401
@@ -176,7 +177,7 @@ def warm_up() -> None:
     model = Backbone("nano", lora=LoRA()).build()
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     batch = flatten_completions([TokenizedCompletion("", list(range(64)), list(range(64)))])
-    completion_logprobs(model, batch, Scoring("shared_prefix")).sums.sum().backward()
+    completion_logprobs(model, batch, Layout("shared_prefix")).sums.sum().backward()
     optimizer.step()
 
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from judgelit.batches.datamodules import DPODataModule
 from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.batches.token_store import TokenRows
 from judgelit.errors import UserError
@@ -89,9 +90,9 @@ class DPOModule(FineTuningModule):
             self.reference = build_reference(self.reference_kind, self.backbone, self.policy, self.sharding)
         if self.reference_kind == "precomputed":
             data = getattr(self.trainer, "datamodule", None)
-            if not hasattr(data, "prepare_rows"):
+            if not isinstance(data, DPODataModule):
                 raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
-            data.prepare_rows = self._precompute  # type: ignore[union-attr]
+            data.prepare_rows = self._precompute
 
     def prepare(self, model: "CausalLM") -> None:
         """Turn dropout off, since policy and reference must agree at the start; keep a copy of the starting adapter."""

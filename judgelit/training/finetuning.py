@@ -73,9 +73,11 @@ class FineTuningModule(L.LightningModule):
         """Build the model, once."""
         if self.model is None:
             self.model = self.backbone.build(self.sharding, self.prepare)
-            self.policy = Scorer(
-                self.model, self.layout, lambda yes: self.trainer.strategy.reduce_boolean_decision(yes)
-            )
+            self.policy = Scorer(self.model, self.layout, self._on_all_ranks)
+
+    def _on_all_ranks(self, here: bool) -> bool:
+        """Whether all ranks say yes."""
+        return here if self._trainer is None else self.trainer.strategy.reduce_boolean_decision(here)
 
     def prepare(self, model: "CausalLM") -> None:
         """Hook: modify the built model before sharding."""

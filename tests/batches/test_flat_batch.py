@@ -165,7 +165,7 @@ class TestPreferences:
 class TestPadded:
     def test_by_hand(self) -> None:
         rows = [TokenizedPreference("x", [1, 2], [3, 9], [4]), TokenizedPreference("y", [], [6, 5], [7])]
-        padded = flatten_preferences(rows).padded()
+        padded = flatten_preferences(rows).padded
         real = padded.input_ids * padded.attention_mask
         assert real.tolist() == [[1, 2, 3, 9], [1, 2, 4, 0], [6, 5, 0, 0], [7, 0, 0, 0]]
         assert padded.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 0, 0]]
@@ -175,12 +175,12 @@ class TestPadded:
     def test_masks_come_from_lengths_where_pad_is_also_a_token(self) -> None:
         # 1 pads here, and stands within prompt and completion: only the lengths tell which is which.
         rows = [TokenizedCompletion("x", [1, 9, 1], [7, 1]), TokenizedCompletion("y", [1], [1])]
-        assert flatten_completions(rows).padded().attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+        assert flatten_completions(rows).padded.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
 
     @given(rows=COMPLETIONS)
     def test_holds_the_same_completions(self, rows: list[TokenizedCompletion]) -> None:
         batch = flatten_completions(rows)
-        padded = batch.padded()
+        padded = batch.padded
         mask = padded.attention_mask.bool()
         kept = [ids[row].tolist() for ids, row in zip(padded.input_ids, mask, strict=True)]
         assert kept == [prompt + completion for prompt, completion in completions_of(batch)]
@@ -227,7 +227,7 @@ class TestMoving:
         before = {name: tensor.clone() for name, tensor in tensors(batch).items()}
         batch.to("meta")
         copy.deepcopy(batch)
-        batch.padded()
+        assert batch.padded.input_ids.ndim == 2
         with pytest.raises(AttributeError):
             batch.tokens = 3  # type: ignore[misc]
         assert all(torch.equal(tensor, before[name]) for name, tensor in tensors(batch).items())

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.records.records import Message, PreferencePair
 from tests.support import judge_prompt, pair_of
@@ -287,7 +288,7 @@ class TestLoad:
         model = Backbone(str(folder)).build().eval()
         rows = [TokenizedCompletion(str(n), [5] * 9, [7] * (n - 9)) for n in (20, chat.context)]
         alone, beside = (
-            completion_logprobs(model, flatten_completions(some), Scoring("shared_prefix")).sums[0]
+            completion_logprobs(model, flatten_completions(some), Layout("shared_prefix")).sums[0]
             for some in (rows[:1], rows)
         )
         torch.testing.assert_close(alone, beside, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
 from judgelit.generation import kv_cache
 from judgelit.generation.kv_cache import Filling, KVCache
-from judgelit.models.flat_attention import Plan
+from judgelit.models.flat_attention import FlatAttention
 
 GROUPS, HEADS, SIZE, VALUE_SIZE = 2, 6, 4, 3
 
@@ -56,7 +56,7 @@ def filled(lengths: list[int], texts: int, layers: list[nn.Module]) -> tuple[KVC
             spans = torch.tensor([[s + min(i, n - 1) for i in range(width)] for s, n in zip(starts, part, strict=True)])
             key, value = torch.randn(1, GROUPS, total, SIZE), torch.randn(1, GROUPS, total, VALUE_SIZE)
             query = torch.randn(1, HEADS, total, SIZE)
-            plan = Plan.of(batch)
+            plan = FlatAttention(batch.plan)
             seen = Filling(cache, plan, first, spans).attend(query, key, value, 0.7, 0.0, layer)
             assert torch.equal(seen, plan.attend(query, key, value, 0.7, 0.0))
             prompts += [(key[0][:, s : s + n], value[0][:, s : s + n]) for s, n in zip(starts, part, strict=True)]

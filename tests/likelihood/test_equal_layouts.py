@@ -17,9 +17,10 @@ from judgelit.batches.flat_batch import (
     flatten_completions,
     flatten_preferences,
 )
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
-from judgelit.models.flat_attention import Plan
+from judgelit.models.flat_attention import FlatAttention
 from judgelit.models.lora import LoRA
 from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
@@ -35,8 +36,8 @@ from tests.plain_forward import (
     trained,
 )
 
-SHARED, CONCATENATED = Scoring("shared_prefix"), Scoring("concatenated")
-BOTH = pytest.mark.parametrize("scoring", [SHARED, CONCATENATED], ids=lambda scoring: scoring.layout)
+SHARED, CONCATENATED = Layout("shared_prefix"), Layout("concatenated")
+BOTH = pytest.mark.parametrize("scoring", [SHARED, CONCATENATED], ids=lambda scoring: scoring.rows)
 
 
 def build(backbone: Backbone, dtype: torch.dtype) -> Any:
@@ -54,7 +55,7 @@ def weighted(batch: Batch) -> Tensor:
     return torch.linspace(-1.0, 2.0, len(batch.lengths), dtype=torch.float64)
 
 
-def scored(model: Any, batch: Batch, scoring: Scoring) -> tuple[Tensor, dict[str, Tensor]]:
+def scored(model: Any, batch: Batch, scoring: Layout) -> tuple[Tensor, dict[str, Tensor]]:
     """Log-probabilities of the scored tokens, and gradients of a weighted sum of the completions'."""
     found = completion_logprobs(model, batch, scoring)
     (found.sums * weighted(batch)).sum().backward()
@@ -86,7 +87,7 @@ def assert_equal(
 
 
 def test_the_rows_compared_are_computed_in_several_calls() -> None:
-    groups = Plan.of(flatten_preferences(ragged_pairs())).groups
+    groups = flatten_preferences(ragged_pairs()).plan.groups
     causal, branching = ([group for group in groups if (group.mask is None) == kind] for kind in (True, False))
     assert len(causal) > 1 and len(branching) > 1
     # And in one call, stretches of several lengths.
@@ -98,7 +99,7 @@ def test_the_rows_compared_are_computed_in_several_calls() -> None:
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [None, LoRA(r=4)])
 def test_each_completion_is_as_by_itself(
-    model_folder: str, lora: LoRA | None, checkpointing: bool, scoring: Scoring
+    model_folder: str, lora: LoRA | None, checkpointing: bool, scoring: Layout
 ) -> None:
     backbone = Backbone(model_folder, lora=lora, activation_checkpointing=checkpointing)
     model = build(backbone, torch.float64)
@@ -143,7 +144,7 @@ def exact_llama(llama: str) -> Any:
 @BOTH
 @settings(max_examples=30)
 @given(tree=TREES, few=st.booleans(), order=st.randoms(use_true_random=False))
-def test_random_trees(exact_llama: Any, scoring: Scoring, tree: Any, few: bool, order: random.Random) -> None:
+def test_random_trees(exact_llama: Any, scoring: Layout, tree: Any, few: bool, order: random.Random) -> None:
     # Of a few ids there are equal prompts, and completions that begin like others.
     ids = (lambda count: [order.randrange(2) for _ in range(count)]) if few else (lambda count: some_ids(order, count))
     rows = []
@@ -166,7 +167,7 @@ def test_random_trees(exact_llama: Any, scoring: Scoring, tree: Any, few: bool, 
 
 
 @BOTH
-def test_neither_order_nor_neighbours_change_a_completion(model_folder: str, scoring: Scoring) -> None:
+def test_neither_order_nor_neighbours_change_a_completion(model_folder: str, scoring: Layout) -> None:
     model = Backbone(model_folder).build()
     rows = both(ragged_pairs())
     with torch.no_grad():
@@ -180,7 +181,7 @@ def test_neither_order_nor_neighbours_change_a_completion(model_folder: str, sco
 
 
 @BOTH
-def test_other_ids_in_one_completion_change_no_other(model_folder: str, scoring: Scoring) -> None:
+def test_other_ids_in_one_completion_change_no_other(model_folder: str, scoring: Layout) -> None:
     model = Backbone(model_folder).build()
     rows = both(ragged_pairs())
     batch = flatten_completions(rows)
@@ -230,7 +231,7 @@ def test_packed_logits_are_the_unpacked_ones(model_folder: str) -> None:
             position_ids=batch.position_ids[None],
             attention_mask=torch.zeros(1, 1, 1, 1),
             use_cache=False,
-            judgelit_plan=Plan.of(batch),
+            judgelit_attention=FlatAttention(batch.plan),
         ).logits[0]
         alone = [model(input_ids=torch.tensor([[*row.prompt, *row.completion]])).logits[0] for row in rows]
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-5, atol=1e-5)

@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from judgelit.batches.flat_batch import Batch, TokenizedCompletion, flatten_completions
 from judgelit.likelihood.flops import forward_flops
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 
@@ -22,7 +23,7 @@ BATCH = flatten_completions(ROWS)
 
 def counted(model: Any, batch: Batch) -> dict[str, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        completion_logprobs(model, batch, Scoring("shared_prefix"))
+        completion_logprobs(model, batch, Layout("shared_prefix"))
     found: dict[str, int] = {}
     for operation, count in counter.get_flop_counts()["Global"].items():
         kind = "attention" if "attention" in str(operation) else "linear"

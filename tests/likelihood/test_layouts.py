@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, Llama4TextConfig, LlamaForCausalL
 
 from judgelit.batches.flat_batch import Batch, TokenizedCompletion, flatten_completions
 from judgelit.errors import UserError
-from judgelit.likelihood.layouts import _gap, cannot_share, choose_layout
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout, cannot_share, largest_gap
+from judgelit.likelihood.logprobs import Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.flat_attention import NAME
 from judgelit.models.lora import LoRA
@@ -22,7 +22,7 @@ from tests.plain_forward import both, plain_of, ragged_pairs, some_ids
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 SMALL: dict[str, Any] = {**SIZES, "num_key_value_heads": 2, "vocab_size": 300, "initializer_range": 0.2}
-SHARED, CONCATENATED = Scoring("shared_prefix"), Scoring("concatenated")
+SHARED, CONCATENATED = Layout("shared_prefix"), Layout("concatenated")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,12 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
         yield lambda: [record.getMessage() for record in caplog.records if "lightning" in record.name]
 
 
+def choose_layout(model: Any, choice: Any, batch: Batch, agree: Any = bool) -> Layout:
+    return Scorer(model, choice, agree).layout(batch)
+
+
 @torch.no_grad()
-def differ_by(model: Any, scoring: Scoring, rows: list[TokenizedCompletion]) -> float:
+def differ_by(model: Any, scoring: Layout, rows: list[TokenizedCompletion]) -> float:
     """By how much log-probabilities differ from those of the model's plain forward pass."""
     found = completion_logprobs(model, flatten_completions(rows), scoring).tokens
     return (found - plain_of(model, rows)).abs().max().item()
@@ -121,7 +125,7 @@ class TestIncapable:
     ) -> None:
         model = self.build(name, unshareable_folders)
         scoring = choose_layout(model, "auto", batch)
-        assert scoring.layout == "concatenated"
+        assert scoring.rows == "concatenated"
         layout, *more = lines()
         assert layout == f"layout: concatenated, a padded row for each completion, since {WHY[name]}"
         # RecurrentGemma caps its logits under a name of its own.
@@ -145,7 +149,7 @@ class TestIncapable:
     def test_attention_of_another_kind(self, llama: str, batch: Batch, lines: Any) -> None:
         assert choose_layout(Backbone(llama, attention="eager").build(), "auto", batch) == CONCATENATED
         (line,) = lines()
-        assert line.endswith("since attention 'eager' takes no plan of a row, expected 'sdpa'")
+        assert line.endswith("since attention 'eager' does not support a block mask, expected 'sdpa'")
 
     def test_sharing_would_be_wrong(self, unshareable_folders: dict[str, str], rows: list[TokenizedCompletion]) -> None:
         for name in ("sliding_window", "recurrent"):
@@ -203,11 +207,11 @@ class TestLiars:
     def test_what_is_wrong_in_one_completion_is_not_averaged_away(self, llama: str, batch: Batch) -> None:
         model = Backbone(llama).build()
         found = completion_logprobs(model, batch, SHARED).tokens
-        assert _gap(model, batch, SHARED, found) == 0.0
+        assert largest_gap(found, found, batch) == 0.0
         for number in range(len(batch.lengths)):
             expected = found + torch.where(batch.rows == number, 0.5, 0.0)
             share = int((batch.rows == number).sum()) / int(batch.lengths[number])
-            assert _gap(model, batch, SHARED, expected) == pytest.approx(0.5 * share, abs=1e-5)
+            assert largest_gap(found, expected, batch) == pytest.approx(0.5 * share, abs=1e-5)
 
 
 class Neighbourly(LlamaForCausalLM):
@@ -244,12 +248,12 @@ class TestHead:
         for choice in ("auto", "shared_prefix", "concatenated"):
             scoring = choose_layout(model, choice, batch)  # type: ignore[arg-type]
             assert scoring.own_head
-            assert scoring.layout == ("concatenated" if choice == "concatenated" else "shared_prefix")
+            assert scoring.rows == ("concatenated" if choice == "concatenated" else "shared_prefix")
             assert differ_by(model, scoring, rows) < 1e-4
             assert differ_by(model, replace(scoring, own_head=False), rows) > 1.0
         assert (
             lines()
-            == ["head: the model's own at every position, since it does more than a linear layer's scaled logits"] * 3
+            == ["head: the model's own at every position, since it is more than a linear layer's scaled logits"] * 3
         )
 
     def test_its_gradient_is_the_models_own(self, llama: str) -> None:
@@ -258,7 +262,7 @@ class TestHead:
         model: Any = with_plan(Rolled.from_pretrained(llama, attn_implementation="sdpa"))
         weights: list[Tensor] = list(model.parameters())
         found = torch.autograd.grad(
-            completion_logprobs(model, flatten_completions(rows), Scoring("shared_prefix", own_head=True)).sums.sum(),
+            completion_logprobs(model, flatten_completions(rows), Layout("shared_prefix", own_head=True)).sums.sum(),
             weights,
         )
         for one, other in zip(found, torch.autograd.grad(plain_of(model, rows).sum(), weights), strict=True):
@@ -280,7 +284,7 @@ class TestHead:
 
 
 class TestRanks:
-    def settled(self, model: Any, choice: Any, batch: Batch, others: list[bool]) -> tuple[Scoring, list[bool]]:
+    def settled(self, model: Any, choice: Any, batch: Batch, others: list[bool]) -> tuple[Layout, list[bool]]:
         """What is settled on if other ranks say `others` of each way in turn, and what this one says."""
         said: list[bool] = []
 

@@ -28,8 +28,8 @@ from judgelit.batches.flat_batch import (
 )
 from judgelit.likelihood import logprobs
 from judgelit.likelihood.logprobs import (
+    Layout,
     LogProbs,
-    Scoring,
     _target_logprobs,
     completion_logprobs,
     compute_dtype,
@@ -41,8 +41,8 @@ from judgelit.models.flat_attention import NAME
 from judgelit.models.lora import LoRA
 from tests.plain_forward import both, gradients, plain_logprobs, plain_of, ragged_pairs, some_ids
 
-SHARED, CONCATENATED = Scoring("shared_prefix"), Scoring("concatenated")
-EVERY_WAY = [Scoring(layout, own) for layout in ("shared_prefix", "concatenated") for own in (False, True)]
+SHARED, CONCATENATED = Layout("shared_prefix"), Layout("concatenated")
+EVERY_WAY = [Layout(layout, own) for layout in ("shared_prefix", "concatenated") for own in (False, True)]
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL: dict[str, Any] = {**SIZES, "num_key_value_heads": 1, "initializer_range": 0.3, "vocab_size": 300}
 
@@ -58,7 +58,7 @@ def made(config: PretrainedConfig) -> Any:
 
 class TestOfABatch:
     @pytest.mark.parametrize("scoring", EVERY_WAY)
-    def test_fields(self, llama: str, scoring: Scoring) -> None:
+    def test_fields(self, llama: str, scoring: Layout) -> None:
         model = Backbone(llama).build()
         pairs = [TokenizedPreference("a", [1, 2, 3], [4, 5], [6]), TokenizedPreference("b", [], [8], [9, 10, 11])]
         with torch.no_grad():
@@ -73,7 +73,7 @@ class TestOfABatch:
         assert got.tokens.dtype == got.sums.dtype == torch.float32
 
     @pytest.mark.parametrize("scoring", EVERY_WAY)
-    def test_nothing_that_is_predicted_is_no_error(self, llama: str, scoring: Scoring) -> None:
+    def test_nothing_that_is_predicted_is_no_error(self, llama: str, scoring: Layout) -> None:
         batch = flatten_completions([TokenizedCompletion("", [], [4])])
         got = completion_logprobs(Backbone(llama).build(), batch, scoring)
         assert got.tokens.tolist() == [] and got.sums.tolist() == [0.0]
@@ -202,7 +202,7 @@ def test_logits_of_all_positions_never_exist(layout: Any, tied: bool, monkeypatc
     found, sizes = [], []
     for own_head in (False, True):
         with Largest() as largest:
-            completion_logprobs(model, batch, Scoring(layout, own_head)).sums.sum().backward()
+            completion_logprobs(model, batch, Layout(layout, own_head)).sums.sum().backward()
         found.append(gradients(model))
         sizes.append(largest.numel)
     # Where they do exist, the measure sees them.
@@ -223,7 +223,7 @@ HEADS: dict[str, Callable[[], PretrainedConfig]] = {
 class TestTransform:
     @pytest.mark.parametrize("scoring", EVERY_WAY)
     @pytest.mark.parametrize("head", sorted(HEADS))
-    def test_is_the_models_own(self, head: str, scoring: Scoring) -> None:
+    def test_is_the_models_own(self, head: str, scoring: Layout) -> None:
         model = made(HEADS[head]())
         with torch.no_grad():
             out = model(input_ids=torch.arange(3, 40)[None], output_hidden_states=True)

@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import create_mask, flex_attention
 
 from judgelit.batches.flat_batch import Batch, TokenizedCompletion, flatten_completions, flatten_preferences
 from judgelit.models.backbone import Backbone
-from judgelit.models.flat_attention import Plan
+from judgelit.models.flat_attention import FlatAttention
 from tests.plain_forward import ragged_pairs, some_ids
 
 LENGTHS = st.one_of(st.integers(0, 4), st.integers(30, 90))
@@ -60,7 +60,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float)
 def test_attend_is_attention_under_the_dense_mask(tree: Any, groups: int, value_width: int) -> None:
     batch = batch_of(tree)
     inputs = qkv(len(batch.input_ids), 4, groups, 8, value_width)
-    out = Plan.of(batch).attend(*inputs, scale=0.7, dropout=0.0)
+    out = FlatAttention(batch.plan).attend(*inputs, scale=0.7, dropout=0.0)
     wanted = dense(*inputs, visible(batch), 0.7)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-12)
     weights = torch.randn_like(wanted)
@@ -72,14 +72,14 @@ def test_attend_is_attention_under_the_dense_mask(tree: Any, groups: int, value_
 def test_the_scale_is_that_of_the_head_if_none_is_given() -> None:
     batch = flatten_preferences(ragged_pairs())
     inputs = qkv(len(batch.input_ids), 2, 2, 16, 16)
-    out = Plan.of(batch).attend(*inputs, scale=None, dropout=0.0)
+    out = FlatAttention(batch.plan).attend(*inputs, scale=None, dropout=0.0)
     torch.testing.assert_close(out, dense(*inputs, visible(batch), 0.25), rtol=0, atol=1e-12)
 
 
 def test_dropout_is_applied_and_keeps_the_mean() -> None:
     batch = batch_of([(6, [5, 4])])
     inputs = [part.detach() for part in qkv(len(batch.input_ids), 2, 2, 8, 8)]
-    plan = Plan.of(batch)
+    plan = FlatAttention(batch.plan)
     drawn = torch.stack([plan.attend(*inputs, scale=None, dropout=0.2) for _ in range(800)])
     assert not torch.equal(drawn[0], drawn[1])
     torch.testing.assert_close(drawn.mean(0), plan.attend(*inputs, scale=None, dropout=0.0), rtol=0, atol=0.1)
@@ -89,7 +89,7 @@ def test_dropout_is_applied_and_keeps_the_mean() -> None:
 def test_stretches_computed_together_are_of_similar_length(tree: Any) -> None:
     batch = batch_of(tree)
     computed: list[int] = []
-    for group in Plan.of(batch).groups:
+    for group in batch.plan.groups:
         # Padding repeats a place, and what a stretch sees is its prompt and itself.
         sizes = [len(set(keys)) for keys in group.keys.view(group.size, -1).tolist()]
         assert min(sizes) >= min(0.8 * max(sizes), max(sizes) - 32)
@@ -102,7 +102,7 @@ class TestBlockMask:
     @given(tree=TREES)
     def test_is_the_dense_mask(self, tree: Any) -> None:
         batch = batch_of(tree)
-        block_mask, length = Plan.of(batch).block_mask, len(batch.input_ids)
+        block_mask, length = batch.plan.block_mask, len(batch.input_ids)
         mask = visible(batch)
         assert torch.equal(create_mask(block_mask.mask_mod, None, None, length, length, device="cpu")[0, 0], mask)
         # Blocks that are left out hold no pair that sees each other.
@@ -115,11 +115,11 @@ class TestBlockMask:
     def test_flex_attention_under_it_is_attend(self) -> None:
         batch = flatten_preferences(ragged_pairs())
         assert len(batch.input_ids) > 3 * 128
-        plan = Plan.of(batch)
+        plan = batch.plan
         with torch.no_grad():
             query, key, value = (part.detach() for part in qkv(len(batch.input_ids), 4, 2, 8, 8))
             flex = flex_attention(query, key, value, block_mask=plan.block_mask, scale=0.3, enable_gqa=True)
-            found = plan.attend(query, key, value, 0.3, 0.0)
+            found = FlatAttention(plan).attend(query, key, value, 0.3, 0.0)
         assert isinstance(flex, Tensor)
         torch.testing.assert_close(flex.transpose(1, 2), found, rtol=0, atol=1e-6)
 

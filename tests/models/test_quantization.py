@@ -17,8 +17,8 @@ from judgelit.batches.flat_batch import (
     flatten_preferences,
 )
 from judgelit.errors import UserError
-from judgelit.likelihood.layouts import choose_layout
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout, choose_layout
+from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
 from judgelit.models.lora import LoRA
@@ -155,14 +155,14 @@ def test_it_takes_the_shared_layout_and_the_chunked_head(model_folder: str, dtyp
     model: Any = with_effect(quantized(model_folder, dtype).build())
     prompt, *texts = [list(range(start, start + 9)) for start in (3, 40, 80)]
     batch = flatten_completions([TokenizedCompletion("", prompt, text) for text in texts])
-    assert choose_layout(model, "auto", batch) == Scoring("shared_prefix", own_head=False)
-    assert choose_layout(model, "shared_prefix", batch) == Scoring("shared_prefix", own_head=False)
+    assert choose_layout(model, "auto", batch) == Layout("shared_prefix", own_head=False)
+    assert choose_layout(model, "shared_prefix", batch) == Layout("shared_prefix", own_head=False)
     expected = []
     for text in texts:
         ids = torch.tensor([prompt + text])
         plain = model(input_ids=ids, use_cache=False).logits[0].float().log_softmax(-1)
         expected.append(plain[len(prompt) - 1 : -1].gather(1, ids[0, len(prompt) :, None]).sum())
-    found = completion_logprobs(model, batch, Scoring("shared_prefix")).sums
+    found = completion_logprobs(model, batch, Layout("shared_prefix")).sums
     # Nine tokens, each of a log-probability of some -10, of which bfloat16 keeps eight bits.
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5 if dtype == "float32" else 2e-2, atol=0)
 
@@ -231,8 +231,8 @@ class TestAdapters:
         )
         module.configure_model()
         assert module.reference is not None
-        batch, scoring = flatten_preferences(preferences[:4]), Scoring("shared_prefix")
-        before = module.reference.fingerprint(), module.reference.logprobs(batch, scoring).sums
+        batch, scoring = flatten_preferences(preferences[:4]), Layout("shared_prefix")
+        before = module.reference.fingerprint(), module.reference.logprobs(batch).sums
         kept = recorder()
         fit(module, preferences, 4, callbacks=[kept])
         for name in ("rewards/chosen", "rewards/rejected", "rewards/margin", "kl"):
@@ -241,7 +241,7 @@ class TestAdapters:
         with torch.no_grad():
             assert (completion_logprobs(module.model, batch, scoring).sums - before[1]).abs().min() > 0.01  # type: ignore[arg-type]
         assert module.reference.fingerprint() == before[0]
-        assert torch.equal(module.reference.logprobs(batch, scoring).sums, before[1])
+        assert torch.equal(module.reference.logprobs(batch).sums, before[1])
 
     def test_a_checkpoint_holds_the_adapter_alone_and_continues_the_run_exactly(
         self, llama: str, completions: Any, fit: Any, trained_weights: Any, tmp_path: Path

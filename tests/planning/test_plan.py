@@ -16,7 +16,8 @@ from judgelit.batches.flat_batch import (
 )
 from judgelit.cli import main
 from judgelit.errors import UserError
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import Run, estimate
@@ -59,7 +60,7 @@ def some_batch(prompt: int = 70, chosen: int = 30, rejected: int = 25) -> Batch:
     return flatten_preferences(rows)
 
 
-def really_kept(model: torch.nn.Module, batch: Batch, scoring: Scoring) -> int:
+def really_kept(model: torch.nn.Module, batch: Batch, scoring: Layout) -> int:
     """Bytes of the storages that autograd saves in a forward pass on the CPU, weights left out."""
     weights = {weight.untyped_storage().data_ptr() for weight in [*model.parameters(), *model.buffers()]}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
@@ -90,8 +91,8 @@ def test_what_a_forward_pass_keeps_is_what_autograd_saves(
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for one in (model, outlined):
         (one if lora is None else one.get_base_model()).set_attn_implementation("judgelit")
-    batch, scoring = some_batch(), Scoring(layout)  # type: ignore[arg-type]
-    found = trace_step(outlined, None, on_meta(batch, scoring, "judgelit"), scoring).kept
+    batch, scoring = some_batch(), Layout(layout)  # type: ignore[arg-type]
+    found = trace_step(Scorer(outlined, scoring), None, on_meta(batch, scoring, "judgelit")).kept
     assert found == pytest.approx(really_kept(model.train(), batch, scoring), rel=0.03)
 
 

@@ -11,14 +11,15 @@ from torch import nn
 
 from judgelit.batches.flat_batch import TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
 from tests.plain_forward import plain_logprobs
 
-SHARED = Scoring("shared_prefix")
+SHARED = Layout("shared_prefix")
 LOGGED = {
     "loss",
     "nll",
@@ -79,7 +80,7 @@ class TestStart:
             assert getattr(part, "attention_dropout", 0.0) == 0.0
 
     def test_dropout_that_is_a_number_is_off_too(self) -> None:
-        from judgelit.training.dpo import _disable_dropout
+        from judgelit.training.dpo import disable_dropout
 
         class Layer(nn.Module):
             def __init__(self) -> None:
@@ -87,7 +88,7 @@ class TestStart:
                 self.attention_dropout, self.dropout, self.activation_dropout, self.scale = 0.1, 0.2, 0.3, 0.4
 
         model = nn.Sequential(Layer(), nn.Dropout(0.5))
-        _disable_dropout(model)
+        disable_dropout(model)
         layer: Any = model[0]
         assert (layer.attention_dropout, layer.dropout, layer.activation_dropout, layer.scale) == (0.0, 0.0, 0.0, 0.4)
         assert model[1].p == 0.0
@@ -153,7 +154,7 @@ class TestStep:
         module = DPOModule(Backbone(llama, lora=LoRA(r=2)))
         trainer = fit(module, preferences, 4, val=preferences[:6])
         wanted = {f"{part}/{name}" for part in ("train", "val") for name in LOGGED}
-        assert {*wanted, "train/padding"} == set(trainer.callback_metrics)
+        assert wanted == set(trainer.callback_metrics)
         (tested,) = trainer.test(module, loader_of(preferences, 4), verbose=False)
         assert tested.keys() == {f"test/{name}" for name in LOGGED}
 
@@ -215,7 +216,7 @@ class TestContinue:
         assert module.reference is not None and first.reference is not None
         with torch.no_grad():
             start = completion_logprobs(Backbone(llama).build(), batch, SHARED).sums
-        assert torch.equal(module.reference.logprobs(batch, SHARED).sums, start)
+        assert torch.equal(module.reference.logprobs(batch).sums, start)
         assert module.reference.fingerprint() == first.reference.fingerprint()
 
     def test_an_adapter_keeps_the_reference_it_began_with(
@@ -228,7 +229,7 @@ class TestContinue:
         with torch.no_grad():
             warm = completion_logprobs(backbone.build(), batch, SHARED).sums
         assert module.reference is not None
-        assert torch.equal(module.reference.logprobs(batch, SHARED).sums, warm)
+        assert torch.equal(module.reference.logprobs(batch).sums, warm)
 
     def test_from_other_weights_it_is_refused(
         self, llama: str, warm_adapter: str, preferences: Any, fit: Any, tmp_path: Path

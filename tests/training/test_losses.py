@@ -9,15 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from judgelit.batches.flat_batch import TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.training.losses import (
-    PreferenceLoss,
-    hinge_loss,
-    ipo_loss,
-    length_normalised_nll,
-    robust_loss,
-    sigmoid_loss,
-)
+from judgelit.likelihood.logprobs import LogProbs
+from judgelit.training.losses import LOSSES, LogRatios, PreferenceLoss, dpo_loss, sft_loss
 
 MARGINS = torch.tensor([-50.0, -3.0, -0.5, 0.0, 0.25, 2.0, 40.0])
 
@@ -26,46 +21,85 @@ def at(value: float) -> Tensor:
     return torch.tensor([value])
 
 
+def loss_of(settings: PreferenceLoss, chosen: Tensor, rejected: Tensor, *tokens: Tensor) -> Tensor:
+    """The preference loss of pairs with these log-ratios, summed over completions of so many tokens (1 by default)."""
+    none = torch.empty(0)
+    lengths = tokens or (torch.ones_like(chosen), torch.ones_like(chosen))
+    return LOSSES[settings.kind](LogRatios(none, none, chosen, rejected, *lengths), settings)
+
+
+def of_margin(kind: str, margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+    return loss_of(PreferenceLoss(kind, beta, smoothing), margin, torch.zeros_like(margin))
+
+
 class TestByHand:
     """Each expectation is worked out in the comment above it."""
 
     def test_sigmoid(self) -> None:
         # sigmoid(0) = 1/2; -log 1/2 = 0.693147
-        assert sigmoid_loss(at(0.0), beta=0.1).item() == pytest.approx(0.693147, abs=1e-6)
+        assert of_margin("sigmoid", at(0.0), beta=0.1).item() == pytest.approx(0.693147, abs=1e-6)
         # beta * margin = 0.5 * 2 = 1; sigmoid(1) = 1 / (1 + 0.367879) = 0.731059; -log = 0.313262
-        assert sigmoid_loss(at(2.0), beta=0.5).item() == pytest.approx(0.313262, abs=1e-6)
+        assert of_margin("sigmoid", at(2.0), beta=0.5).item() == pytest.approx(0.313262, abs=1e-6)
         # sigmoid(-1) = 1 - 0.731059 = 0.268941; -log = 1.313262
-        assert sigmoid_loss(at(-2.0), beta=0.5).item() == pytest.approx(1.313262, abs=1e-6)
+        assert of_margin("sigmoid", at(-2.0), beta=0.5).item() == pytest.approx(1.313262, abs=1e-6)
 
     def test_sigmoid_with_label_smoothing(self) -> None:
         # 0.9 * 0.313262 + 0.1 * 1.313262 = 0.413262
-        assert sigmoid_loss(at(2.0), beta=0.5, label_smoothing=0.1).item() == pytest.approx(0.413262, abs=1e-6)
+        assert of_margin("sigmoid", at(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.413262, abs=1e-6)
 
     def test_robust(self) -> None:
         # (0.9 * 0.313262 - 0.1 * 1.313262) / (1 - 0.2) = (0.281936 - 0.131326) / 0.8 = 0.188262
-        assert robust_loss(at(2.0), beta=0.5, label_smoothing=0.1).item() == pytest.approx(0.188262, abs=1e-6)
+        assert of_margin("robust", at(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.188262, abs=1e-6)
 
     def test_hinge(self) -> None:
         # 1 - 0.1 * 4 = 0.6; 1 - 0.1 * (-4) = 1.4; 1 - 0.1 * 12 < 0
-        assert hinge_loss(torch.tensor([4.0, -4.0, 12.0]), beta=0.1).tolist() == pytest.approx([0.6, 1.4, 0.0])
+        assert of_margin("hinge", torch.tensor([4.0, -4.0, 12.0]), beta=0.1).tolist() == pytest.approx([0.6, 1.4, 0.0])
 
     def test_ipo(self) -> None:
         # 1 / (2 * 0.1) = 5; (3 - 5)^2 = 4; (-1 - 5)^2 = 36
-        assert ipo_loss(torch.tensor([3.0, -1.0, 5.0]), beta=0.1).tolist() == pytest.approx([4.0, 36.0, 0.0])
+        assert of_margin("ipo", torch.tensor([3.0, -1.0, 5.0]), beta=0.1).tolist() == pytest.approx([4.0, 36.0, 0.0])
 
-    def test_nll(self) -> None:
-        # 6 nats over 3 tokens, 1 over 4
-        nll = length_normalised_nll(torch.tensor([-6.0, -1.0]), torch.tensor([3, 4]))
-        assert nll.tolist() == pytest.approx([2.0, 0.25])
+    def test_dpo_of_two_pairs(self) -> None:
+        # Pair 1 has 2 chosen and 1 rejected tokens, pair 2 has 1 and 2.
+        pairs = [TokenizedPreference("1", [1], [2, 3], [4]), TokenizedPreference("2", [5], [6], [7, 8])]
+        batch = flatten_preferences(pairs)
+        policy = LogProbs.of(torch.tensor([-1.0, -2.0, -4.0, -3.0, -1.0, -1.0], requires_grad=True), batch)
+        reference = LogProbs.of(torch.tensor([-2.0, -2.0, -3.0, -3.0, -2.0, -1.0]), batch)
+        terms = dpo_loss(policy, reference, batch, PreferenceLoss(beta=0.5, nll_weight=0.1))
+        # Log-ratios: chosen 1 and 0, rejected -1 and 1; margins 2 and -1.
+        # NLL a token: (1 + 2) / 2 and 3 / 1. Loss: -log sigmoid(1) + 0.15 and -log sigmoid(-0.5) + 0.3.
+        assert terms.loss.tolist() == pytest.approx([0.313262 + 0.15, 0.974077 + 0.3], abs=1e-5)
+        assert terms.loss.requires_grad and not any(value.requires_grad for value in terms.logged.values())
+        # exp(-r) - 1 + r is 0.367879 at 1 and 0.718282 at -1; a completion's mean, then the pair's.
+        expected = {
+            "nll": [1.5, 3.0],
+            "rewards/chosen": [0.5, 0.0],
+            "rewards/rejected": [-0.5, 0.5],
+            "rewards/margin": [1.0, -0.5],
+            "rewards/accuracy": [1.0, 0.0],
+            "log_ratio": [2.0, -1.0],
+            "kl": [(0.367879 / 2 + 0.718282) / 2, 0.367879 / 4],
+            "logps/chosen": [-3.0, -3.0],
+            "logps/rejected": [-4.0, -2.0],
+        }
+        assert terms.logged.keys() == expected.keys()
+        for name, values in expected.items():
+            assert terms.logged[name].tolist() == pytest.approx(values, abs=1e-5), name
+
+    def test_sft_is_the_negative_log_likelihood_of_each_token(self) -> None:
+        batch = flatten_preferences([TokenizedPreference("1", [1], [2, 3], [4])])
+        assert sft_loss(LogProbs.of(torch.tensor([-1.0, -2.0, -0.5]), batch)).loss.tolist() == [1.0, 2.0, 0.5]
 
     def test_preference_loss_of_a_batch(self) -> None:
         chosen, rejected = torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])
         tokens = torch.tensor([2, 4]), torch.tensor([1, 8])
         # margins 2 and -4
-        assert PreferenceLoss(beta=0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.313262, 2.126928])
-        assert PreferenceLoss("hinge", 0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.0, 3.0])
+        assert loss_of(PreferenceLoss(beta=0.5), chosen, rejected, *tokens).tolist() == pytest.approx(
+            [0.313262, 2.126928]
+        )
+        assert loss_of(PreferenceLoss("hinge", 0.5), chosen, rejected, *tokens).tolist() == pytest.approx([0.0, 3.0])
         # ratios a token: 1/2 + 1/1 = 1.5 and -2/4 - 2/8 = -0.75; target 1; 0.5^2 and 1.75^2
-        assert PreferenceLoss("ipo", 0.5)(chosen, rejected, *tokens).tolist() == pytest.approx([0.25, 3.0625])
+        assert loss_of(PreferenceLoss("ipo", 0.5), chosen, rejected, *tokens).tolist() == pytest.approx([0.25, 3.0625])
 
 
 def reference_loss(kind: str, margin: float, beta: float, smoothing: float) -> float:
@@ -99,12 +133,12 @@ def test_agrees_with_the_formula_in_float64(
 ) -> None:
     lengths = torch.tensor([tokens[0]]), torch.tensor([tokens[1]])
     loss = PreferenceLoss(kind, beta, smoothing)  # type: ignore[arg-type]
-    double = loss(at(chosen).double(), at(rejected).double(), *lengths).item()
+    double = loss_of(loss, at(chosen).double(), at(rejected).double(), *lengths).item()
     per_token = kind == "ipo"
     margin = at(chosen).double().item() / (tokens[0] if per_token else 1)
     margin -= at(rejected).double().item() / (tokens[1] if per_token else 1)
     assert double == pytest.approx(reference_loss(kind, margin, beta, smoothing), rel=1e-9, abs=1e-9)
-    single = loss(at(chosen), at(rejected), *lengths)
+    single = loss_of(loss, at(chosen), at(rejected), *lengths)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(double, rel=2e-5, abs=2e-5 * (1 + (0.5 / beta) ** 2))
 
@@ -126,10 +160,10 @@ class TestGradients:
         robust = (-(1 - smoothing) * beta * wrong - smoothing * beta * right) / (1 - 2 * smoothing)
         hinge = torch.where(beta * margin < 1, -beta, 0.0).double()
         ipo = 2 * (margin - 1 / (2 * beta))
-        torch.testing.assert_close(gradient(lambda m: sigmoid_loss(m, beta, smoothing)), smoothed)
-        torch.testing.assert_close(gradient(lambda m: robust_loss(m, beta, smoothing)), robust)
-        torch.testing.assert_close(gradient(lambda m: hinge_loss(m, beta)), hinge)
-        torch.testing.assert_close(gradient(lambda m: ipo_loss(m, beta)), ipo)
+        torch.testing.assert_close(gradient(lambda m: of_margin("sigmoid", m, beta, smoothing)), smoothed)
+        torch.testing.assert_close(gradient(lambda m: of_margin("robust", m, beta, smoothing)), robust)
+        torch.testing.assert_close(gradient(lambda m: of_margin("hinge", m, beta)), hinge)
+        torch.testing.assert_close(gradient(lambda m: of_margin("ipo", m, beta)), ipo)
 
     @pytest.mark.parametrize(("kind", "smoothing"), CASES)
     def test_finite_differences(self, kind: str, smoothing: float) -> None:
@@ -137,14 +171,12 @@ class TestGradients:
         generator = torch.Generator().manual_seed(0)
         chosen, rejected = (torch.randn(6, generator=generator).double().requires_grad_() for _ in range(2))
         tokens = torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([2, 6, 5, 3, 5, 8])
-        assert torch.autograd.gradcheck(lambda c, r: loss(c, r, *tokens), (chosen, rejected))
-        assert torch.autograd.gradcheck(lambda c: length_normalised_nll(c, tokens[0]), (chosen,))
+        assert torch.autograd.gradcheck(lambda c, r: loss_of(loss, c, r, *tokens), (chosen, rejected))
 
     def test_stay_finite_far_from_zero(self) -> None:
         for kind, smoothing in CASES:
             margin = torch.tensor([-1e4, 1e4], requires_grad=True)
-            one = torch.ones(2)
-            loss = PreferenceLoss(kind, 1.0, smoothing)(margin, torch.zeros(2), one, one)  # type: ignore[arg-type]
+            loss = of_margin(kind, margin, 1.0, smoothing)
             loss.sum().backward()
             assert margin.grad is not None
             assert torch.isfinite(loss).all() and torch.isfinite(margin.grad).all()
@@ -154,26 +186,26 @@ class TestProperties:
     @pytest.mark.parametrize("error", [0.0, 0.1, 0.25, 0.49])
     def test_robust_is_unbiased_under_flipped_labels(self, error: float) -> None:
         margin = MARGINS.double()
-        expected = (1 - error) * robust_loss(margin, 0.3, error) + error * robust_loss(-margin, 0.3, error)
-        torch.testing.assert_close(expected, sigmoid_loss(margin, 0.3), rtol=1e-9, atol=1e-9)
+        expected = (1 - error) * of_margin("robust", margin, 0.3, error) + error * of_margin(
+            "robust", -margin, 0.3, error
+        )
+        torch.testing.assert_close(expected, of_margin("sigmoid", margin, 0.3), rtol=1e-9, atol=1e-9)
 
     def test_no_smoothing_is_plain_dpo(self) -> None:
         plain = -torch.log(1 / (1 + torch.exp(-0.3 * MARGINS.double())))
-        torch.testing.assert_close(sigmoid_loss(MARGINS.double(), 0.3, 0.0), plain)
-        torch.testing.assert_close(robust_loss(MARGINS.double(), 0.3, 0.0), plain)
+        torch.testing.assert_close(of_margin("sigmoid", MARGINS.double(), 0.3, 0.0), plain)
+        torch.testing.assert_close(of_margin("robust", MARGINS.double(), 0.3, 0.0), plain)
 
     @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
     def test_ipo_is_least_at_half_over_beta(self, beta: float) -> None:
         margin = torch.linspace(-10, 10, 20_001).double()
-        best = margin[ipo_loss(margin, beta).argmin()].item()
+        best = margin[of_margin("ipo", margin, beta).argmin()].item()
         assert best == pytest.approx(1 / (2 * beta), abs=1e-3)
 
     def test_nothing_but_the_better_answer_lowers_the_loss(self) -> None:
         for loss in (PreferenceLoss(), PreferenceLoss(label_smoothing=0.1), PreferenceLoss("hinge")):
-            one = torch.ones(1)
-            assert (
-                loss(at(1.0), at(-1.0), one, one) < loss(at(0.0), at(0.0), one, one) < loss(at(-1.0), at(1.0), one, one)
-            )
+            better, even, worse = (loss_of(loss, at(x), at(-x)) for x in (1.0, 0.0, -1.0))
+            assert better < even < worse
 
 
 @pytest.mark.parametrize(

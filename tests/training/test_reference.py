@@ -10,14 +10,15 @@ import torch
 
 from judgelit.batches.flat_batch import PreferenceBatch, TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
-from judgelit.likelihood.logprobs import Scoring, completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
 from judgelit.training.reference import AdapterReference, FrozenReference, build_reference
 
-SHARED = Scoring("shared_prefix")
+SHARED = Layout("shared_prefix")
 KINDS = ["lora", "warm", "full", "frozen-lora", "outer", "warm-outer"]
 
 
@@ -71,7 +72,7 @@ def test_never_changes_while_training(
 ) -> None:
     assert module.reference is not None
     before = exact_hash(reference_weights(module)), module.reference.fingerprint()
-    answers = module.reference.logprobs(batch, SHARED).sums
+    answers = module.reference.logprobs(batch).sums
     start = trained_weights(module)
     trainer = fit(module, preferences, 4, max_epochs=3, accumulate_grad_batches=2)
     assert trainer.global_step == 9
@@ -80,7 +81,7 @@ def test_never_changes_while_training(
     with torch.no_grad():
         assert (completion_logprobs(module.model, batch, SHARED).sums - answers).abs().min() > 0.1  # type: ignore[arg-type]
     assert (exact_hash(reference_weights(module)), module.reference.fingerprint()) == before
-    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, answers)
+    assert torch.equal(module.reference.logprobs(batch).sums, answers)
 
 
 def test_is_neither_optimized_nor_saved(module: DPOModule, preferences: Any, fit: Any, tmp_path: Path) -> None:
@@ -105,11 +106,11 @@ def test_the_policys_gradient_knows_nothing_of_it(module: DPOModule, batch: Pref
         for _ in range(2):
             # Twice, since gradients must add up over micro-batches.
             if with_reference:
-                answer = module.reference.logprobs(batch, SHARED)  # type: ignore[union-attr]
+                answer = module.reference.logprobs(batch)  # type: ignore[union-attr]
                 assert not answer.sums.requires_grad
             completion_logprobs(module.model, batch, SHARED).sums.sum().backward()  # type: ignore[arg-type]
             if with_reference:
-                module.reference.logprobs(batch, SHARED)  # type: ignore[union-attr]
+                module.reference.logprobs(batch)  # type: ignore[union-attr]
         return {name: w.grad.clone() for name, w in module.named_parameters() if w.grad is not None}
 
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
@@ -129,7 +130,7 @@ def test_flags_come_back_after_an_error(llama: str, warm_adapter: str, batch: Pr
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
     beyond = replace(batch, input_ids=batch.input_ids + 10**6)
     with pytest.raises(IndexError):
-        module.reference.logprobs(beyond, SHARED)  # type: ignore[union-attr]
+        module.reference.logprobs(beyond)  # type: ignore[union-attr]
     assert {name: weight.requires_grad for name, weight in module.named_parameters()} == flags
     assert module.model.active_adapters == ["default"]  # type: ignore[union-attr]
 
@@ -145,7 +146,7 @@ def test_after_a_lora_warm_up_it_is_the_warm_judge_and_not_the_base(
         base = completion_logprobs(Backbone(llama, dtype).build(), batch, SHARED).sums
     assert (warm - base).abs().min() > 0.05
     assert module.reference is not None
-    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, warm)
+    assert torch.equal(module.reference.logprobs(batch).sums, warm)
 
 
 def test_without_a_warm_up_it_is_the_base(llama: str, batch: PreferenceBatch) -> None:
@@ -157,16 +158,16 @@ def test_without_a_warm_up_it_is_the_base(llama: str, batch: PreferenceBatch) ->
             if weight.requires_grad:
                 weight.normal_()
     assert module.reference is not None
-    assert torch.equal(module.reference.logprobs(batch, SHARED).sums, base)
+    assert torch.equal(module.reference.logprobs(batch).sums, base)
 
 
 def test_the_kind_follows_from_the_backbone(llama: str) -> None:
     full, adapted = Backbone(llama), Backbone(llama, lora=LoRA(r=2))
-    assert isinstance(build_reference("auto", full, full.build()), FrozenReference)
-    assert isinstance(build_reference("auto", adapted, adapted.build()), AdapterReference)
-    assert isinstance(build_reference("frozen", adapted, adapted.build()), FrozenReference)
+    assert isinstance(build_reference("auto", full, Scorer(full.build())), FrozenReference)
+    assert isinstance(build_reference("auto", adapted, Scorer(adapted.build())), AdapterReference)
+    assert isinstance(build_reference("frozen", adapted, Scorer(adapted.build())), FrozenReference)
     with pytest.raises(UserError, match="needs a LoRA policy"):
-        build_reference("adapter", full, full.build())
+        build_reference("adapter", full, Scorer(full.build()))
 
 
 def test_a_frozen_copy_is_no_part_of_the_module(llama: str) -> None:
