@@ -9,6 +9,7 @@ from judgelit.errors import UserError
 __version__ = version("judgelit")
 
 _ROOMS = {
+    "Backbone": "models.backbone",
     "DPODataModule": "batches.datamodules",
     "DPOModule": "training.dpo",
     "EngineTeacher": "synthesis.teachers",
@@ -17,8 +18,10 @@ _ROOMS = {
     "GlobalBatch": "training.global_batch",
     "JudgeDataModule": "batches.judge_datamodule",
     "JudgeEvaluation": "evaluation.callbacks",
+    "LoRA": "models.lora",
     "Mixture": "records.sources",
     "PagedAdamW8bit": "training.optimizers",
+    "PreferenceLoss": "training.losses",
     "SFTDataModule": "batches.datamodules",
     "SFTModule": "training.sft",
     "TaskJudgments": "synthesis.tasks.sources",

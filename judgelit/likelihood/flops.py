@@ -1,4 +1,4 @@
-"""How many floating-point operations a step needs, to tell how much of a device's peak it reaches."""
+"""Floating-point operations of a training step, from which the share of a device's peak follows."""
 
 from typing import Any
 
@@ -8,12 +8,32 @@ from judgelit.batches.flat_batch import Batch
 from judgelit.models.lora import without_adapter
 
 
+def step_flops(model: nn.Module, batch: Batch, uses_lora: bool, reference: bool) -> int:
+    """Operations of a training step's forward and backward passes over a micro-batch.
+
+    Args:
+        model: The model.
+        batch: The micro-batch.
+        uses_lora: Whether an adapter alone is trained.
+        reference: Whether a reference computes a forward pass too.
+    """
+    return forward_flops(model, batch) * passes(uses_lora, reference)
+
+
+def passes(uses_lora: bool, reference: bool) -> int:
+    """The work of a training step, in forward passes.
+
+    A backward pass costs one forward pass for the gradients of activations, and one for those of trained weights.
+    """
+    return (2 if uses_lora else 3) + reference
+
+
 def forward_flops(model: nn.Module, batch: Batch) -> int:
     """Operations of one forward pass over a batch in which each prompt is computed once.
 
-    Two for each weight of a linear layer and token (a multiplication and an addition), of the head only where a token
-    is scored; in attention four for each head's channel and each query and key that see each other. Experts that are
-    not linear layers, norms and activations are not counted.
+    A linear layer costs two for each weight and token; the head, only where a token is scored. Attention costs four for
+    each channel of each head and each query and key that see each other. Experts that are not linear layers, norms and
+    activations are not counted.
     """
     inner = without_adapter(model)
     head = inner.get_output_embeddings()
@@ -27,7 +47,7 @@ def forward_flops(model: nn.Module, batch: Batch) -> int:
 
 
 def _weights(layer: Any) -> int:
-    # Quantised layers keep their sizes, though not the shape of their weights.
+    # Quantised layers keep their sizes; the shape of their weights differs.
     return layer.in_features * layer.out_features if isinstance(layer, nn.Linear) else 0
 
 

@@ -16,7 +16,7 @@ from judgelit.batches.flat_batch import (
     flatten_preferences,
 )
 from judgelit.errors import UserError
-from judgelit.likelihood.flops import forward_flops
+from judgelit.likelihood.flops import forward_flops, passes
 from judgelit.likelihood.layouts import Layout
 from judgelit.planning.estimate import Run, outline, scoring_of
 
@@ -88,11 +88,18 @@ def read_workload(data: Any, run: Run, assumed: Assumed | None = None) -> Worklo
         batches, count, share = len(numbers), sum(map(len, numbers)), len(numbers) / len(read)
         notes = (f"data: {_READ} of {batches} batches counted",) if batches > _READ else ()
     forward = forward_flops(model, _joined(read)) * share
-    # A backward pass costs a forward one for activations and, for trained weights, one more.
-    passes = (2 if run.backbone.uses_lora else 3) + (run.kind in ("adapter", "frozen"))
     tokens = sum(batch.tokens for batch in read) * share
     before = forward if run.kind == "precomputed" else 0.0
-    return Workload(collate, tuple(rows), batches, count, tokens, forward * passes, before, notes)
+    return Workload(
+        collate,
+        tuple(rows),
+        batches,
+        count,
+        tokens,
+        forward * passes(run.backbone.uses_lora, run.kind in ("adapter", "frozen")),
+        before,
+        notes,
+    )
 
 
 def places(batch: Batch, scoring: Layout) -> int:

@@ -1,19 +1,17 @@
-"""`judgelit fit | validate | test | predict`: LightningCLI with judgelit's modules, data and habits."""
+"""`judgelit fit | validate | test | predict`: a LightningCLI with judgelit's modules, data, loggers and callbacks."""
 
 import pickle
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar, ThroughputMonitor
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -27,16 +25,14 @@ from judgelit.runs.csv_log import RunLog
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
 from judgelit.runs.folder import refuse_used_folder
+from judgelit.training.callbacks import LastStep, LogLines, Padding, SaveConfig, Throughput
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.fsdp import refuse_unknown
 from judgelit.training.sft import SFTModule
 from judgelit.training.stop_together import StopTogether
 
-_WINDOW = 10
-"""Micro-batches over which throughput is measured."""
-
-# What is imported here can be named in a configuration without its module.
+# A configuration may name an imported class without its module.
 BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
 
 
@@ -44,106 +40,19 @@ class TrainingParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with one-line errors."""
 
 
-class SaveConfig(SaveConfigCallback):
-    """Saves the whole resolved configuration as `config.yaml` in the run's folder."""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save when `fit` begins; other commands change nothing in the folder of the run they look at."""
-        if stage != "fit" or self.already_saved:
-            return
-        self.already_saved = True
-        if trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, folder / "config.yaml", skip_unset=False, overwrite=True)
-
-
-class LogLines(Callback):
-    """A line every few seconds where no terminal shows a progress bar, so that a log file tells what goes on."""
-
-    def __init__(self, seconds: float = 10.0) -> None:
-        self.seconds = seconds
-        self._last = 0.0
-        self._began = 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._began = self._last = time.monotonic()
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Say where the run is, if the last line is old enough."""
-        now = time.monotonic()
-        if now - self._last < self.seconds or not trainer.is_global_zero:
-            return
-        self._last = now
-        total = trainer.estimated_stepping_batches
-        loss = trainer.callback_metrics.get("train/loss")
-        shown = "" if loss is None else f", loss {float(loss):.4f}"
-        print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
-
-
-class Throughput(ThroughputMonitor):
-    """Logs examples and tokens a second, operations a second and, where the device's peak is known, the share of it.
-
-    `items` are tokens of the examples, each with its own prompt, whether or not prompts are shared and rows padded.
-    Totals go on where a checkpoint left them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_WINDOW
-        )
-        self._totals: dict[str, int] = {}
-
-    def state_dict(self) -> dict[str, int]:
-        """Totals at the end of the last optimizer step."""
-        return self._totals
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from such totals."""
-        self._totals = state_dict
-
-    def _start(self, trainer: L.Trainer) -> None:
-        super()._start(trainer)
-        if trainer.state.stage == RunningStage.TRAINING:
-            for name, value in self._totals.items():
-                getattr(self, f"_{name}")[RunningStage.TRAINING] = value
-
-    def _compute(self, trainer: L.Trainer, iter_num: int | None = None) -> None:
-        # Lightning would send these to the loggers by themselves: a row of the CSV log beside each step's own.
-        if trainer.state.stage == RunningStage.TRAINING:
-            found = self._throughputs[RunningStage.TRAINING].compute()
-            totals = {"batches": self._batches, "samples": self._samples, "lengths": self._lengths}
-            self._totals = {name: of_stage[RunningStage.TRAINING] for name, of_stage in totals.items()}
-            trainer.lightning_module.log_dict({f"train/{name}": float(value) for name, value in found.items()})
-
-
-class LastStep(Callback):
-    """Leaves `last.ckpt` at the last step: Lightning leaves it at the last multiple of `every_n_train_steps`."""
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save once more, while the trainer still knows where it is."""
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.save_last is True and callback.last_model_path:
-                trainer.save_checkpoint(callback.last_model_path, weights_only=False)
-
-
 class TrainingCLI(LightningCLI):
-    """What `judgelit fit` and its siblings run.
+    """Parses a configuration, builds model, data and Trainer, and runs a command.
 
-    The tokenizer is said once, as the model's `backbone.name_or_path`. A run leaves its folder
-    (`trainer.default_root_dir`) with config.yaml, csv/, tensorboard/, checkpoints/, judgments/ and, once trained,
-    model/: a Hugging Face folder, of the adapter alone for LoRA.
+    A `fit` leaves in its run folder (`trainer.default_root_dir`): config.yaml, csv/, tensorboard/, checkpoints/,
+    judgments/ and, when training has ended, model/: a Hugging Face folder, for LoRA of the adapter alone.
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
-        """Parse and run.
+        """Parse, build and run.
 
         Args:
-            args: Arguments, of which the first names the command.
-            run: False builds all that the arguments describe and runs nothing; there is no command then.
+            args: Arguments; the first names the command.
+            run: False builds all that the arguments describe and runs nothing. Then `args` has no command.
         """
         super().__init__(
             FineTuningModule,
@@ -153,7 +62,7 @@ class TrainingCLI(LightningCLI):
             save_config_callback=SaveConfig,
             parser_class=TrainingParser,
             parser_kwargs={"prog": "judgelit"},
-            # The sampler of judgelit deals batches out to ranks itself.
+            # judgelit's own sampler deals batches out to ranks.
             trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
             seed_everything_default=0,
             # Automatic optimizers would ask for parameters before the model is built.
@@ -163,16 +72,16 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what model and data share."""
+        """Take the tokenizer's name from the model, so that it is given once."""
         parser.link_arguments("model.init_args.backbone.name_or_path", "data.init_args.tokenizer")
         parser.link_arguments("model.init_args.backbone.trust_remote_code", "data.init_args.trust_remote_code")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse a list of arguments, be it the command line's or one of `judgelit run`'s stages."""
+        """Parse a list of arguments; Lightning's method warns where the list is not that of the command line."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:
-        """Build model, data and trainer."""
+        """Build model, data and Trainer."""
         with raise_user_errors():
             super().instantiate_classes()
         for module, data in ((SFTModule, DPODataModule), (DPOModule, SFTDataModule)):
@@ -183,60 +92,83 @@ class TrainingCLI(LightningCLI):
                 )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer with loggers and progress where the user has not said otherwise."""
-        trainer = self._get(self.config_init, "trainer")
-        if trainer["accumulate_grad_batches"] < 1:
+        """Build the Trainer, with judgelit's loggers, callbacks and checkpoints where the user gives none."""
+        settings = self._get(self.config_init, "trainer")
+        self._check(settings)
+        loggers = settings["logger"]
+        if loggers in (None, True):
+            kwargs["logger"] = self._loggers()
+        bar = settings["enable_progress_bar"] is not False
+        kwargs["callbacks"] = self._callbacks(_as_list(settings["callbacks"]), loggers is not False, bar)
+        if settings["enable_checkpointing"] is not False:
+            self._complete_checkpoints(kwargs["callbacks"])
+        if any(isinstance(callback, LogLines) for callback in kwargs["callbacks"]):
+            kwargs["enable_progress_bar"] = False
+        plugins = _as_list(settings["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"trainer: {first_line(error)}") from error
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            swap_folders(trainer.strategy)
+        return trainer
+
+    @property
+    def _root(self) -> Path:
+        """The run folder."""
+        return Path(self._get(self.config_init, "trainer")["default_root_dir"])
+
+    def _check(self, settings: Any) -> None:
+        """Raise UserError for settings that the Trainer would misread."""
+        if settings["accumulate_grad_batches"] < 1:
             raise UserError(
-                f"trainer.accumulate_grad_batches: found {trainer['accumulate_grad_batches']}, expected 1 or more"
+                f"trainer.accumulate_grad_batches: found {settings['accumulate_grad_batches']}, expected 1 or more"
             )
-        refuse_unknown(trainer["strategy"])
-        root = Path(trainer["default_root_dir"])
+        refuse_unknown(settings["strategy"])
+        root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
-        if self.subcommand == "fit" and not _within(self._get(self.config_init, "ckpt_path"), root):
+        if self.subcommand == "fit" and not _continues(self._get(self.config_init, "ckpt_path"), root):
             refuse_used_folder(
                 root,
                 "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
             )
-        if trainer["logger"] is None or trainer["logger"] is True:
-            kwargs["logger"] = (
-                [TensorBoardLogger(root, name="tensorboard", version=""), RunLog(root)]
-                if self.subcommand == "fit"
-                else False
-            )
-        callbacks = [*_as_list(trainer["callbacks"]), JudgmentWriter(), LastStep()]
+
+    def _loggers(self) -> Any:
+        """TensorBoard and one CSV file for `fit`; the other commands log nothing."""
+        if self.subcommand != "fit":
+            return False
+        return [TensorBoardLogger(self._root, name="tensorboard", version=""), RunLog(self._root)]
+
+    def _callbacks(self, given: list[Callback], logs: bool, bar: bool) -> list[Callback]:
+        """The user's callbacks among judgelit's own, in the order in which they must run.
+
+        Args:
+            given: The user's callbacks.
+            logs: Whether anything is logged.
+            bar: Whether progress is shown.
+        """
+        callbacks = [*given, JudgmentWriter(), LastStep()]
+        if bar and not any(isinstance(callback, ProgressBar) for callback in given):
+            callbacks.append(RichProgressBar() if sys.stderr.isatty() else LogLines())
+        if self.subcommand != "fit":
+            return callbacks
+        if logs:
+            callbacks += [Throughput(), Padding()]
+        # Exact resume prepares each step before all other callbacks, and catches up after them.
         resume = ExactResume()
-        if self.subcommand == "fit":
-            callbacks = [StopTogether(), resume, *callbacks]
-        if self.subcommand == "fit" and trainer["logger"] is not False:
-            callbacks.append(Throughput())
-        if trainer["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        return [StopTogether(), resume, *callbacks, CatchUp(resume)]
+
+    def _complete_checkpoints(self, callbacks: list[Callback]) -> None:
+        """Add a checkpoint callback if there is none, and put checkpoints into the run folder."""
+        if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
             callbacks.append(ModelCheckpoint(save_last=True))
         for callback in callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                # Left to itself, Lightning would put checkpoints into the first logger's folder.
-                callback.dirpath = str(root / "checkpoints")
-        kwargs["callbacks"] = callbacks
-        if trainer["enable_progress_bar"] is not False and not any(
-            isinstance(callback, ProgressBar) for callback in kwargs["callbacks"]
-        ):
-            if sys.stderr.isatty():
-                kwargs["callbacks"].append(RichProgressBar())
-            else:
-                kwargs["callbacks"].append(LogLines())
-                kwargs["enable_progress_bar"] = False
-        if self.subcommand == "fit":
-            kwargs["callbacks"].append(CatchUp(resume))
-        plugins = _as_list(trainer["plugins"])
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
-        try:
-            made = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
-        if isinstance(made.strategy, ModelParallelStrategy):
-            swap_folders(made.strategy)
-        return made
+                # By default Lightning puts checkpoints into the first logger's folder.
+                callback.dirpath = str(self._root / "checkpoints")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
@@ -248,14 +180,14 @@ class TrainingCLI(LightningCLI):
         shards = checkpoint is not None and Path(checkpoint).is_dir()
         if shards and not isinstance(self.trainer.strategy, ModelParallelStrategy):
             raise UserError(
-                f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; strategy FSDP2 "
-                "(trainer.strategy.class_path: judgelit.training.fsdp.FSDP2) goes on from it, on one device too"
+                f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; continue with strategy "
+                "FSDP2 (trainer.strategy.class_path: judgelit.FSDP2), which also works on one device"
             )
-        # A checkpoint is a pickle; nothing of judgelit's needs more than tensors and plain values from it.
+        # A checkpoint is a pickle. judgelit needs nothing but tensors and plain values from it.
         return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
 
     def _last_checkpoint(self, command: str) -> str | None:
-        """The run's newest checkpoint; none: its first is still to come."""
+        """The run's newest checkpoint; None if it has not saved yet."""
         callbacks = self.trainer.checkpoint_callbacks
         folders = [str(callback.dirpath) for callback in callbacks if isinstance(callback, ModelCheckpoint)]
         if command == "fit":
@@ -271,7 +203,7 @@ class TrainingCLI(LightningCLI):
         return None if found is None else str(found)
 
     def after_fit(self) -> None:
-        """Leave the trained model as a Hugging Face folder."""
+        """Write the trained model as a Hugging Face folder."""
         if self._get(self.config, "trainer")["fast_dev_run"]:
             return
         folder = Path(self.trainer.default_root_dir) / "model"
@@ -286,8 +218,8 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _within(checkpoint: str | Path | None, root: Path) -> bool:
-    """Whether a run that begins from `checkpoint` continues the one in `root`."""
+def _continues(checkpoint: str | Path | None, root: Path) -> bool:
+    """Whether a run that starts from `checkpoint` continues the run in `root`."""
     return checkpoint in ("last", "hpc") or (
         checkpoint is not None and root.resolve() in Path(checkpoint).resolve().parents
     )
@@ -298,7 +230,7 @@ def main(argv: list[str]) -> None:
     try:
         TrainingCLI(argv)
     except (MisconfigurationException, pickle.UnpicklingError) as error:
-        # Lightning's own word for settings that do not go together; and a checkpoint that is none.
+        # Settings that exclude each other, or a file that is no checkpoint.
         said = " ".join(str(error).split())[:400]
         advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
         raise UserError(said + advice) from error

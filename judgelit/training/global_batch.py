@@ -1,4 +1,4 @@
-"""One optimizer step over the same examples on any number of devices."""
+"""The size of an optimizer step, the same on any number of devices."""
 
 import lightning as L
 from lightning.pytorch import Callback
@@ -7,18 +7,18 @@ from judgelit.errors import UserError
 
 
 class GlobalBatch(Callback):
-    """Sets `trainer.accumulate_grad_batches` so that the micro-batches of all devices make one global batch.
+    """Sets `trainer.accumulate_grad_batches` so that an optimizer step has a fixed number of micro-batches in all.
 
-    Devices take micro-batches in turn, so with twice as many of them each accumulates half as many, and a run trains on
-    the same examples in the same steps. In the last step of an epoch, devices that have none left repeat one of its
-    first.
+    Devices take micro-batches in turn. With twice as many devices each accumulates half as many micro-batches, so a run
+    trains on the same examples in the same steps. In the last step of an epoch, a device without a micro-batch repeats
+    one from the beginning of the epoch.
     """
 
     def __init__(self, micro_batches: int) -> None:
-        """Say how large a step is.
+        """Set the size.
 
         Args:
-            micro_batches: Micro-batches of an optimizer step, over all devices of all nodes; each is of
+            micro_batches: Micro-batches of an optimizer step, over all devices of all nodes; each has
                 `data.batch_size` examples.
         """
         if micro_batches < 1:
@@ -26,10 +26,10 @@ class GlobalBatch(Callback):
         self.micro_batches = micro_batches
 
     def on(self, devices: int) -> int:
-        """Micro-batches of a step on each of that many devices.
+        """The micro-batches of a step on each of so many devices.
 
         Raises:
-            UserError: They cannot be shared out evenly.
+            UserError: The number of devices does not divide the micro-batches.
         """
         if self.micro_batches % devices:
             raise UserError(
@@ -39,10 +39,10 @@ class GlobalBatch(Callback):
         return self.micro_batches // devices
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Share the micro-batches out.
+        """Set the Trainer's accumulation.
 
         Raises:
-            UserError: They cannot be shared out evenly, or the trainer accumulates on its own account.
+            UserError: The number of devices does not divide the micro-batches, or accumulation is set too.
         """
         if stage != "fit":
             return

@@ -1,4 +1,4 @@
-"""An optimizer for adapters on one GPU."""
+"""Paged 8-bit AdamW, for adapters on one GPU."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,9 +9,9 @@ from torch.optim import AdamW
 
 
 class PagedAdamW8bit(AdamW):
-    """AdamW with its state in 8 bits, paged out to the host where the GPU runs short (Dettmers et al. 2023).
+    """AdamW with its state in 8 bits, moved to host memory when the GPU's is full (Dettmers et al. 2023).
 
-    It is bitsandbytes' optimizer, which pages only on a CUDA GPU; where there is none, this is PyTorch's own AdamW.
+    It is bitsandbytes' optimizer, which needs a CUDA GPU. Without one, it is PyTorch's AdamW.
     """
 
     def __new__(
@@ -22,7 +22,7 @@ class PagedAdamW8bit(AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> Any:
-        """An optimizer of bitsandbytes where there is a GPU."""
+        """Make bitsandbytes' optimizer if there is a GPU."""
         if not torch.cuda.is_available():
             return super().__new__(cls)
         from bitsandbytes.optim import PagedAdamW8bit as OnGPU
@@ -37,14 +37,14 @@ class PagedAdamW8bit(AdamW):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
-        """Set up the fallback.
+        """Make PyTorch's AdamW.
 
         Args:
             params: Weights, or groups of them.
             lr: Learning rate.
-            betas: Decay of the running means of the gradient and of its square, each step.
-            eps: Added to the root of the second, against division by zero.
-            weight_decay: Share of a weight that is taken off a step, times the learning rate.
+            betas: Decay per step of the running means of the gradient and of its square.
+            eps: Added to the root of the squares' mean, against division by zero.
+            weight_decay: Share of a weight that a step subtracts, times the learning rate.
         """
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         rank_zero_info("optimizer: PyTorch's AdamW in place of the paged 8-bit one, since there is no CUDA GPU")

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that know the length of the run."""
+"""Learning-rate schedule: linear warm-up, then a half cosine."""
 
 import math
 from typing import Any
@@ -10,16 +10,16 @@ from judgelit.errors import UserError
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then a half cosine down to `floor`, reached when the last step is done.
+    """Linear warm-up, then a half cosine down to `floor` at the last step.
 
-    The module that owns the optimizer says how long the run is (`set_total_steps`), so one setting serves any length.
+    The module sets the number of steps (`set_total_steps`), so one configuration serves runs of any length.
     """
 
     def __init__(self, optimizer: Optimizer, warmup: float = 0.03, floor: float = 0.0) -> None:
         """Set the shape.
 
         Args:
-            optimizer: What to schedule.
+            optimizer: The optimizer.
             warmup: Share of all steps that the warm-up takes, below 1.
             floor: Learning rate at the end, as a share of the highest one.
         """
@@ -31,17 +31,17 @@ class WarmupCosine(LambdaLR):
         super().__init__(optimizer, self.factor)
 
     def set_total_steps(self, total_steps: int) -> None:
-        """Stretch the schedule over `total_steps` optimizer steps."""
+        """Set the number of optimizer steps."""
         self.total_steps = max(1, total_steps)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self.factor(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Without the length of the run, which a continued one may change."""
+        """The state without the number of steps, which a continued run may change."""
         return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
 
     def factor(self, step: int) -> float:
-        """The share of the highest learning rate at `step`, counted from 0."""
+        """The learning rate at `step`, counted from 0, as a share of the highest one."""
         rising = int(self.warmup * self.total_steps)
         if step < rising:
             return (step + 1) / (rising + 1)

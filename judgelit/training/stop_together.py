@@ -1,4 +1,4 @@
-"""Ending several processes together when any of them is told to end."""
+"""SIGTERM on several processes: they stop before the same micro-batch."""
 
 import signal
 from typing import Any
@@ -9,24 +9,24 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 
 class StopTogether(Callback):
-    """Ends a run of several processes before the same micro-batch on all of them, whichever got SIGTERM.
+    """Stops a run of several processes before the same micro-batch on all of them when any of them gets SIGTERM.
 
-    Lightning's own handler broadcasts from within the signal, amid whatever the processes exchange just then, and they
-    may wait for each other until they time out.
+    Lightning's own handler broadcasts inside the signal handler, possibly in the middle of another exchange; then the
+    processes wait for each other until they time out.
     """
 
     def __init__(self) -> None:
         self._told = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signal from Lightning, which gives it back when the run is over."""
+        """Replace Lightning's signal handler; Lightning restores the handlers when the run ends."""
         if trainer.world_size > 1:
             signal.signal(signal.SIGTERM, self._tell)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """End, if any process was told to."""
+        """Stop if any process got the signal."""
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self._told, all=False):
             raise SIGTERMException
 

@@ -127,11 +127,11 @@ def test_what_cannot_be_continued_is_refused_in_one_line(
     assert said in line
 
 
-def test_short_names_stand_for_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_is_saved_under_its_public_name(capsys: pytest.CaptureFixture[str]) -> None:
     for thing in training.BY_SHORT_NAME[:4:3]:
         with pytest.raises(SystemExit):
             main(["fit", "--config=quickstart/sft", f"--data={thing.__name__}", "--data.train=x", "--print_config"])
-        assert f"{thing.__module__}.{thing.__name__}" in capsys.readouterr().out
+        assert f"class_path: judgelit.{thing.__name__}" in capsys.readouterr().out
 
 
 ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'

@@ -1,0 +1,130 @@
+"""Callbacks that `judgelit fit` adds by itself: the saved configuration, log lines, throughput, the last checkpoint."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.trainer.states import RunningStage
+
+from judgelit.likelihood.flops import step_flops
+from judgelit.training.dpo import DPOModule
+
+_MEASURED = 10
+"""Micro-batches over which throughput is measured."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the resolved configuration as `config.yaml` in the run's folder."""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save when `fit` begins; the other commands do not change the folder of the run that they read."""
+        if stage != "fit" or self.already_saved:
+            return
+        self.already_saved = True
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.parser.save(self.config, folder / "config.yaml", skip_unset=False, overwrite=True)
+
+
+class LogLines(Callback):
+    """Prints a line of progress every few seconds; used where no terminal shows a progress bar."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        self.seconds = seconds
+        self._last = 0.0
+        self._began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._began = self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print step, loss and time if the last line is old enough."""
+        now = time.monotonic()
+        if now - self._last < self.seconds or not trainer.is_global_zero:
+            return
+        self._last = now
+        total = trainer.estimated_stepping_batches
+        loss = trainer.callback_metrics.get("train/loss")
+        shown = "" if loss is None else f", loss {float(loss):.4f}"
+        print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
+
+
+class Throughput(ThroughputMonitor):
+    """Logs examples, tokens and operations a second, and the share of the device's peak if that is known.
+
+    `items` are tokens of the examples, each counted with its own prompt, whether or not prompts are shared and rows
+    padded. A continued run continues the totals.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_MEASURED
+        )
+        self._totals: dict[str, int] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        """Totals at the end of the last optimizer step."""
+        return self._totals
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue from such totals."""
+        self._totals = state_dict
+
+    def _start(self, trainer: L.Trainer) -> None:
+        super()._start(trainer)
+        if trainer.state.stage == RunningStage.TRAINING:
+            for name, value in self._totals.items():
+                getattr(self, f"_{name}")[RunningStage.TRAINING] = value
+
+    def _update(self, trainer: L.Trainer, pl_module: Any, batch: Any, iter_num: int) -> None:
+        # Lightning reads the number of operations from the module.
+        reference = isinstance(pl_module, DPOModule) and pl_module.reference_kind != "precomputed"
+        pl_module.flops_per_batch = step_flops(pl_module.model, batch, pl_module.backbone.uses_lora, reference)
+        super()._update(trainer, pl_module, batch, iter_num)
+
+    def _compute(self, trainer: L.Trainer, iter_num: int | None = None) -> None:
+        # Lightning would send these to the loggers as a row of their own, beside the row of the step.
+        if trainer.state.stage == RunningStage.TRAINING:
+            found = self._throughputs[RunningStage.TRAINING].compute()
+            totals = {"batches": self._batches, "samples": self._samples, "lengths": self._lengths}
+            self._totals = {name: of_stage[RunningStage.TRAINING] for name, of_stage in totals.items()}
+            trainer.lightning_module.log_dict({f"train/{name}": float(value) for name, value in found.items()})
+
+
+class Padding(Callback):
+    """Logs `train/padding`: the share of a step's positions, over all ranks, that hold padding."""
+
+    def __init__(self) -> None:
+        self._padding = 0
+        self._positions = 0
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count a micro-batch, and log the share if the optimizer has stepped."""
+        shared = pl_module.policy.layout(batch).rows == "shared_prefix"
+        self._padding += 0 if shared else batch.padded_tokens - batch.unpadded_tokens
+        self._positions += len(batch.input_ids) if shared else batch.padded_tokens
+        if trainer.fit_loop._should_accumulate():
+            return
+        counts = torch.tensor([self._padding, self._positions], device=pl_module.device)
+        padding, positions = trainer.strategy.reduce(counts, reduce_op="sum")
+        pl_module.log("train/padding", padding / positions)
+        self._padding = self._positions = 0
+
+
+class LastStep(Callback):
+    """Saves `last.ckpt` at the last step; Lightning saves it at the last multiple of `every_n_train_steps`."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save once more, while the trainer still knows its position."""
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.save_last is True and callback.last_model_path:
+                trainer.save_checkpoint(callback.last_model_path, weights_only=False)
