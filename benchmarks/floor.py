@@ -29,7 +29,7 @@ def operations(module: Any, batch: Any) -> float:
 
 def computed(module: Any, batch: Any) -> tuple[int, int]:
     """What the module computes for a batch in its layout: tokens, padding left out, and pairs of query and key."""
-    shared = module.scoring(batch).layout == "shared_prefix"
+    shared = module.policy.layout(batch).rows == "shared_prefix"
     pairs = 0
     for segment in batch.segments:
         own, above = segment.length, 0 if segment.prompt is None else batch.segments[segment.prompt].length

@@ -168,7 +168,7 @@ class Parts:
     def _body_begins(self, body: Any, args: Any, kwargs: dict[str, Any]) -> None:
         from judgelit.generation.kv_cache import KVCache
 
-        attention = kwargs.get("judgelit_plan")
+        attention = kwargs.get("judgelit_attention")
         self.kind = "decode" if isinstance(attention, KVCache) else "prefill"
         self.began = time.perf_counter()
         if attention is None:

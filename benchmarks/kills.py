@@ -38,7 +38,7 @@ STRATEGIES = {"": "auto", "ranks": "ddp", "shards": {"class_path": "judgelit.FSD
 def configuration(case: str, steps: int) -> dict[str, Any]:
     """What `judgelit fit` is told in a case."""
     sft = case.startswith("sft")
-    source = f"judgelit.synthesis.tasks.sources.{'TaskJudgments' if sft else 'TaskPreferences'}"
+    source = f"judgelit.{'TaskJudgments' if sft else 'TaskPreferences'}"
     backbone: dict[str, Any] = {"name_or_path": "nano", "activation_checkpointing": False}
     if sft:
         backbone["lora"] = {"r": 4, "dropout": 0.1}
@@ -75,7 +75,7 @@ def configuration(case: str, steps: int) -> dict[str, Any]:
             },
         },
         "data": {
-            "class_path": f"judgelit.batches.datamodules.{'SFT' if sft else 'DPO'}DataModule",
+            "class_path": f"judgelit.{'SFT' if sft else 'DPO'}DataModule",
             "init_args": {
                 "train": tasks(44 if sft else 24, "train"),
                 "val": tasks(6, "held_out"),
