@@ -178,7 +178,7 @@ def stored_logprobs(
         mine = [turn * ranks.world_size + ranks.rank for turn in range(turns)]
         work = [(batches[number % len(batches)], number < len(batches)) for number in mine]
         shown = track(work, f"reference of {name}") if ranks.rank == 0 else work
-        _compute(store, shown, rows, score)
+        compute_values(store, shown, rows, score)
         ranks.barrier()
     if ranks.rank == 0 and (len(missing) or not (store / _MAPPED).exists()):
         _join_parts(store)
@@ -203,7 +203,7 @@ def _batches(chosen: np.ndarray, rows: TokenRows) -> list[list[int]]:
     return batches
 
 
-def _compute(
+def compute_values(
     store: Path,
     work: Iterable[tuple[Sequence[int], bool]],
     rows: TokenRows,

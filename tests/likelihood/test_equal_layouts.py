@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.flat_attention import FlatAttention
 from judgelit.models.lora import LoRA
+from judgelit.training.callbacks import Padding
 from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
 from judgelit.training.sft import SFTModule
@@ -190,7 +192,7 @@ def test_other_ids_in_one_completion_change_no_other(model_folder: str, scoring:
         for number, own in enumerate(segment for segment in batch.segments if segment.prompt is not None):
             ids = batch.input_ids.clone()
             ids[own.start : own.stop] = (ids[own.start : own.stop] + 7) % 300
-            changed = Batch(**{**vars(batch), "input_ids": ids})
+            changed = replace(batch, input_ids=ids)
             after = completion_logprobs(model, changed, scoring).tokens
             others = batch.rows != number
             torch.testing.assert_close(after[others], before[others], rtol=0, atol=1e-6)
@@ -243,7 +245,7 @@ class TestTraining:
     def trained_with(self, make: Any, rows: Sequence[Any], fit: Any, recorder: Any) -> list[Any]:
         seen = [recorder() for _ in range(2)]
         for layout, callback in zip(("shared_prefix", "concatenated"), seen, strict=True):
-            fit(make(layout), rows, 4, accumulate_grad_batches=2, callbacks=[callback])
+            fit(make(layout), rows, 4, accumulate_grad_batches=2, callbacks=[Padding(), callback])
         return seen
 
     def assert_equal_steps(self, shared: Any, concatenated: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from judgelit.batches.flat_batch import Batch, TokenizedCompletion, flatten_completions
-from judgelit.likelihood.flops import forward_flops
+from judgelit.likelihood.flops import forward_flops, passes, step_flops
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
@@ -40,3 +40,11 @@ def test_linear_layers_are_what_pytorch_counts(model_folder: str, lora: LoRA | N
     pairs = 37 * 38 // 2 + 8 * 9 // 2 + 12 * 30 + 12 * 13 // 2
     attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * pairs
     assert forward_flops(model, BATCH) == counted(model, BATCH)["linear"] + attention
+
+
+def test_a_step_is_some_forward_passes(llama: str) -> None:
+    # Forward, gradients of activations, gradients of trained weights; and the reference's forward pass.
+    assert (passes(uses_lora=False, reference=False), passes(uses_lora=False, reference=True)) == (3, 4)
+    assert (passes(uses_lora=True, reference=False), passes(uses_lora=True, reference=True)) == (2, 3)
+    model = Backbone(llama).build()
+    assert step_flops(model, BATCH, uses_lora=False, reference=True) == 4 * forward_flops(model, BATCH)
