@@ -83,6 +83,11 @@ def test_one_object_that_holds_turns_or_nothing_is_one_row(tmp_path: Path, row: 
     assert rows(write(tmp_path / "a.json", json.dumps(row, indent=1))) == [row]
 
 
+def test_a_list_of_one_row_that_holds_lists_is_one_row(tmp_path: Path) -> None:
+    row = {"question": "q", "answers": [{"text": "a"}]}
+    assert rows(write(tmp_path / "a.json", json.dumps([row]))) == [row]
+
+
 def test_line_separators_inside_of_a_text_end_no_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json.dumps({"x": HOSTILE}, ensure_ascii=False) + '\n{"x": 2}')
     assert [(at.removeprefix(path), row["x"]) for at, row in read_rows(path)] == [(":1", HOSTILE), (":2", 2)]
@@ -179,19 +184,19 @@ def test_missing_files_and_empty_places(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.jsonl") == f"{tmp_path}/a.jsonl: no such file"
     suffixes = "expected one of .jsonl, .ndjson, .json, .jsonl.gz, .ndjson.gz, .json.gz, .parquet"
     pattern = f"{tmp_path}/*.jsonl"
-    assert refusal(pattern) == f"{pattern}: no data file there, {suffixes}"
-    hint = "; for those in its folders give a pattern such as folder/**/*.jsonl"
-    assert refusal(tmp_path) == f"{tmp_path}: no data file there, {suffixes}{hint}"
+    assert refusal(pattern) == f"{pattern}: found no data file, {suffixes}"
+    hint = "; for files in subfolders give a pattern such as folder/**/*.jsonl"
+    assert refusal(tmp_path) == f"{tmp_path}: found no data file, {suffixes}{hint}"
 
 
 def test_broken_gzip_and_parquet(tmp_path: Path) -> None:
     whole = gzip.compress(b'{"x": 1}\n' * 1000)
     assert "cut.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "cut.jsonl.gz", whole[:-12]))
     assert "no.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "no.jsonl.gz", '{"x": 1}'))
-    assert "no.parquet: not a Parquet file that can be read: " in refusal(write(tmp_path / "no.parquet", "PAR1"))
+    assert "no.parquet: not a readable Parquet file: " in refusal(write(tmp_path / "no.parquet", "PAR1"))
     latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"x": latin}), tmp_path / "latin.parquet")
-    assert "latin.parquet: not a Parquet file that can be read: 'utf-8' codec" in refusal(tmp_path / "latin.parquet")
+    assert "latin.parquet: not a readable Parquet file: 'utf-8' codec" in refusal(tmp_path / "latin.parquet")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -325,7 +330,7 @@ def test_no_records_make_a_file_without_rows(tmp_path: Path, name: str) -> None:
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"a\.csv: unknown suffix to write to, expected one of \.jsonl, \.ndjson, \.parquet$"
+        UserError, match=r"a\.csv: unknown suffix for writing, expected one of \.jsonl, \.ndjson, \.parquet$"
     ):
         write_records(tmp_path / "a.csv", RECORDS)
     write(tmp_path / "file", "")
