@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from judgelit.atomic import atomic_file
 from judgelit.errors import UserError, first_line
@@ -102,12 +102,12 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def _write_jsonl(file: BinaryIO, records: Iterable[Record]) -> None:
+def _write_jsonl(file: IO[bytes], records: Iterable[Record]) -> None:
     for record in records:
         file.write(dump_json(record.to_dict()).encode() + b"\n")
 
 
-def _write_parquet(file: BinaryIO, records: Iterable[Record]) -> None:
+def _write_parquet(file: IO[bytes], records: Iterable[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
