@@ -11,9 +11,9 @@ To add a template, write one file `<id>.jinja` in `templates/`, or in a folder t
     ---
     {{ role }} ... {{ question }} ... {{ answer_a }} ... {{ answer_b }} ... end with [[A]] or [[B]].
 
-The text after the front matter must use `question`, `answer_a` and `answer_b`. It may use `context` (earlier turns, each
-with `role` and `content`) and the `role`, `criteria`, `format` and `language` of the front matter. A template without
-`context` refuses pairs that have earlier turns.
+The text after the front matter must use `question`, `answer_a` and `answer_b`. It may use `context` (earlier turns,
+each with `role` and `content`) and the `role`, `criteria`, `format` and `language` of the front matter. A template
+without `context` refuses pairs that have earlier turns.
 
 A template asks for both verdicts, [[A]] and [[B]], or for neither if it is for a judge that was trained on the form.
 
