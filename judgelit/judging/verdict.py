@@ -4,8 +4,8 @@
 
 1. **Form.** A verdict is `[[A]]`, `[[B]]` or, for a tie, `[[C]]` or `[[tie]]`, in any case, with spaces or emphasis
    inside. `\\[\\[A\\]\\]`, full-width `［［Ａ］］` and `【【A】】` are the same. The text around it does not matter:
-   bold, `\\boxed{}`, a third bracket, any script. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and similar letters of other scripts
-   are not verdicts.
+   bold, `\\boxed{}`, a third bracket, any script. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and similar letters of other
+   scripts are not verdicts.
 2. **Reasoning.** Only the text after the last `</think>`, `</thinking>` or `</reasoning>` counts. If such a block is
    still open at the end, there is no verdict. A tag directly between quotation marks is not a tag.
 3. **Quotation.** Fenced code, lines that begin with `>`, `<answer>`-like and `<quote>`-like elements, inline code and
