@@ -1,6 +1,7 @@
-"""Files and folders that appear whole or not at all, whenever the process is killed.
+"""Write files and folders that appear complete or not at all, even if the process is killed.
 
-Content is written beside its place, forced to the disk, and then renamed. A reader finds the old content or the new.
+The content is written under another name in the same folder, forced to the disk, and renamed. A reader finds the old
+content or the new.
 """
 
 import json
@@ -13,22 +14,22 @@ from typing import IO, Any
 from uuid import uuid4
 
 PART = ".part"
-"""Ending of a name under which content is still being written."""
+"""Suffix of the name during writing."""
 
 
 @contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for writing that takes the place of `path` when the block ends, and does nothing if it raises.
+    """Open a file for writing. It replaces `path` when the block ends, and is removed if the block raises.
 
     Args:
-        path: The place. Its folder is made if there is none.
-        mode: "wb", or "w" for UTF-8 text with newlines as given.
+        path: Path of the file. Its folder is made if needed.
+        mode: "wb", or "w" for UTF-8 text whose newlines are not translated.
 
     Raises:
-        OSError: The file cannot be written; `path` is as before.
+        OSError: The file cannot be written. `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Two processes may write the same file; each has a part of its own.
+    # Two processes may write the same file at once, so the name is unique.
     part = path.with_name(f".{path.name}.{uuid4().hex[:8]}{PART}")
     text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
@@ -44,10 +45,10 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Make a folder to write into that takes the place of `path` when the block ends, and vanishes if it raises.
+    """Make a folder to write into. It becomes `path` when the block ends, and is removed if the block raises.
 
     Args:
-        path: The place: nothing, or an empty folder.
+        path: Path of the folder. It must not exist, or be an empty folder.
 
     Raises:
         OSError: The folder cannot be made or moved.
@@ -77,7 +78,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sync(path: Path) -> None:
-    """Force a file's content, or a folder's list of names, to the disk."""
+    """Force the content of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -86,7 +87,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force all files of a folder and of its folders to the disk."""
+    """Force a folder and everything in it to the disk."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             sync(path)

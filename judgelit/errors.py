@@ -1,15 +1,15 @@
-"""The one exception for what the user can mend; everything else is a bug and keeps its traceback."""
+"""The exception for mistakes of the user. Any other exception is a bug and shows its traceback."""
 
 
 class UserError(Exception):
-    """Wrong input: one line saying what was found, what was expected and what to do.
+    """Wrong input. The message is one line: what was found, what was expected and what to do.
 
-    The command line prints the line and exits with status 2.
+    The command line prints it and exits with status 2.
     """
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, for one-line messages; two where the first announces the second."""
+    """The first line of an exception's message, or the first two if the first ends with a colon."""
     lines = str(error).strip().splitlines()
     if not lines:
         return type(error).__name__

@@ -1,4 +1,4 @@
-"""One look for everything that takes long."""
+"""Progress bar."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Pass `items` through while a progress bar on stderr counts them; silent where nobody watches."""
+    """Yield `items` and count them in a progress bar on stderr, if stderr is a terminal."""
     if not sys.stderr.isatty():
         yield from items
         return

@@ -14,6 +14,7 @@ import xxhash
 
 from judgelit.errors import UserError, first_line
 from judgelit.records.records import Message
+from judgelit.records.unicode import replace_surrogates
 
 NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
@@ -212,7 +213,7 @@ class ChatTokenizer:
 
     def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
         """`texts` with a mark inside everything that spells a control token, and the mark ("" if none was needed)."""
-        whole = [_whole_characters(text) for text in texts]
+        whole = [replace_surrogates(text) for text in texts]
         cuts = [self._cuts(text) for text in whole]
         if not any(cuts):
             return "", whole
@@ -276,16 +277,6 @@ class ChatTokenizer:
 
 def _pieces(text: str, places: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-
-
-def _whole_characters(text: str) -> str:
-    """`text` with halves of surrogate pairs, which no tokenizer takes, joined or replaced by U+FFFD."""
-    if text.isascii() or not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def _context(config: Any) -> int:

@@ -1,1 +1,1 @@
-"""The text of judging: templates, prompts, truncation, verdicts. No tensors."""
+"""The text of judging, without tensors: templates, prompts, truncation, verdicts."""

@@ -1,4 +1,4 @@
-"""When a text that is being generated is finished by its verdict, told from its ids."""
+"""Detect from generated ids that a judgment is finished by its verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from judgelit.judging import verdict
 from judgelit.judging.token_ids import PromptTokenizer
 
 _TAIL = 32
-"""Tokens at the end of a text that hold a verdict and the end of its line."""
+"""Last tokens of a text that are enough for a verdict and the end of its line."""
 
 
 @dataclass(frozen=True)
 class VerdictEnd:
-    """Whether the ids of a text so far end a line that says its verdict; see `verdict.concludes`.
+    """Whether the ids generated so far end with the line of the verdict; see `verdict.concludes`.
 
-    Asked after every token: most of the time one look at the latest token's own text settles it.
+    It is called after every token, so it first looks at the latest token alone: most tokens end no line.
     """
 
     tokenizer: PromptTokenizer
@@ -31,10 +31,10 @@ class VerdictEnd:
 
     @cached_property
     def _opening(self) -> str:
-        """What stands before the text: a tag, if the chat template has the assistant begin within its reasoning."""
+        """Text before the generated text: a tag, if the chat template opens the reasoning of the assistant."""
         prompt = self._decode(self.tokenizer.prompt_ids([{"role": "user", "content": "?"}]))
         return "<think>\n" if verdict.reasons(prompt) else ""
 
     def _decode(self, ids: Sequence[int]) -> str:
-        # Tags of reasoning are control tokens in some models.
+        # Reasoning tags are control tokens in some models.
         return self.tokenizer.raw_text(ids)

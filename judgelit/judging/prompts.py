@@ -1,4 +1,4 @@
-"""Preference pairs to judge prompts: template, order and room, the same way for training, sampling and evaluation."""
+"""Turn preference pairs into judge prompts, in one way for training, sampling and evaluation."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,25 @@ from judgelit.records.records import Message, Order, PreferencePair
 
 @dataclass(frozen=True)
 class Templates:
-    """Which judge prompts are used; each pair draws one, the same in both orders."""
+    """Judge templates to use. Each pair draws one of them, the same in both orders."""
 
     names: list[str] | None = None
-    """Templates by id or pattern (`en-*`); none: the one closest to the paper's inference prompt."""
+    """Ids of templates, or patterns such as `en-*`. Default: `rise`, which is closest to the prompt of RISE-Judge."""
     folder: str | None = None
-    """Folder of templates of your own, beside the shipped ones."""
+    """Folder with your own templates, beside the shipped ones."""
     seed: int = 0
     """Seed of the draw."""
 
     def load(self) -> dict[str, Template]:
         """The chosen templates by id."""
-        return load_templates(self.names or [DEFAULT_TEMPLATE], self.folder)
+        return load_templates([DEFAULT_TEMPLATE] if self.names is None else self.names, self.folder)
 
 
 @dataclass(frozen=True)
 class JudgePrompt:
-    """One question to the judge: a pair in one order, under one template.
+    """Prompt for the judge: one pair in one order with one template.
 
-    `pair` stands as the judge sees it: its label is the right verdict.
+    The answers of `pair` are in the order of the prompt, so its label is the right verdict.
     """
 
     pair: PreferencePair
@@ -39,7 +39,7 @@ class JudgePrompt:
     messages: tuple[Message, ...]
 
     def meta(self, **more: str) -> dict[str, str]:
-        """What travels with an example made of this prompt."""
+        """The `meta` of an example that is made from this prompt."""
         pair = self.pair
         return {
             "pair_id": pair.id,
@@ -55,12 +55,14 @@ class JudgePrompt:
 
 @dataclass(frozen=True)
 class PromptReport:
-    """What became of pairs on their way to prompts."""
+    """Report of `judge_prompts`."""
 
     prompts: int
+    """Number of prompts."""
     shortened: int
+    """Number of prompts with shortened answers."""
     skipped: tuple[str, ...]
-    """Ids of the pairs whose question alone leaves no room for their answers."""
+    """Ids of the pairs that do not fit even with the shortest answers."""
 
     def __str__(self) -> str:
         text = f"{self.prompts} judge prompts"
@@ -73,12 +75,12 @@ class PromptReport:
 
 
 def in_drawn_order(prompts: Sequence[JudgePrompt], seed: int) -> list[JudgePrompt]:
-    """Of the two orders of each pair the one that a coin, fixed by seed and id, has drawn."""
+    """The prompts in the drawn order of their pair: one of each pair if `prompts` has both orders."""
     return [prompt for prompt in prompts if prompt.order == drawn_order(prompt.pair.id, seed)]
 
 
 def drawn_order(pair_id: str, seed: int) -> Order:
-    """The order that a coin, fixed by seed and id, has drawn for a pair."""
+    """The order of a pair, drawn at random from its id and the seed."""
     return "ab" if random.Random(f"{seed}/order/{pair_id}").random() < 0.5 else "ba"
 
 
@@ -91,16 +93,30 @@ def judge_prompts(
     seed: int = 0,
     orders: Sequence[Order] = ("ab", "ba"),
 ) -> tuple[list[JudgePrompt], PromptReport]:
-    """Prompts for all `pairs` in all `orders`, each at most `max_tokens` long.
+    """Prompts for all pairs, and a report.
 
-    A pair keeps its template in both orders, and is skipped in both if it does not fit in one.
+    Args:
+        pairs: Pairs to judge.
+        templates: Templates by id. Each pair draws one for all orders.
+        tokenizer: Counts the tokens of a prompt.
+        max_tokens: Longest prompt. Longer ones lose the middle of their answers. A pair is skipped in all orders if
+            it does not fit in one of them.
+        seed: Seed of the draw of templates.
+        orders: Orders in which to show the answers of each pair.
+
+    Raises:
+        UserError: A pair has earlier turns and its template has no place for them.
     """
+
+    def length(messages: Sequence[Message]) -> int:
+        return len(tokenizer.prompt_ids(messages))
+
     prompts: list[JudgePrompt] = []
     skipped: list[str] = []
     shortened = 0
     for pair in pairs:
         template = draw_template(templates, pair.id, seed)
-        fitted = [(order, fit_prompt(pair.in_order(order), template.render, tokenizer, max_tokens)) for order in orders]
+        fitted = [(order, fit_prompt(pair.in_order(order), template.render, length, max_tokens)) for order in orders]
         if any(prompt is None for _, prompt in fitted):
             skipped.append(pair.id)
             continue

@@ -1,20 +1,23 @@
-"""Judge prompts: Jinja2 templates with a front matter, over a question and two answers.
+"""Judge templates: Jinja2 files with a front matter that turn a pair into a prompt.
 
-A template is a file `<id>.jinja`:
+To add a template, write one file `<id>.jinja` in `templates/`, or in a folder that `Templates.folder` names:
 
     ---
     language: en
     role: You are an impartial judge.
     criteria: correctness, then clarity
     format: free analysis
-    style: careful
+    style: careful  # or brief: a judgment of one or two sentences
     ---
     {{ role }} ... {{ question }} ... {{ answer_a }} ... {{ answer_b }} ... end with [[A]] or [[B]].
 
-The text after the front matter may use `question`, `answer_a`, `answer_b`, `context` (earlier turns, each with `role`
-and `content`) and the front matter's own `role`, `criteria`, `format` and `language`. One without `context`
-serves only pairs that have no earlier turns. Judged text enters as a value:
-what looks like template syntax in it stays as it is. A template with `default: false` is used only when named.
+The text after the front matter must use `question`, `answer_a` and `answer_b`. It may use `context` (earlier turns,
+each with `role` and `content`) and the `role`, `criteria`, `format` and `language` of the front matter. A template
+without `context` refuses pairs that have earlier turns.
+
+A template asks for both verdicts, [[A]] and [[B]], or for neither if it is for a judge that was trained on the form.
+
+Judged text is a value of the template: template syntax inside it has no effect.
 """
 
 import difflib
@@ -38,10 +41,10 @@ Language = Literal["en", "zh"]
 Style = Literal["careful", "brief"]
 
 DEFAULT_TEMPLATE = "rise"
-"""The shipped template closest to the published judge's own prompt."""
+"""The shipped template that is closest to the prompt of RISE-Judge."""
 
 _SHIPPED = Path(__file__).parent / "templates"
-_FIELDS = ("language", "role", "criteria", "format", "style", "default")
+_FIELDS = ("language", "role", "criteria", "format", "style")
 _VALUES = {"question", "answer_a", "answer_b", "context", "role", "criteria", "format", "language"}
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined,
@@ -54,26 +57,27 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(
 
 @dataclass(frozen=True)
 class Template:
-    """A judge prompt with blanks for a pair."""
+    """A judge template."""
 
     id: str
-    """The file's name without its suffix."""
+    """Name of the file without its suffix."""
     language: Language
     role: str
     """Who the judge is, in one line."""
     criteria: str
+    """What makes an answer better, in one line."""
     format: str
-    """What the judgment looks like, in a few words."""
+    """Form of the judgment, in a few words."""
     body: str
-    """The Jinja2 text."""
+    """Jinja2 text after the front matter."""
     style: Style = "careful"
-    default: bool = True
-    """Whether it belongs to the selection made where no template is named."""
+    """Length of the judgment: brief is one or two sentences."""
 
     def render(self, pair: PreferencePair) -> tuple[Message, ...]:
-        """The prompt for `pair` in the order in which it stands: one user turn, earlier turns told inside it.
+        """The prompt for `pair`, with `answer_a` first: one user turn, which includes the earlier turns.
 
-        Raises UserError where the pair has earlier turns and the template no place for them.
+        Raises:
+            UserError: The pair has earlier turns and the template does not use `context`.
         """
         if pair.context and not _takes_context(self.body):
             raise UserError(f"judge template {self.id!r} has no 'context', but pair {pair.id!r} has earlier turns")
@@ -90,11 +94,15 @@ class Template:
         return ({"role": "user", "content": text},)
 
 
-def load_templates(names: Sequence[str] | None = None, folder: str | None = None) -> dict[str, Template]:
-    """The shipped templates and those of the user's `folder`, by id and in its order.
+def load_templates(names: Sequence[str], folder: str | None = None) -> dict[str, Template]:
+    """The named templates by id, sorted by id.
 
-    `names` selects by id or by pattern (`en-*`); without it all are taken but those with `default: false`.
-    Raises UserError for a broken template, an id that is taken, and a name that fits none.
+    Args:
+        names: Ids, or patterns such as `en-*`.
+        folder: Folder of the user's templates, beside the shipped ones.
+
+    Raises:
+        UserError: A broken template, a user's template with the id of a shipped one, or a name without a template.
     """
     templates = _read_folder(_SHIPPED)
     if folder is not None:
@@ -103,17 +111,14 @@ def load_templates(names: Sequence[str] | None = None, folder: str | None = None
                 path = Path(folder) / f"{template_id}.jinja"
                 raise UserError(f"{path}: the id {template_id!r} is a shipped template's; rename the file")
             templates[template_id] = template
-    if names is None:
-        chosen = {template_id for template_id, template in templates.items() if template.default}
-    else:
-        chosen = {template_id for name in names for template_id in _matching(name, templates)}
-    if not chosen:
-        raise UserError("no judge template selected; name at least one of " + ", ".join(sorted(templates)))
+    if not names:
+        raise UserError("no judge template named; expected at least one of " + ", ".join(sorted(templates)))
+    chosen = {template_id for name in names for template_id in _matching(name, templates)}
     return {template_id: templates[template_id] for template_id in sorted(chosen)}
 
 
 def draw_template(templates: Mapping[str, Template], key: str, seed: int) -> Template:
-    """One of `templates`, uniformly and always the same for a `key` (a pair's id, say) and a `seed`."""
+    """One of `templates`, drawn uniformly. The same `key` (such as a pair's id) and `seed` draw the same one."""
     digest = hashlib.sha256(f"{seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
     ids = sorted(templates)
     return templates[ids[int.from_bytes(digest) % len(ids)]]
@@ -155,7 +160,7 @@ def _read(path: Path) -> Template:
     opening, _, rest = text.partition("\n")
     front, closing, body = rest.partition("\n---\n")
     if opening.rstrip() != "---" or not closing:
-        raise UserError(f"{path}:1: no front matter; expected YAML between two lines '---' at the head of the file")
+        raise UserError(f"{path}:1: no front matter; expected YAML between two lines '---' at the top of the file")
     template = _with_front_matter(path, front, body)
     _check(path, template, first_line=text.count("\n", 0, len(text) - len(body)))
     return template
@@ -169,7 +174,7 @@ def _with_front_matter(path: Path, front: str, body: str) -> Template:
         line = mark.line + 2 if mark else 1
         raise UserError(f"{path}:{line}: front matter is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{path}:1: front matter is not a list of 'field: value' lines; expected {', '.join(_FIELDS)}")
+        raise UserError(f"{path}:1: front matter is not made of 'field: value' lines; expected {', '.join(_FIELDS)}")
 
     def at(name: str) -> str:
         lines = (number for number, line in enumerate(front.splitlines(), start=2) if line.startswith(f"{name}:"))
@@ -178,9 +183,6 @@ def _with_front_matter(path: Path, front: str, body: str) -> Template:
     for name in map(str, row):
         if name not in _FIELDS:
             raise UserError(f"{at(name)}: field {name!r} is unknown; expected one of {', '.join(_FIELDS)}")
-    default = row.get("default", True)
-    if not isinstance(default, bool):
-        raise bad_field(at("default"), "default", default, "true or false")
     role = text_field(row, "role", at("role")).strip()
     if "\n" in role:
         raise bad_field(at("role"), "role", role, "one line")
@@ -192,15 +194,14 @@ def _with_front_matter(path: Path, front: str, body: str) -> Template:
         format=text_field(row, "format", at("format")).strip(),
         body=body,
         style=choice_field({"style": "careful", **row}, "style", at("style"), get_args(Style)),
-        default=default,
     )
 
 
 def _check(path: Path, template: Template, first_line: int) -> None:
-    """Refuse a broken template where it is read, and not in the midst of a run."""
+    """Reject a broken template when it is read, not in the middle of a run."""
 
-    def refused(line: int, what: str) -> UserError:
-        return UserError(f"{path}:{first_line + line}: {what}")
+    def refused(line: int, problem: str) -> UserError:
+        return UserError(f"{path}:{first_line + line}: {problem}")
 
     try:
         tree = _ENVIRONMENT.parse(template.body)
@@ -213,15 +214,14 @@ def _check(path: Path, template: Template, first_line: int) -> None:
         raise
     except jinja2.TemplateSyntaxError as error:
         raise refused(error.lineno, error.message or "not a Jinja2 template") from None
-    except Exception as error:  # a template can fail in any way that Python can
+    except Exception as error:  # A template can raise any Python exception.
         raise refused(_line_of(error), f"{type(error).__name__}: {error}") from None
     for name in ("question", "answer_a", "answer_b"):
         if any(_probe(name) not in text for text in texts):
             raise refused(1, f"field {name!r}: found nothing, expected '{{{{ {name} }}}}' in the text")
-    for verdict in ("[[A]]", "[[B]]"):
-        # A template that is used only when named may leave the form of the verdict to a judge that was trained on it.
-        if template.default and any(verdict not in text for text in texts):
-            raise refused(1, f"the text asks for no {verdict}; expected it to ask for [[A]] or [[B]] at the end")
+    for verdict, other in (("[[A]]", "[[B]]"), ("[[B]]", "[[A]]")):
+        if any(other in text and verdict not in text for text in texts):
+            raise refused(1, f"the text asks for {other} and not for {verdict}; expected both, or neither")
 
 
 def _probe(name: str) -> str:
@@ -235,7 +235,7 @@ def _probes(has_context: bool) -> list[PreferencePair]:
 
 
 def _line_of(error: BaseException) -> int:
-    """The line of the template at which `error` arose: Jinja2 puts its templates into the traceback."""
+    """The line of the template that raised `error`. Jinja2 adds its templates to the traceback."""
     line, frame = 1, error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code.co_filename == "<template>":

@@ -1,4 +1,4 @@
-"""What judging needs of a tokenizer; `judgelit.batches.tokenizer.ChatTokenizer` is one."""
+"""The part of a tokenizer that judging uses. `judgelit.batches.tokenizer.ChatTokenizer` implements it."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -7,12 +7,12 @@ from judgelit.records.records import Message
 
 
 class PromptTokenizer(Protocol):
-    """Turns a prompt into ids and generated ids into text."""
+    """Tokenizer of prompts and generated ids."""
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the rendered conversation up to where the assistant begins to speak."""
+        """Ids of a conversation, up to the point where the assistant begins."""
         ...
 
     def raw_text(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens included."""
+        """Text of ids, with control tokens."""
         ...

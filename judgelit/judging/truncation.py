@@ -1,42 +1,46 @@
-"""Judge prompts in the room that there is: what is cut where a pair is too long."""
+"""Shorten the answers of a pair until its prompt fits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from judgelit.judging.token_ids import PromptTokenizer
 from judgelit.records.records import Message, PreferencePair
 
 
 @dataclass(frozen=True)
 class FittedPrompt:
-    """A judge prompt that fits, as messages and ids, and whether answers were shortened for it."""
+    """Judge prompt that fits."""
 
     messages: tuple[Message, ...]
-    ids: list[int]
     shortened: bool
+    """Whether an answer was shortened."""
 
 
 def fit_prompt(
     pair: PreferencePair,
     render: Callable[[PreferencePair], tuple[Message, ...]],
-    tokenizer: PromptTokenizer,
+    length: Callable[[Sequence[Message]], int],
     max_tokens: int,
 ) -> FittedPrompt | None:
-    """The prompt for `pair` in at most `max_tokens` ids, or None if it cannot fit.
+    """The prompt for `pair` in at most `max_tokens` tokens, or None if it does not fit.
 
-    Where the whole prompt is too long, answers lose their middle: one limit of characters, the largest that fits,
-    holds for both, so that shortening favours neither. The question is never cut.
+    If the whole prompt is too long, the answers lose their middle. One limit of characters holds for both answers, so
+    that shortening favours neither. The question is never cut.
+
+    Args:
+        pair: Pair in the order of the prompt.
+        render: Makes the prompt for a pair.
+        length: Tokens of a prompt.
+        max_tokens: Most tokens of the prompt.
     """
-    # No tokenizer packs text so densely that a text beyond this could fit whole; it spares tokenizing gigabytes.
+    # No tokenizer fits more than 64 characters into a token on average. Gigabytes of text need not be tokenized.
     ceiling = 64 * max_tokens
     if len(pair.question) + sum(len(turn["content"]) for turn in pair.context) > ceiling:
         return None
     longest = max(len(pair.answer_a), len(pair.answer_b))
     if longest <= ceiling:
         messages = render(pair)
-        ids = tokenizer.prompt_ids(messages)
-        if len(ids) <= max_tokens:
-            return FittedPrompt(messages, ids, shortened=False)
+        if length(messages) <= max_tokens:
+            return FittedPrompt(messages, shortened=False)
     best = None
     low, high = _SHORTEST_ANSWER, min(longest, ceiling) - 1
     while low <= high:
@@ -45,9 +49,8 @@ def fit_prompt(
             pair, answer_a=_without_middle(pair.answer_a, limit), answer_b=_without_middle(pair.answer_b, limit)
         )
         messages = render(cut)
-        ids = tokenizer.prompt_ids(messages)
-        if len(ids) <= max_tokens:
-            best = FittedPrompt(messages, ids, shortened=True)
+        if length(messages) <= max_tokens:
+            best = FittedPrompt(messages, shortened=True)
             low = limit + 1
         else:
             high = limit - 1
@@ -55,7 +58,7 @@ def fit_prompt(
 
 
 _SHORTEST_ANSWER = 64
-"""Characters of an answer below which a judgment of it would say nothing."""
+"""Fewest characters that an answer keeps: a judgment of less would mean nothing."""
 
 
 def _without_middle(text: str, limit: int) -> str:

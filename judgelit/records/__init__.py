@@ -1,1 +1,1 @@
-"""What a pair, a judgment and an example are, and every public file form that is read into them."""
+"""Pairs, judgments and examples, and how files in public forms are read into them."""

@@ -1,4 +1,4 @@
-"""Conversations as public data sets write them, read as judgelit's messages."""
+"""Read the prompts, answers and conversations of public data sets as messages."""
 
 import os
 import re
@@ -17,9 +17,16 @@ _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 
 
 def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> list[Message]:
-    """A conversation whose turns have `role` and `content`, or `from` and `value`; a single turn may stand alone.
+    """Read a conversation whose turns have `role` and `content`, or `from` and `value`.
 
-    `blank` admits user turns that say nothing.
+    Args:
+        value: A list of turns, or one turn.
+        name: Name of the field, for error messages.
+        at: Place of the row, for error messages.
+        blank: Accept empty user turns.
+
+    Raises:
+        UserError: Not a conversation, or a user turn is empty.
     """
     turns = [value] if isinstance(value, Mapping) and ("role" in value or "from" in value) else value
     if not isinstance(turns, Sequence) or isinstance(turns, str) or not turns:
@@ -45,7 +52,7 @@ def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> lis
 
 
 def _content(value: object, name: str, at: str) -> str:
-    """What a turn says, as text or as parts that are all text."""
+    """The text of a turn, which is a string or a list of text parts."""
     if isinstance(value, str):
         return value
     if not isinstance(value, Sequence) or not value:
@@ -58,7 +65,7 @@ def _content(value: object, name: str, at: str) -> str:
 
 
 def read_prompt(value: object, name: str, at: str) -> list[Message]:
-    """A prompt that is text, a dialogue in one text, or a conversation; it ends with a user turn."""
+    """Read a prompt that ends with a user turn: a text, a `Human: ... Assistant: ...` text, or a conversation."""
     if isinstance(value, str):
         if not value.strip():
             raise bad_field(at, name, value, "text that is not empty")
@@ -76,11 +83,11 @@ def read_prompt(value: object, name: str, at: str) -> list[Message]:
 
 
 def read_answer(value: object, name: str, at: str) -> str:
-    """An answer that is text, or a single assistant turn."""
+    """Read an answer: a text or a single assistant turn."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int | float):
-        return str(value)  # PandaLM's own file holds `true` where a model answered "True".
+        return str(value)  # PandaLM's file has `true` for the answer "True".
     turns = read_turns(value, name, at)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         raise bad_field(at, name, value, "text or a single assistant turn")
@@ -88,7 +95,7 @@ def read_answer(value: object, name: str, at: str) -> str:
 
 
 def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str]:
-    """A conversation that ends with an answer: the turns before it, and the answer."""
+    """Read a conversation that ends with an answer, as the turns before it and the answer."""
     *prompt, last = read_turns(value, name, at)
     if last["role"] != "assistant":
         raise _last_turn(at, name, last, "assistant")
@@ -98,9 +105,9 @@ def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str
 
 
 def read_dialogue(text: str) -> list[Message] | None:
-    """The turns of a text of the form `Human: ... Assistant: ...`, a blank line before each; None if it has another.
+    """Read a text of the form `Human: ... Assistant: ...`, with a blank line before each turn, or return None.
 
-    Turns of one speaker in a row become one.
+    Consecutive turns of one speaker become one turn.
     """
     text = "\n\n" + text.lstrip()
     if not text.startswith("\n\nHuman:") or "\n\nAssistant:" not in text:
@@ -117,15 +124,16 @@ def read_dialogue(text: str) -> list[Message] | None:
 
 
 def refuse_blank_turns(turns: Sequence[Message], text: str, name: str, at: str) -> None:
-    """Raise where the user says nothing in one of the turns read from a dialogue's text."""
+    """Reject the turns of a dialogue if the user says nothing in one of them."""
     if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
         raise bad_field(at, name, text, "a dialogue in which no turn of the Human is empty")
 
 
 def part_conversations(first: Sequence[Message], second: Sequence[Message]) -> tuple[list[Message], str, str]:
-    """The turns that two conversations share, up to a user turn, and what follows in each.
+    """Split two conversations into the prompt that they share and the rest of each.
 
-    What follows is a single answer as a rule. Where it is several turns, it is a text that names the speakers.
+    The prompt ends with a user turn. The rest is usually one answer. Several turns become a text with the speakers'
+    names.
     """
     shared = 0
     for count, (one, other) in enumerate(zip(first, second, strict=False), 1):
@@ -137,11 +145,11 @@ def part_conversations(first: Sequence[Message], second: Sequence[Message]) -> t
 
 
 def part_texts(first: str, second: str) -> tuple[str, str, str]:
-    """The words with which two texts begin, and what follows in each.
+    """Split two texts into the words that both begin with and the rest of each.
 
-    TRL's implicit prompt, but cut between words, not inside of one.
+    This is the implicit prompt of TRL, but split between words, not inside a word.
     """
-    shared = os.path.commonprefix([first, second])  # noqa: RUF071 (characters are meant)
+    shared = os.path.commonprefix([first, second])  # noqa: RUF071 (on characters, not path parts)
     begun = "" if not shared or shared[-1].isspace() else shared.split()[-1]
     cut = len(shared) - len(begun)
     return shared[:cut].strip(), first[cut:], second[cut:]

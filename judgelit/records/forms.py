@@ -1,8 +1,23 @@
 """The forms of public data sets: which fields hold the prompt, the answers and the label.
 
-A form is a function that takes a row and its place, and returns what it read, or None where the row has another form;
-it raises UserError where the row has its form but is wrong. To teach judgelit a form, add a function and its line in
-`EXCHANGES`, `COMPARISONS` or `JUDGED`. Fields that are null count as missing.
+To add a form, write one function and add one line to a table at the end of this file:
+
+- `EXCHANGES`: a prompt and its answer, for SFT examples;
+- `COMPARISONS`: a prompt, a better and a worse answer, for preference examples and pairs;
+- `JUDGED`: a prompt, two answers and a label, for pairs.
+
+The function takes a row without its null fields, and the place of the row for error messages. It returns None if the
+row has another form, and raises UserError if the row has this form but is invalid. The first function of a table that
+returns a value wins. The key in the table describes the form in error messages. `judgelit.records.conversations` has
+functions that read prompts, answers and turns. For example:
+
+    def _my_form(row: Row, at: str) -> Comparison | None:
+        if not {"query", "good", "bad"} <= row.keys():
+            return None
+        prompt = read_prompt(row["query"], "query", at)
+        return Comparison(prompt, read_answer(row["good"], "good", at), read_answer(row["bad"], "bad", at))
+
+    COMPARISONS = {..., "query + good + bad": _my_form}
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +38,7 @@ from judgelit.records.records import Label, Message, Row, bad_field
 
 IDS = ("id", "pair_id", "prompt_id")
 KEPT = {"category": ("category", "bias", "scenario"), "subset": ("subset",), "source": ("source",)}
-"""Fields of a record that public rows have too, and under which names."""
+"""Fields that are copied from a row to its record, and their names in public data sets."""
 _LETTERS: dict[str, Label] = {
     **dict.fromkeys(("a", "model_a", "a>b"), "A"),
     **dict.fromkeys(("b", "model_b", "b>a"), "B"),
@@ -50,7 +65,7 @@ class Comparison(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A prompt and two answers in an order of the row's own, and which is better."""
+    """A prompt, two answers and the label of the better one."""
 
     prompt: Sequence[Message]
     answer_a: str
@@ -98,7 +113,7 @@ def _explicit_prompt(row: Row, at: str) -> Comparison | None:
         if prompt[-1]["content"].strip() not in asked:
             raise UserError(
                 f"{at}: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; "
-                "expected them to, or to be single answers"
+                "expected conversations that do, or single answers"
             )
         return whole
     chosen, rejected = (read_answer(row[name], name, at) for name in ("chosen", "rejected"))
@@ -134,7 +149,7 @@ def _implicit_text(row: Row, at: str) -> Comparison | None:
         return None
     known = {"chosen", "rejected", *IDS, *(name for names in KEPT.values() for name in names)}
     if any(isinstance(value, str) and name not in known and "model" not in name for name, value in row.items()):
-        return None  # A text under a name unknown here may well be the prompt: better no record than one without it.
+        return None  # A text field with an unknown name may be the prompt, which must not be lost.
     prompt, first, second = part_texts(chosen, rejected)
     if chosen != rejected and not prompt:
         raise _different_prompts(at)
@@ -151,7 +166,7 @@ def _whole_conversations(row: Row, at: str) -> Comparison:
 
 def _different_prompts(at: str) -> UserError:
     return UserError(
-        f"{at}: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to the same one, "
+        f"{at}: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to one prompt, "
         "or a field 'prompt'"
     )
 
@@ -206,7 +221,7 @@ def _mt_bench(row: Row, at: str) -> Judged | None:
     if not {*names, "winner"} <= row.keys():
         return None
     turn = row.get("turn")
-    end = 2 * turn if isinstance(turn, int) and turn > 0 else None  # A judgment of turn 1 is blind to turn 2.
+    end = 2 * turn if isinstance(turn, int) and turn > 0 else None  # A judgment of turn 1 has not seen turn 2.
     first, second = (read_turns(row[name], name, at)[:end] for name in names)
     prompt, answer_a, answer_b = part_conversations(first, second)
     if not prompt:
@@ -236,7 +251,7 @@ JUDGED: dict[str, Callable[[Row, str], Judged | None]] = {
 
 
 def _prompt(row: Row, at: str) -> list[Message] | None:
-    """What was asked, from the field that holds it, after the row's system text; None where no field does."""
+    """The prompt from the first field that has one, with the system text of the row, or None."""
     instruction, given = row.get("instruction"), row.get("input")
     if isinstance(instruction, str) and isinstance(given, str):
         texts = [text for text in (instruction, given) if text.strip()]
@@ -257,7 +272,7 @@ def _with_system(row: Row, turns: list[Message], at: str) -> list[Message]:
 
 
 def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapping[str, Label]) -> Judged | None:
-    """The form of a prompt and these two answers and this label, where the row has them."""
+    """Read the prompt, two answers and the label from fields with these names, or None if one is missing."""
     prompt = _prompt(row, at) if {first, second, label} <= row.keys() else None
     if prompt is None:
         return None
@@ -266,14 +281,14 @@ def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapp
 
 
 def read_label(row: Row, name: str, at: str) -> Label:
-    """The label that a field names, in whichever case."""
+    """The label in a field, in upper or lower case."""
     return _choice(row, name, at, _LETTERS)
 
 
 def _choice(row: Row, name: str, at: str, labels: Mapping[str, Label]) -> Label:
     value = row[name]
     if isinstance(value, float) and value.is_integer():
-        value = int(value)  # Tables hold whole numbers as floats where others in the column are missing.
+        value = int(value)  # Tables store whole numbers as floats if the column has missing values.
     label = labels.get(str(value).strip().lower())
     if label is None:
         choices = get_args(Label) if labels is _LETTERS else labels

@@ -1,4 +1,4 @@
-"""One row -> one record, whichever of the known forms the row has."""
+"""Read one row, in any known form, as one record."""
 
 import hashlib
 import json
@@ -17,13 +17,16 @@ _OWN_PREFERENCE = "messages + chosen + rejected"
 
 
 def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
-    """The record of the given kind that a row holds, in whichever form.
+    """Read a row in any known form as a record.
 
     Args:
-        row: A row as its file has it.
-        at: Its place, for complaints.
+        row: Row of a file.
+        at: Its place, for error messages.
         kind: PreferencePair, SFTExample or PreferenceExample.
-        place: Its place within its source, for the id of a row that has none.
+        place: Its place within its source, from which the id of a pair without one is made.
+
+    Raises:
+        UserError: The row has no known form, or is invalid.
     """
     row = {name: value for name, value in row.items() if value is not None}
     if kind is SFTExample:
@@ -63,7 +66,7 @@ def _preference(row: Row, at: str) -> PreferenceExample | None:
 
 
 def _pair(row: Row, at: str, place: str) -> PreferencePair:
-    """A pair; of one that came as chosen and rejected, a hash of its id draws which of the two is answer A."""
+    """Read a pair. If the row has chosen and rejected, a hash of the id decides which of them is answer A."""
     if _is_own_pair(row):
         context = read_turns(row["context"], "context", at, blank=True) if row.get("context") else ()
         own = {**row, "id": str(row["id"]), "label": read_label(row, "label", at), "context": context}
@@ -78,7 +81,7 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair:
         judged = Judged(example.messages, example.chosen, example.rejected, "A")
     *context, last = judged.prompt
     if last["role"] != "user":
-        raise UserError(f"{at}: the prompt ends with a turn of the {last['role']}, expected one of the user")
+        raise UserError(f"{at}: found a prompt that ends with a turn of the {last['role']}, expected the user's")
     identity = _given_id(row) or _made_id(judged, place)
     answers = {"answer_a": judged.answer_a, "answer_b": judged.answer_b, "label": judged.label}
     pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
@@ -87,7 +90,7 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair:
 
 
 def _is_own_pair(row: Row) -> bool:
-    """Whether a row has judgelit's own form of a pair, with an id that is text or a number."""
+    """Whether a row has judgelit's form of a pair."""
     if not {"id", "question", "answer_a", "answer_b", "label"} <= row.keys():
         return False
     texts = all(isinstance(row[name], str) for name in ("question", "answer_a", "answer_b"))
@@ -95,12 +98,12 @@ def _is_own_pair(row: Row) -> bool:
 
 
 def _is_single(answer: object) -> bool:
-    """Whether an answer stands by itself: text, one message, or a list of one."""
+    """Whether an answer is a text, one message or a list of one message."""
     return isinstance(answer, str | Mapping) or (isinstance(answer, Sequence) and len(answer) == 1)
 
 
 def _own(row: Row, at: str, *answers: str) -> Row:
-    """A row with `messages` and these answers in judgelit's own form, whichever way its turns are written."""
+    """The row in judgelit's form: `messages` as role and content, `answers` as text, `meta` as an object."""
     texts = {name: row[name] if isinstance(row[name], str) else _turn(row[name], name, at) for name in answers}
     return {**_with_meta(row, at), "messages": read_turns(row["messages"], "messages", at), **texts}
 
@@ -130,7 +133,7 @@ def _given_id(row: Row) -> str:
 
 
 def _made_id(judged: Judged, place: str) -> str:
-    """An id for a row without one; what it holds is part of it, since files of one name stand in many folders."""
+    """An id for a row without one. It has a hash of the content, since many folders hold files of one name."""
     content = json.dumps([judged.prompt, judged.answer_a, judged.answer_b])
     return f"{place}#{_hash(content)[:8]}"
 
@@ -140,7 +143,7 @@ def _hash(text: str) -> str:
 
 
 def _with_meta(row: Row, at: str) -> Row:
-    """The row with `meta` as an object where it is JSON text, as in Parquet."""
+    """The row with `meta` as an object. In Parquet it is JSON text."""
     meta = row.get("meta")
     if not isinstance(meta, str):
         return row
@@ -154,7 +157,7 @@ def _no_form(row: Row, at: str, record: str, forms: Sequence[str]) -> UserError:
     fields = ", ".join(map(repr, row)) or "no fields that are not null"
     if record != "a preference pair" and _first(JUDGED, row, at) is not None:
         return UserError(
-            f"{at}: found {fields}, a pair for a judge, expected {record}; make training data of pairs with "
+            f"{at}: found {fields}, a pair for a judge, expected {record}; make training data from pairs with "
             "`judgelit synthesize`"
         )
     return UserError(f"{at}: found {fields}, expected {record} with the fields {'; or '.join(forms)}")

@@ -1,4 +1,4 @@
-"""What judgelit reads and writes, a frozen dataclass a kind of row, each validated where it enters."""
+"""Pairs, judgments and examples: one frozen dataclass for each kind, validated by its `from_dict`."""
 
 import hashlib
 import unicodedata
@@ -19,14 +19,14 @@ _SWAPPED: dict[Label, Label] = {"A": "B", "B": "A", "tie": "tie"}
 
 
 def swap_label(label: Label) -> Label:
-    """The label of a pair once its answers have changed places."""
+    """The label of a pair after its answers are swapped."""
     return _SWAPPED[label]
 
 
 def question_key(question: str, context: Sequence[Message] = ()) -> str:
-    """A key under which equal questions meet, whatever their case, spacing or Unicode form.
+    """A hash of a question and its context that ignores case, spacing and Unicode form.
 
-    Splits are made over this key, so that no question stands in both train and held-out.
+    Splits use it, so that no question is in both the training and the held-out part.
     """
     turns = [turn["content"] for turn in context] + [question]
     folded = "\x1f".join(" ".join(unicodedata.normalize("NFKC", turn).casefold().split()) for turn in turns)
@@ -35,9 +35,9 @@ def question_key(question: str, context: Sequence[Message] = ()) -> str:
 
 @dataclass(frozen=True)
 class PreferencePair:
-    """A question, two answers and which of them is better.
+    """A question, two answers and a label that says which is better.
 
-    `context` holds earlier turns and a system text, where there are any, oldest first.
+    `context` is the system text and the earlier turns, if any, oldest first.
     """
 
     id: str
@@ -55,7 +55,7 @@ class PreferencePair:
         return question_key(self.question, self.context)
 
     def swapped(self) -> Self:
-        """The same pair, same id, with the answers in the other order and the label with them."""
+        """The pair with its answers and its label swapped. The id stays the same."""
         return replace(self, answer_a=self.answer_b, answer_b=self.answer_a, label=swap_label(self.label))
 
     def in_order(self, order: Order) -> Self:
@@ -81,10 +81,10 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class Judgment:
-    """A judge's text on one pair in one order, and the verdict read from it.
+    """Text of a judge about one pair in one order, and its verdict.
 
-    `verdict` and `order` speak of the prompt as the judge saw it: with order "ba" a verdict "A" is for the pair's
-    `answer_b`. `margin` is log p([[A]]) - log p([[B]]) where the engine knows it.
+    `verdict` is about the prompt: in order "ba" the verdict "A" means that the pair's `answer_b` is better. `margin` is
+    log p([[A]]) - log p([[B]]), or None if the engine does not know it.
     """
 
     pair_id: str
@@ -121,7 +121,7 @@ class Judgment:
 
 @dataclass(frozen=True)
 class SFTExample:
-    """A prompt and the completion to learn."""
+    """A prompt and its completion."""
 
     messages: tuple[Message, ...]
     completion: str
@@ -130,7 +130,7 @@ class SFTExample:
 
     @property
     def group(self) -> str:
-        """What must stay on one side of a split: the judged question where it is known, else the prompt."""
+        """Key of the examples that a split keeps together: the judged question if known, or the prompt."""
         return self.meta.get("question") or _prompt_key(self.messages)
 
     @classmethod
@@ -148,7 +148,7 @@ class SFTExample:
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A prompt and two completions of it, the better one first; either may be empty, as in HH-RLHF."""
+    """A prompt and two completions, the better one first. One may be empty, as in HH-RLHF."""
 
     messages: tuple[Message, ...]
     chosen: str
@@ -157,7 +157,7 @@ class PreferenceExample:
 
     @property
     def group(self) -> str:
-        """What must stay on one side of a split: the judged question where it is known, else the prompt."""
+        """Key of the examples that a split keeps together: the judged question if known, or the prompt."""
         return self.meta.get("question") or _prompt_key(self.messages)
 
     @classmethod
@@ -180,7 +180,7 @@ Record = PreferencePair | Judgment | SFTExample | PreferenceExample
 
 
 def bad_field(at: str, name: str, found: object, expected: str) -> UserError:
-    """The one form of complaint about a field: `file:line: field 'x': found ..., expected ...`."""
+    """The error about a field: `file:line: field 'x': found ..., expected ...`."""
     shown = "nothing" if found is None else repr(found)
     if len(shown) > 80:
         shown = shown[:77] + "..."
@@ -188,9 +188,17 @@ def bad_field(at: str, name: str, found: object, expected: str) -> UserError:
 
 
 def text_field(row: Row, name: str, at: str, *, default: str | None = None, empty: bool = False) -> str:
-    """`row[name]` as text; a missing or null field gives `default`, or is refused where there is none.
+    """`row[name]` as text.
 
-    `empty` admits an empty text in a required field.
+    Args:
+        row: A row.
+        name: Name of the field.
+        at: Place of the row, for error messages.
+        default: Value of a missing or null field. Without a default the field is required.
+        empty: Accept an empty text in a required field.
+
+    Raises:
+        UserError: The field is missing, empty or not text.
     """
     value = row.get(name)
     if value is None and default is not None:
@@ -226,7 +234,7 @@ def choice_field(row: Row, name: str, at: str, choices: Sequence[str]) -> Any:
 
 
 def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list[Message]:
-    """`row[name]` as a list of messages with a known role and a text each."""
+    """`row[name]` as a list of messages, each with a known role and a text."""
     value = row.get(name)
     if not isinstance(value, Sequence) or isinstance(value, str) or (not value and not empty):
         raise bad_field(at, name, value, "a list of messages")
@@ -244,7 +252,7 @@ def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list
 
 
 def _prompt_field(row: Row, at: str) -> list[Message]:
-    """`row["messages"]` as a prompt, in which the user says something in every turn."""
+    """`row["messages"]` as a prompt without empty user turns."""
     messages = messages_field(row, "messages", at)
     for index, turn in enumerate(messages):
         if turn["role"] == "user" and not turn["content"].strip():

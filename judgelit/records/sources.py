@@ -1,4 +1,4 @@
-"""Where records come from, and how they are split."""
+"""Sources of records, and the split into training and held-out records."""
 
 import hashlib
 import math
@@ -20,42 +20,49 @@ from judgelit.records.records import PreferencePair
 
 
 class Source(ABC):
-    """Somewhere to read records from."""
+    """A source of records. Subclasses implement `read`."""
 
     weight: float = 1.0
-    """How often an epoch passes over this source: 0.5 means half of it, 2 twice."""
+    """Passes over this source in one epoch: 0.5 is half of it, 2 is twice."""
 
     @abstractmethod
     def read(self, kind: type[R]) -> list[R]:
-        """All records, as PreferencePair, SFTExample or PreferenceExample; UserError where they are no such records."""
+        """All records.
+
+        Args:
+            kind: PreferencePair, SFTExample or PreferenceExample.
+
+        Raises:
+            UserError: The source has no such records, or one of them is invalid.
+        """
 
     def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
-        """The records of `read` one at a time, each with its place for complaints; a large source holds few at once."""
+        """Yield the records of `read` one at a time, each with its place for error messages."""
         for number, record in enumerate(self.read(kind), 1):
             yield f"{type(self).__name__}: record {number}", record
 
     def fingerprint(self) -> str | None:
-        """A hash that changes with anything that `read` gives, where it can be had without reading.
+        """A hash that changes whenever the records change.
 
-        None: there is no such shortcut, and whoever needs to know reads the records and hashes those.
+        None if it is unknown without reading; the caller then hashes the records.
         """
         return None
 
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """Files, or a data set of the hub, in judgelit's own or a public form."""
+    """Files or a data set of the hub, in a public form or judgelit's."""
 
     path: str
-    """A file (.jsonl, .json, either with .gz, .parquet), a folder of such, a glob pattern, or a hub data set's name."""
+    """A file (.jsonl, .json, .parquet, or .jsonl.gz, .json.gz), a folder, a glob pattern, or a data set of the hub."""
     split: str = "train"
-    """Split of the hub's data set."""
+    """Split, for a data set of the hub."""
     name: str | None = None
-    """Configuration of the hub's data set."""
+    """Configuration, for a data set of the hub."""
     weight: float = 1.0
-    """How often an epoch passes over this source: 0.5 means half of it, 2 twice."""
+    """Passes over this source in one epoch: 0.5 is half of it, 2 is twice."""
     limit: int | None = None
-    """Read only the first rows, this many."""
+    """Most rows to read, from the first."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -64,24 +71,24 @@ class FileSource(Source):
             raise UserError(f"{self.path}: limit: found {self.limit}, expected 1 or more")
 
     def read(self, kind: type[R]) -> list[R]:
-        """All records; UserError names file, line and field where one cannot be read."""
+        """All records. An error names the file, line and field."""
         return [record for _, record in self.stream(kind)]
 
     def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
-        """The records one at a time, each with the file and line where it stands."""
-        # Ids are made from places within the source, so that they do not change where the source is moved.
+        """Yield the records one at a time, each with its file and line."""
+        # Ids contain the place relative to the folder, so they stay the same if the folder is moved.
         base = f"{self._files()[0]}{os.sep}" if looks_like_file(self.path) else ""
         for at, row in islice(self.rows(), self.limit):
             yield at, read_record(row, at, kind, at.removeprefix(base))
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The rows as they stand in the files or the hub's data set, each with its place."""
+        """Yield the rows of the files or of the hub's data set, each with its place."""
         return read_rows(self.path) if looks_like_file(self.path) else self._hub_rows()
 
     def fingerprint(self) -> str | None:
-        """A hash of the files' names and content, or of the hub data set's, and of the settings."""
+        """A hash of the settings and of the files' names and contents, or of the fingerprint of the hub's data set."""
         if type(self) is not FileSource:
-            return None  # A subclass may make other records of the same files.
+            return None  # A subclass may read other records from the same files.
         content = xxhash.xxh3_128(repr((self.split, self.name, self.limit)).encode())
         if not looks_like_file(self.path):
             content.update(repr((self.path, self._hub_dataset()._fingerprint)).encode())
@@ -98,7 +105,9 @@ class FileSource(Source):
 
     def _files(self) -> tuple[Path, list[Path]]:
         if self.split != "train" or self.name is not None:
-            raise UserError(f"{self.path}: found split or name for a file, expected them for a hub data set only")
+            raise UserError(
+                f"{self.path}: found split or name for a file, expected them only for a data set of the hub"
+            )
         return data_files(self.path)
 
     def _hub_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -112,35 +121,35 @@ class FileSource(Source):
             return datasets.load_dataset(self.path, self.name, split=self.split)
         except datasets.exceptions.DatasetNotFoundError as error:
             raise UserError(
-                f"{self.path}: no such file, and the hub has no data set of that name that you may read"
+                f"{self.path}: no such file, and the hub has no data set of that name that you can access"
             ) from error
         except ConnectionError as error:
             raise UserError(f"{self.path}: no such file, and the hub could not be reached") from error
         except Exception as error:
-            # The loader runs code for any format of file and passes on whatever that raises.
+            # The loader runs code for many file formats, which raise many kinds of exception.
             why = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"{self.path}: no such file, and loading it from the hub failed: {why}") from error
 
 
 @dataclass(frozen=True)
 class Mixture(Source):
-    """Several sources as one, each with its own weight."""
+    """Several sources read as one, each with its weight."""
 
     sources: list[str | Source]
-    """Files, folders, globs, hub names, and sources by class_path."""
+    """Files, folders, glob patterns, data sets of the hub, or sources by class_path."""
 
     def read(self, kind: type[R]) -> list[R]:
         """All records of all sources."""
         return [record for source in as_sources(self) for record in source.read(kind)]
 
 
-# No list here: jsonargparse would open a file given for one, and take its lines or its content for the list.
+# Not a list: jsonargparse would open a file that is given for a list, and read the list from its lines.
 Sources = str | Source
-"""A file, folder, glob or hub name; or a source by class_path, such as a Mixture of several."""
+"""A file, folder, glob pattern or data set of the hub, or a source by class_path, such as a Mixture of several."""
 
 
 def as_sources(value: Sources | Sequence[Sources]) -> list[Source]:
-    """The single sources behind what a configuration holds."""
+    """The sources that a value of a configuration names. A Mixture is taken apart."""
     if isinstance(value, str):
         return [FileSource(value)]
     if isinstance(value, Mixture):
@@ -151,25 +160,30 @@ def as_sources(value: Sources | Sequence[Sources]) -> list[Source]:
 
 
 def read_pairs(value: Sources | Sequence[Sources]) -> list[PreferencePair]:
-    """All pairs of some sources; each id once, since a pair is judged in both orders anyway.
+    """All pairs of some sources. A pair that occurs in both orders is read once.
 
     Raises:
-        UserError: Two different pairs share an id.
+        UserError: Two different pairs have the same id.
     """
     seen: dict[str, PreferencePair] = {}
     for source in as_sources(value):
         for pair in source.read(PreferencePair):
             first = seen.setdefault(pair.id, pair)
             if pair not in (first, first.swapped()):
-                raise UserError(f"pair id {pair.id!r} stands for two different pairs; expected ids that differ")
+                raise UserError(f"pair id {pair.id!r}: found two different pairs with this id, expected different ids")
     return list(seen.values())
 
 
 def split_by_group(records: Sequence[R], fraction: float, seed: int) -> tuple[list[R], list[R]]:
-    """Records to train on and records held out, in their order, with all of a question on one side.
+    """Split records into training and held-out records, with all records of one question on one side.
 
-    A hash of the question and the seed gives the side, so that it stays the same whatever rows come or go. Only where
-    a side would be empty does a question change sides: no question at all is held out only if there is just one.
+    The side is a hash of the question and the seed, so it does not depend on the other records. If one side would be
+    empty, one question changes sides, unless there is only one question.
+
+    Args:
+        records: Records to split. Both sides keep their sequence.
+        fraction: Expected share of held-out questions, 0 to 1.
+        seed: Another seed holds out other questions.
     """
     groups = map(_group, records)
     held_out = held_out_rows(np.array([group_score(group, seed) for group in groups]), fraction)
@@ -180,7 +194,7 @@ def split_by_group(records: Sequence[R], fraction: float, seed: int) -> tuple[li
 
 
 def held_out_rows(scores: np.ndarray, fraction: float) -> np.ndarray:
-    """Whether each of R rows is held out: [R] bool, from [R] float64 scores of their questions."""
+    """Whether each of R rows is held out: [R] bool. `scores` [R] float64 has the `group_score` of each row."""
     held_out = scores < fraction
     if fraction > 0 and len(scores):
         if not held_out.any():
@@ -191,7 +205,7 @@ def held_out_rows(scores: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def group_score(group: str, seed: int) -> float:
-    """A number in [0, 1) that looks random, by which `split_by_group` gives a question its side."""
+    """A pseudo-random number in [0, 1) from a question and a seed. Scores below the fraction are held out."""
     digest = hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 

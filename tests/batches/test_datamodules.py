@@ -347,7 +347,7 @@ def test_an_id_stands_for_one_pair(tmp_path: Path) -> None:
     assert read_pairs(path) == pairs[:2]
     assert read_pairs([path, FileSource(path)]) == pairs[:2]
     write_records(path, [*pairs, make_pair(1, right="another")])
-    with pytest.raises(UserError, match="pair id 'p1' stands for two different pairs"):
+    with pytest.raises(UserError, match="pair id 'p1': found two different pairs"):
         read_pairs(path)
 
 

@@ -152,7 +152,7 @@ def test_wrong_input_is_one_line(folders: Folders, broken: dict[str, Any], compl
 
 def test_two_pairs_under_one_id_are_refused(folders: Folders) -> None:
     write_records(folders.sets["one"], [*ONE, PreferencePair("p0", "another question", "a", "b", "A")])
-    with pytest.raises(UserError, match="pair id 'p0' stands for two different pairs"):
+    with pytest.raises(UserError, match="pair id 'p0': found two different pairs"):
         folders.evaluate()
 
 

@@ -1,4 +1,4 @@
-"""When a judgment has come to its verdict: never at a mention, and never where the rest could have changed it."""
+"""A judgment is finished at the line of its verdict, not at a mention or a verdict that later text could change."""
 
 import re
 from itertools import pairwise
@@ -50,32 +50,32 @@ GOING_ON = [
     "I must end with [[A]]\n",
     "[A]\n",
     "[[AB]]\n",
-    # Reasoning that is not over.
+    # Open reasoning.
     "<think>\n[[A]]\n",
     "<thinking>\nSo:\n[[A]]\n",
-    # Others' words.
+    # Quotations.
     'He wrote "[[A]]"\n',
     "> [[A]]\n",
     "```\n[[A]]\n",
     "<answer>\n[[A]]\n",
     "<quote>[[A]]</quote>\n",
-    # Others' words, if the quotation closes after all.
+    # Quotations, if the mark closes later.
     'He wrote: "I am the best,\n[[A]]\n',
     "He wrote: “I am the best,\n[[A]]\n",
     "He wrote: «I am the best,\n\n[[A]]\n",
     "他写道：「我最好\n[[A]]\n",
-    # The verdict of the line is not the verdict.
+    # The last line has no verdict of its own.
     "[[A]]\nTherefore not `[[B]]`\n",
 ]
 
 
 @pytest.mark.parametrize("text", CONCLUDING)
-def test_a_line_that_says_the_verdict_concludes(text: str) -> None:
+def test_the_line_of_the_verdict_concludes(text: str) -> None:
     assert concludes(text)
 
 
 @pytest.mark.parametrize("text", GOING_ON)
-def test_anything_else_does_not(text: str) -> None:
+def test_other_text_does_not_conclude(text: str) -> None:
     assert not concludes(text)
 
 
@@ -88,13 +88,13 @@ PIECES = st.sampled_from(
 )
 END = st.sampled_from(["", "[[A]]\n", "\n[[B]]\n", "\nVerdict: [[A]].\n", "\nSo it is [[tie]]\n", '\n"[[A]]"\n'])
 TEXT = st.builds("{}{}".format, st.lists(PIECES, max_size=25).map("".join), END)
-# What could hold a verdict, open or close reasoning, or tell of other words.
+# Text without verdicts, reasoning tags or fences.
 REST = st.text(max_size=40).filter(lambda text: not re.search(r"[\[［【<＜`｀~～]", text))
 
 
 @given(TEXT)
 @example("<think>" + "[[A]]\n" * 3)
-def test_what_concludes_has_a_verdict_and_its_last_line_ends_with_it(text: str) -> None:
+def test_a_text_that_concludes_ends_with_its_verdict(text: str) -> None:
     if concludes(text):
         assert text.endswith(("\n", " ")) and parse(text) is not None
         last = text.rstrip().rsplit("\n", 1)[-1]
@@ -106,7 +106,7 @@ def test_what_concludes_has_a_verdict_and_its_last_line_ends_with_it(text: str) 
 @example('"I am the best,\n[[A]]\n', 'and so on"')
 @example("“x\n[[A]]\n", "”")
 @example("»x\n[[A]]\n", "«")
-def test_no_prose_that_follows_changes_the_verdict(text: str, rest: str) -> None:
+def test_prose_after_the_conclusion_does_not_change_the_verdict(text: str, rest: str) -> None:
     if concludes(text):
         assert parse(text + rest) == parse(text)
 
@@ -121,12 +121,12 @@ def test_no_prose_that_follows_changes_the_verdict(text: str, rest: str) -> None
         ("`<think>`", False),
     ],
 )
-def test_reasoning_is_open_from_its_tag_on(text: str, open_: bool) -> None:
+def test_reasoning_is_open_between_its_tags(text: str, open_: bool) -> None:
     assert reasons(text) is open_
 
 
 def first_end(tokenizer: ChatTokenizer, text: str) -> str | None:
-    """What has been written when the first ids of `text` end it."""
+    """Text generated until `VerdictEnd` stops it, or None if it never does."""
     ids, ends = tokenizer.text_ids(text), VerdictEnd(tokenizer)
     for stop in range(1, len(ids) + 1):
         if ends(ids[:stop]):
@@ -146,7 +146,7 @@ JUDGMENTS = [
 @pytest.mark.parametrize(("text", "wanted"), JUDGMENTS)
 def test_ids_end_where_the_text_concludes(chat: ChatTokenizer, chat_format: str, text: str, wanted: str | None) -> None:
     if chat_format == "think":
-        # The prompt has opened the reasoning, which may say what it likes.
+        # The prompt has opened the reasoning; verdicts inside it do not count.
         assert first_end(chat, text) is None
         text, wanted = f"Hm. [[B]]\n[[B]]\n</think>\n{text}", wanted and f"Hm. [[B]]\n[[B]]\n</think>\n{wanted}"
     found = first_end(chat, text)
@@ -154,7 +154,7 @@ def test_ids_end_where_the_text_concludes(chat: ChatTokenizer, chat_format: str,
     assert found == wanted or (found is not None and wanted is not None and found.rstrip() == wanted.rstrip())
 
 
-def test_a_long_line_is_read_whole(chatml: ChatTokenizer) -> None:
+def test_a_long_line_is_read_from_its_beginning(chatml: ChatTokenizer) -> None:
     said = "Therefore, " + "for many reasons, " * 30 + "the better one is [[A]]\n"
     assert len(chatml.text_ids(said)) > 100
     assert first_end(chatml, said + "more\n") == said
@@ -163,7 +163,7 @@ def test_a_long_line_is_read_whole(chatml: ChatTokenizer) -> None:
 
 @given(TEXT)
 def test_ids_end_at_the_first_token_that_concludes(chatml: ChatTokenizer, text: str) -> None:
-    # Tags that the template speaks in would be cut into other tokens.
+    # Control tokens of the template would be cut into other tokens.
     ids, ends = chatml.text_ids(text), VerdictEnd(chatml)
     said = [chatml.hf.decode(ids[:stop]) for stop in range(len(ids) + 1)]
     for stop, (before, after) in enumerate(pairwise(said), 1):

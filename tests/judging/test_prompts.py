@@ -51,7 +51,9 @@ def test_the_drawn_order_of_a_pair_is_fixed(pair_id: str, seed: int) -> None:
     assert drawn_order(pair_id, seed) == drawn_order(pair_id, seed)
 
 
-def test_drawn_orders_are_balanced_and_take_one_of_each_pair(chatml: ChatTokenizer, templates: Templates) -> None:
+def test_drawn_orders_are_balanced_and_keep_one_prompt_of_each_pair(
+    chatml: ChatTokenizer, templates: Templates
+) -> None:
     for seed in range(3):
         orders = [drawn_order(f"p{number}", seed) for number in range(2000)]
         assert 900 < orders.count("ab") < 1100
@@ -73,7 +75,9 @@ def test_too_long_answers_lose_their_middle_in_both_orders_alike(chatml: ChatTok
     assert "2 with shortened answers" in str(report)
 
 
-def test_what_cannot_fit_is_skipped_in_both_orders_and_reported(chatml: ChatTokenizer, templates: Templates) -> None:
+def test_pairs_that_cannot_fit_are_skipped_in_both_orders_and_reported(
+    chatml: ChatTokenizer, templates: Templates
+) -> None:
     endless = [make_pair(number, question="why? " * 200) for number in range(100, 105)]
     prompts, report = judge_prompts([*endless[:2], PAIRS[0], *endless[2:]], templates.load(), chatml, 200)
     assert [(prompt.pair.id, prompt.order) for prompt in prompts] == [("p0", "ab"), ("p0", "ba")]
@@ -82,7 +86,7 @@ def test_what_cannot_fit_is_skipped_in_both_orders_and_reported(chatml: ChatToke
 
 
 def test_a_pair_that_fits_in_one_order_only_is_skipped_in_both(chatml: ChatTokenizer, tmp_path: Path) -> None:
-    # Longer when the longer answer stands first, as a template may be that repeats answer A.
+    # This template repeats answer A, so the prompt is longer if the longer answer is first.
     (tmp_path / "twice.jinja").write_text(
         "---\nlanguage: en\nrole: r\ncriteria: c\nformat: f\n---\n"
         "{{ question }} {{ answer_a }} {{ answer_b }} {{ answer_a }} [[A]] or [[B]]"

@@ -1,4 +1,4 @@
-"""Judge templates: every shipped one holds its promises, and a broken one is refused with its place."""
+"""Judge templates: each shipped one keeps the rules, and a broken one is refused with its place."""
 
 import pickle
 import re
@@ -12,7 +12,8 @@ from judgelit.errors import UserError
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.records.records import PreferencePair
 
-SHIPPED = load_templates()
+SHIPPED = load_templates(["rise", "en-*", "zh-*"])
+NANO = load_templates(["nano-*"])
 EVERY = pytest.mark.parametrize("template", SHIPPED.values(), ids=SHIPPED)
 PAIR = PreferencePair("p1", "QQ-question", "XX-first", "YY-second", "A")
 CONTEXT = tuple({"role": role, "content": f"ZZ-{role}"} for role in ("system", "user", "assistant"))
@@ -66,7 +67,6 @@ def test_front_matter_is_complete(template):
     assert template.role and template.criteria and template.format
     assert "\n" not in template.role
     assert bool(re.search(r"[\u4e00-\u9fff]", template.body)) == (template.language == "zh")
-    assert template.default
 
 
 @EVERY
@@ -127,12 +127,19 @@ def test_any_text_stays_as_it_is(question, answer_a, answer_b, name):
         place = text.index(value, place) + len(value)
 
 
+@pytest.mark.parametrize("template", NANO.values(), ids=NANO)
+def test_the_templates_of_the_nano_model_leave_the_form_of_the_verdict_to_it(template):
+    text = rendered(template, PAIR)
+    assert text.index("QQ-question") < text.index("XX-first") < text.index("YY-second")
+    assert "[[" not in text
+
+
 def test_names_select_by_id_and_by_pattern():
     assert list(load_templates(["rise"])) == ["rise"]
     assert list(load_templates(["zh-*", "rise", "zh-brief"])) == sorted(
         [n for n in SHIPPED if n.startswith("zh-")] + ["rise"]
     )
-    assert load_templates() == SHIPPED
+    assert load_templates(["*"]) == SHIPPED | NANO
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("rize", "rise"), ("en-techer", "en-teacher"), ("zh-brif*", "zh-brief")])
@@ -141,19 +148,24 @@ def test_an_unknown_name_is_answered_with_the_nearest(name, nearest):
         load_templates(["rise", name])
 
 
-def test_no_name_at_all_is_refused():
-    with pytest.raises(UserError, match="no judge template selected"):
+def test_an_empty_list_of_names_is_refused():
+    with pytest.raises(UserError, match="no judge template named"):
         load_templates([])
 
 
 def test_a_users_folder_joins_the_shipped_ones(tmp_path):
     folder = write(tmp_path, "mine", GOOD)
-    write(tmp_path, "rare", GOOD.replace("format: free", "format: free\nstyle: brief\ndefault: false"))
-    assert set(load_templates(folder=folder)) == {*SHIPPED, "mine"}
+    write(tmp_path, "rare", GOOD.replace("format: free", "format: free\nstyle: brief"))
+    assert set(load_templates(["*"], folder)) == {*SHIPPED, *NANO, "mine", "rare"}
     (mine,) = load_templates(["mine"], folder).values()
     assert mine == Template("mine", "en", "You are a judge.", "truth", "free", mine.body)
     assert rendered(mine, PAIR).startswith("You are a judge. QQ-question\nA: XX-first\nB: YY-second\n")
     assert load_templates(["ra*"], folder)["rare"].style == "brief"
+
+
+def test_a_template_may_leave_the_form_of_the_verdict_to_a_trained_judge(tmp_path):
+    folder = write(tmp_path, "mine", GOOD.replace("End with [[A]] or [[B]].\n", "Which is better?\n"))
+    assert rendered(load_templates(["mine"], folder)["mine"], PAIR).endswith("Which is better?")
 
 
 def test_a_template_without_context_refuses_earlier_turns(tmp_path):
@@ -164,7 +176,7 @@ def test_a_template_without_context_refuses_earlier_turns(tmp_path):
 
 def test_a_shipped_id_cannot_be_taken(tmp_path):
     with pytest.raises(UserError, match=r"rise\.jinja: the id 'rise' is a shipped template's"):
-        load_templates(folder=write(tmp_path, "rise", GOOD))
+        load_templates(["rise"], write(tmp_path, "rise", GOOD))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +190,7 @@ def test_a_shipped_id_cannot_be_taken(tmp_path):
         (("role: You are a judge.", "role: |\n  one\n  two"), 3, "field 'role': found 'one.ntwo', expected one line"),
         (("criteria: truth", "criteria: 3"), 4, "field 'criteria': found 3, expected text"),
         (("format: free", "format: free\nstyle: slow"), 6, "field 'style': found 'slow'"),
-        (("format: free", "format: free\ndefault: maybe"), 6, "field 'default': found 'maybe'"),
+        (("format: free", "format: free\ndefault: false"), 6, "field 'default' is unknown"),
         (("format: free", "form: free"), 5, "field 'form' is unknown"),
         (("{{ answer_b }}", "{{ answer_b }"), 9, "unexpected"),
         (("{{ answer_b }}", "{{ answer_b | nosuch }}"), 9, "nosuch"),
@@ -194,24 +206,25 @@ def test_a_shipped_id_cannot_be_taken(tmp_path):
         (("{{ question }}", ""), 7, "field 'question': found nothing"),
         (("{{ answer_a }}", "{{ answer_a | upper }}"), 7, "field 'answer_a': found nothing"),
         (("{{ answer_b }}", ""), 7, "field 'answer_b': found nothing"),
-        (("[[B]]", "B"), 7, r"asks for no \[\[B\]\]"),
+        (("[[B]]", "B"), 7, r"asks for \[\[A\]\] and not for \[\[B\]\]; expected both"),
+        (("[[A]]", "A"), 7, r"asks for \[\[B\]\] and not for \[\[A\]\]; expected both"),
     ],
 )
 def test_a_broken_template_is_refused_with_its_place(tmp_path, change, line, complaint):
     folder = write(tmp_path, "mine", GOOD.replace(*change))
     with pytest.raises(UserError, match=rf"mine\.jinja:{line}: .*{complaint}") as refusal:
-        load_templates(folder=folder)
+        load_templates(["mine"], folder)
     assert "\n" not in str(refusal.value)
 
 
 def test_a_folder_without_templates_is_refused(tmp_path):
     with pytest.raises(UserError, match="no judge template; expected files"):
-        load_templates(folder=str(tmp_path))
+        load_templates(["*"], str(tmp_path))
     with pytest.raises(UserError, match="no such folder"):
-        load_templates(folder=str(tmp_path / "nowhere"))
+        load_templates(["*"], str(tmp_path / "nowhere"))
     (tmp_path / "mine.jinja").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="not UTF-8 at byte 0"):
-        load_templates(folder=str(tmp_path))
+        load_templates(["*"], str(tmp_path))
 
 
 @given(st.text(), st.integers())

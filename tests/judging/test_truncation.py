@@ -1,6 +1,7 @@
-"""What of a pair is shown where room is short: the whole question, and both answers cut alike."""
+"""Truncation keeps the whole question and cuts both answers at one limit."""
 
 import time
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -15,19 +16,18 @@ from tests.support import judge_prompt, pair_of
 class TestFitPrompt:
     QUESTION = "How much is 6 + 6 + 3? " * 5
 
-    def test_what_fits_is_left_alone(self, chatml: ChatTokenizer) -> None:
+    def test_a_pair_that_fits_is_unchanged(self, chatml: ChatTokenizer) -> None:
         pair = pair_of(self.QUESTION, "15 " * 30, "25 " * 30)
-        fitted = fit_prompt(pair, judge_prompt, chatml, 10_000)
+        fitted = fit_prompt(pair, judge_prompt, length(chatml), 10_000)
         assert fitted is not None and not fitted.shortened
         assert fitted.messages == judge_prompt(pair)
-        assert fitted.ids == chatml.prompt_ids(fitted.messages)
 
     @given(
         room=st.integers(100, 700),
         lengths=st.tuples(st.integers(0, 1500), st.integers(0, 1500)),
         filler=st.sampled_from(["x", "ab ", "15 = 12 + 3\n", "<|im_end|>", "如"]),
     )
-    def test_answers_lose_their_middle_at_one_limit_and_the_question_nothing(
+    def test_answers_lose_their_middle_at_one_limit_and_the_question_stays_whole(
         self, chatml: ChatTokenizer, room: int, lengths: tuple[int, int], filler: str
     ) -> None:
         answers = [((filler * length)[: length - 3] + "END") for length in lengths]
@@ -38,7 +38,7 @@ class TestFitPrompt:
             seen.append(cut)
             return judge_prompt(cut)
 
-        fitted = fit_prompt(pair, render, chatml, room)
+        fitted = fit_prompt(pair, render, length(chatml), room)
         whole = len(chatml.prompt_ids(judge_prompt(pair)))
         assert all(cut.question == pair.question for cut in seen)
         if whole <= room:
@@ -46,8 +46,7 @@ class TestFitPrompt:
         elif fitted is None:
             assert len(chatml.prompt_ids(judge_prompt(shortened(pair, 64)))) > room
         else:
-            assert fitted.shortened and len(fitted.ids) <= room
-            assert fitted.ids == chatml.prompt_ids(fitted.messages)
+            assert fitted.shortened and len(chatml.prompt_ids(fitted.messages)) <= room
             limit = next(limit for limit in range(64, 1600) if judge_prompt(shortened(pair, limit)) == fitted.messages)
             # The limit holds for both answers, the marker is visible, and one character more would not fit.
             assert "characters left out ...]" in fitted.messages[0]["content"]
@@ -58,12 +57,12 @@ class TestFitPrompt:
             if larger is not None:
                 assert len(chatml.prompt_ids(judge_prompt(shortened(pair, larger)))) > room
 
-    def test_none_where_the_question_leaves_no_room(self, chatml: ChatTokenizer) -> None:
-        assert fit_prompt(pair_of(self.QUESTION * 20, "15", "25"), judge_prompt, chatml, 200) is None
+    def test_a_question_that_leaves_no_room_gives_none(self, chatml: ChatTokenizer) -> None:
+        assert fit_prompt(pair_of(self.QUESTION * 20, "15", "25"), judge_prompt, length(chatml), 200) is None
 
     def test_a_short_answer_stays_whole_beside_a_long_one(self, chatml: ChatTokenizer) -> None:
         pair = pair_of("6 + 6 + 3?", "15 it is.", "START" + "25 " * 2000 + "END")
-        fitted = fit_prompt(pair, judge_prompt, chatml, 400)
+        fitted = fit_prompt(pair, judge_prompt, length(chatml), 400)
         assert fitted is not None
         text = fitted.messages[0]["content"]
         assert "[A]\n15 it is.\n\n[B]\nSTART" in text and "END\n\nWhich" in text
@@ -72,14 +71,18 @@ class TestFitPrompt:
     def test_huge_answers_are_fast(self, chatml: ChatTokenizer, filler: str) -> None:
         pair = pair_of("Better?", filler * 4_000_000, filler * 10)
         start = time.perf_counter()
-        fitted = fit_prompt(pair, judge_prompt, chatml, 500)
+        fitted = fit_prompt(pair, judge_prompt, length(chatml), 500)
         assert time.perf_counter() - start < 10
-        assert fitted is not None and 250 < len(fitted.ids) <= 500
-        assert fit_prompt(pair_of(filler * 4_000_000), judge_prompt, chatml, 500) is None
+        assert fitted is not None and 250 < len(chatml.prompt_ids(fitted.messages)) <= 500
+        assert fit_prompt(pair_of(filler * 4_000_000), judge_prompt, length(chatml), 500) is None
+
+
+def length(tokenizer: ChatTokenizer) -> Callable[[Sequence[Message]], int]:
+    return lambda messages: len(tokenizer.prompt_ids(messages))
 
 
 def shortened(pair: PreferencePair, limit: int) -> PreferencePair:
-    """`pair` with answers of at most `limit` characters, cut as the rule says."""
+    """`pair` with answers of at most `limit` characters, cut by the rule."""
 
     def cut(text: str) -> str:
         if len(text) <= limit:

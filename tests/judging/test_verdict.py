@@ -1,4 +1,4 @@
-"""The verdict reader: what counts as a verdict, whose words count, and what happens when two disagree."""
+"""Verdicts: their form, quotations, reasoning, and two that disagree."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from judgelit.records.records import swap_label
 LABELS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie", "[[tie]]": "tie"}
 VERDICTS = st.sampled_from(sorted(LABELS))
 
-# Text that can hold neither a verdict nor anything that opens a quotation reaching beyond its line.
+# Text without verdicts and without quotations that go beyond their line.
 PROSE = st.text().filter(lambda text: not re.search(r"[\[［【<＜`｀~～]", text))
 LINE = st.text(
     st.characters(
@@ -50,7 +50,7 @@ QUOTING = [
     "He wrote <quote>{}</quote> there.",
     '<blockquote class="x">\n{}\n</blockquote>',
     '"He wrote\n\nas he ended:\n{}\nand stopped"',
-    # What never closes.
+    # Quotations that never close.
     'He wrote "{}',
     "He wrote “{}",
     "He wrote `{}",
@@ -126,41 +126,41 @@ def test_a_well_formed_verdict_is_read(text, label):
         "[[A",
     ],
 )
-def test_what_is_not_well_formed_is_not_guessed(text):
+def test_other_forms_are_no_verdict(text):
     assert parse(text) is None
 
 
 @given(PROSE, VERDICTS)
 @example("don't, the answers' \"end", "[[A]]")
 @example("“never closed", "[[B]]")
-def test_the_verdict_at_the_end_of_any_text_without_one_is_read(text, verdict):
+def test_a_verdict_at_the_end_of_any_text_is_read(text, verdict):
     assert parse(f"{text}\n\n{verdict}") == LABELS[verdict]
 
 
 @given(LINE, VERDICTS, LINE)
-def test_the_verdict_within_a_line_is_read_whatever_surrounds_it(before, verdict, after):
+def test_a_verdict_inside_any_line_is_read(before, verdict, after):
     assert parse(f"So {before}{verdict}{after}") == LABELS[verdict]
 
 
 @given(st.text())
 @example("[[" * 50)
 @example("<think></think></think><think>")
-def test_no_text_is_refused(text):
+def test_no_text_raises(text):
     assert parse(text) in ("A", "B", "tie", None)
     assert parse(text + "[[A]]") in ("A", "B", "tie", None)
 
 
 @pytest.mark.parametrize("form", QUOTING)
 @given(verdict=VERDICTS, before=LINE, after=LINE)
-def test_a_verdict_that_is_only_quoted_is_none(form, verdict, before, after):
+def test_a_quoted_verdict_is_none(form, verdict, before, after):
     quoted = f"a {before} {verdict} {after} z"
     assert parse(form.format(quoted)) is None
 
 
 @pytest.mark.parametrize("form", QUOTING)
-def test_a_quoted_verdict_does_not_touch_the_models_own(form):
+def test_a_quoted_verdict_does_not_change_the_other_one(form):
     assert parse("[[A]] it is.\n\n" + form.format("x [[B]] y")) == "A"
-    if not form.endswith("{}") or "\n" not in form:  # else nothing after it is the model's own
+    if not form.endswith("{}") or "\n" not in form:  # Otherwise the quotation includes all that follows.
         assert parse(form.format("x [[B]] y") + "\n\nVerdict: [[A]]") == "A"
 
 
@@ -189,7 +189,7 @@ def test_a_line_of_only_a_quoted_verdict_counts(lead, quoted, verdict):
         'The text was "all this\n[[B]]"',
     ],
 )
-def test_other_quoted_lines_do_not(text):
+def test_other_quoted_lines_do_not_count(text):
     assert parse(text) is None
 
 
@@ -311,8 +311,8 @@ def test_swapping_a_and_b_swaps_the_verdict(pieces):
         "`" * 1000 + "x",
     ],
 )
-def test_two_megabytes_of_anything_take_little_time(unit):
+def test_two_megabytes_of_any_text_are_fast(unit):
     text = unit * (2_000_000 // len(unit))
     start = time.process_time()
     parse(text + "\n\nx. [[A]]")
-    assert time.process_time() - start < 5  # about one second where nothing else runs; hours if quadratic
+    assert time.process_time() - start < 5  # About one second on an idle core; hours if quadratic.

@@ -79,11 +79,16 @@ def test_rows_come_with_their_place(tmp_path: Path, name: str, text: str, places
 @pytest.mark.parametrize(
     "row", [{"messages": [TURN], "completion": "x"}, {"conversations": [{"from": "human"}]}, {"a": 1}]
 )
-def test_one_object_that_holds_turns_or_nothing_is_one_row(tmp_path: Path, row: dict[str, Any]) -> None:
+def test_an_object_with_turns_or_without_lists_is_one_row(tmp_path: Path, row: dict[str, Any]) -> None:
     assert rows(write(tmp_path / "a.json", json.dumps(row, indent=1))) == [row]
 
 
-def test_line_separators_inside_of_a_text_end_no_line(tmp_path: Path) -> None:
+def test_a_list_of_one_row_that_holds_lists_is_one_row(tmp_path: Path) -> None:
+    row = {"question": "q", "answers": [{"text": "a"}]}
+    assert rows(write(tmp_path / "a.json", json.dumps([row]))) == [row]
+
+
+def test_line_separators_inside_a_text_end_no_line(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", json.dumps({"x": HOSTILE}, ensure_ascii=False) + '\n{"x": 2}')
     assert [(at.removeprefix(path), row["x"]) for at, row in read_rows(path)] == [(":1", HOSTILE), (":2", 2)]
 
@@ -101,7 +106,7 @@ def test_parquet_streams_with_row_numbers(tmp_path: Path) -> None:
     assert found[1999] == (f"{path}: row 2000", {"x": 1999, "m": [TURN]}) and len(found) == 2000
 
 
-def test_a_folder_holds_its_data_files_in_order(tmp_path: Path) -> None:
+def test_a_folder_means_its_data_files_sorted_by_name(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl", '{"x": 2}')
     write(tmp_path / "a.json", '[{"x": 1}]')
     write(tmp_path / "c.jsonl", "")
@@ -163,7 +168,7 @@ def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_in_one_line(
+def test_an_invalid_file_is_refused_in_one_line(
     tmp_path: Path, name: str, content: str | bytes, complaint: str
 ) -> None:
     path = write(tmp_path / name, content)
@@ -175,27 +180,27 @@ def test_numbers_too_long_to_read_are_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{path}:1: not JSON: Exceeds the limit")
 
 
-def test_missing_files_and_empty_places(tmp_path: Path) -> None:
+def test_missing_files_and_empty_folders_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.jsonl") == f"{tmp_path}/a.jsonl: no such file"
     suffixes = "expected one of .jsonl, .ndjson, .json, .jsonl.gz, .ndjson.gz, .json.gz, .parquet"
     pattern = f"{tmp_path}/*.jsonl"
-    assert refusal(pattern) == f"{pattern}: no data file there, {suffixes}"
-    hint = "; for those in its folders give a pattern such as folder/**/*.jsonl"
-    assert refusal(tmp_path) == f"{tmp_path}: no data file there, {suffixes}{hint}"
+    assert refusal(pattern) == f"{pattern}: found no data file, {suffixes}"
+    hint = "; for files in subfolders give a pattern such as folder/**/*.jsonl"
+    assert refusal(tmp_path) == f"{tmp_path}: found no data file, {suffixes}{hint}"
 
 
-def test_broken_gzip_and_parquet(tmp_path: Path) -> None:
+def test_broken_gzip_and_parquet_files_are_refused(tmp_path: Path) -> None:
     whole = gzip.compress(b'{"x": 1}\n' * 1000)
     assert "cut.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "cut.jsonl.gz", whole[:-12]))
     assert "no.jsonl.gz: not a whole gzip file: " in refusal(write(tmp_path / "no.jsonl.gz", '{"x": 1}'))
-    assert "no.parquet: not a Parquet file that can be read: " in refusal(write(tmp_path / "no.parquet", "PAR1"))
+    assert "no.parquet: not a readable Parquet file: " in refusal(write(tmp_path / "no.parquet", "PAR1"))
     latin = pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)
     pq.write_table(pa.table({"x": latin}), tmp_path / "latin.parquet")
-    assert "latin.parquet: not a Parquet file that can be read: 'utf-8' codec" in refusal(tmp_path / "latin.parquet")
+    assert "latin.parquet: not a readable Parquet file: 'utf-8' codec" in refusal(tmp_path / "latin.parquet")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", "{}")
     Path(path).chmod(0)
     assert refusal(path) == f"{path}: cannot be read: Permission denied"
@@ -217,7 +222,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
         ("a\\b", True),
     ],
 )
-def test_names_of_the_hub_and_of_files(
+def test_names_of_hub_data_sets_differ_from_names_of_files(
     name: str, is_file: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -250,7 +255,7 @@ def read_back(path: Path, kind: Any) -> list[Record]:
         ],
     ],
 )
-def test_records_survive_a_file(tmp_path: Path, name: str, records: list[Record]) -> None:
+def test_records_that_are_written_are_read_back(tmp_path: Path, name: str, records: list[Record]) -> None:
     path = tmp_path / "new" / "folder" / name
     write_records(path, records)
     assert read_back(path, type(records[0])) == records
@@ -283,7 +288,7 @@ def test_unpaired_surrogates_are_written_as_replacement_characters(tmp_path: Pat
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 @settings(max_examples=60, deadline=None)
 @given(text=hostile_text, key=hostile_text)
-def test_any_text_survives_a_file(suffix: str, text: str, key: str) -> None:
+def test_any_text_is_read_back(suffix: str, text: str, key: str) -> None:
     record = PreferenceExample((TURN, {"role": "assistant", "content": text}), text, text + "!", {key: [text]})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
@@ -323,9 +328,9 @@ def test_no_records_make_a_file_without_rows(tmp_path: Path, name: str) -> None:
     assert refusal(tmp_path / name) == f"{tmp_path / name}: empty: found no rows, expected at least one"
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_an_unknown_suffix_and_an_impossible_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"a\.csv: unknown suffix to write to, expected one of \.jsonl, \.ndjson, \.parquet$"
+        UserError, match=r"a\.csv: unknown suffix for writing, expected one of \.jsonl, \.ndjson, \.parquet$"
     ):
         write_records(tmp_path / "a.csv", RECORDS)
     write(tmp_path / "file", "")

@@ -63,7 +63,7 @@ def better_and_worse(found: PreferencePair) -> tuple[str, str]:
         ),
         ({"conversations": [{"from": "user", "value": "q"}, {"from": "bing", "value": "a"}]}, turns("q")),
         (
-            # As Arrow unites two forms in one column.
+            # Arrow merges two forms in one column like this.
             {
                 "conversations": [{"role": None, "content": None, **turn} for turn in sharegpt("q", "a")],
                 "messages": None,
@@ -173,17 +173,17 @@ def test_own_preference_examples_keep_meta() -> None:
         ("", "no", ("", "", "no")),
     ],
 )
-def test_texts_part_between_words(chosen: str, rejected: str, parts: tuple[str, str, str]) -> None:
+def test_texts_are_split_between_words(chosen: str, rejected: str, parts: tuple[str, str, str]) -> None:
     assert part_texts(chosen, rejected) == parts
 
 
-def test_dialogues_join_turns_of_one_speaker_and_leave_names_inside_of_a_line_alone() -> None:
+def test_dialogues_join_turns_of_one_speaker_and_ignore_names_inside_a_line() -> None:
     text = "\n\nHuman: a Human: b\n\nAssistant:  c\n\nAssistant: d\nHuman: e\n\nHuman:f\n\nAssistant:"
     assert read_dialogue(text) == turns("a Human: b", "c\n\nd\nHuman: e", "f", "")
     assert read_dialogue("Human: only") is None and read_dialogue("So\n\nHuman: a\n\nAssistant: b") is None
 
 
-def test_dialogues_that_part_early_keep_what_follows_as_text() -> None:
+def test_dialogues_that_differ_early_keep_the_rest_as_text() -> None:
     other = "\n\nHuman: 1\n\nAssistant: other"
     found = preference({"chosen": DIALOGUE + "a", "rejected": other})
     assert list(found.messages) == turns("1")
@@ -194,7 +194,7 @@ def test_an_empty_answer_in_a_dialogue_is_an_answer() -> None:
     assert preference({"chosen": DIALOGUE, "rejected": DIALOGUE + "b"}).chosen == ""
 
 
-def test_a_text_under_an_unknown_name_may_be_the_prompt_and_is_not_passed_over() -> None:
+def test_a_text_field_with_an_unknown_name_may_be_the_prompt_and_is_not_ignored() -> None:
     row = {"chosen": "I think so", "rejected": "I do not", "score": 1.0, "model_name": "m", "id": "1", "source": "s"}
     assert preference(row).messages[0]["content"] == "I"
     with pytest.raises(
@@ -274,18 +274,18 @@ def test_mt_bench_turns() -> None:
     assert (second.question, second.answer_a) == ("q", "x\n\nHuman: more\n\nAssistant: x2")
 
 
-def test_answers_that_a_file_holds_as_truth_values_are_text() -> None:
+def test_truth_values_are_read_as_answers() -> None:
     assert pair({**votes(1, 1, 1), "response1": True}).answer_a == "True"
 
 
-def test_the_side_of_the_better_answer_depends_on_the_id_alone_and_is_balanced() -> None:
+def test_the_place_of_the_better_answer_depends_only_on_the_id_and_is_balanced() -> None:
     rows = [{"id": str(n), "prompt": "q", "chosen": "a", "rejected": "b"} for n in range(2000)]
     labels = [pair(row).label for row in rows]
     assert labels == [pair({**row, "prompt": "other", "chosen": "c"}).label for row in rows]
     assert 900 < labels.count("A") < 1100
 
 
-def test_a_made_id_tells_place_and_content_apart() -> None:
+def test_a_made_id_depends_on_place_and_content() -> None:
     row = {"prompt": "q", "chosen": "a", "rejected": "b"}
     ids = {
         read_record(row, "here", PreferencePair, "f:1").id,
@@ -307,7 +307,7 @@ def test_labels_do_not_depend_on_the_type_of_the_id(identity: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("identity", ["7", 7])
-def test_a_pair_keeps_its_context_and_system_text_whatever_the_type_of_the_id(identity: str | int) -> None:
+def test_a_pair_with_any_type_of_id_keeps_its_context_and_system_text(identity: str | int) -> None:
     row = {**TWO, "id": identity, "label": "A"}
     assert list(pair({**row, "context": sharegpt("1", "2")}).context) == turns("1", "2")
     assert list(pair({**row, "system": "s"}).context) == turns(system="s")
@@ -340,7 +340,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("written", "prompt"), PROMPTS)
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_turns_and_answers_in_any_writing(written: list[Any], prompt: list[Any], answer: Any) -> None:
+def test_turns_and_answers_in_any_form(written: list[Any], prompt: list[Any], answer: Any) -> None:
     example = sft({"messages": written, "completion": answer("a")})
     assert (list(example.messages), example.completion) == (prompt, "a")
     row = {"messages": written, "chosen": answer("a"), "rejected": answer("b")}
@@ -351,7 +351,7 @@ def test_turns_and_answers_in_any_writing(written: list[Any], prompt: list[Any],
     assert [*judged.context, {"role": "user", "content": judged.question}] == prompt
 
 
-def test_empty_answers_of_preferences_are_answers_in_any_writing() -> None:
+def test_empty_answers_of_preferences_are_read_in_any_form() -> None:
     row = {"messages": turns("q"), "chosen": turns("", "a")[1:], "rejected": turns("", "")[1:]}
     assert preference(row).rejected == ""
 
@@ -390,14 +390,14 @@ SILENT = "\n\nHuman: \n\nAssistant: "
         ),
     ],
 )
-def test_a_user_turn_that_says_nothing_is_refused(read: Any, row: dict[str, Any], message: str) -> None:
+def test_an_empty_user_turn_is_refused(read: Any, row: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as caught:
         read(row)
     assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("role", ["tool", "Function", 7])
-def test_turns_of_tools_are_refused(role: object) -> None:
+def test_tool_turns_are_refused(role: object) -> None:
     with pytest.raises(UserError, match=rf"^f:1: field 'messages\[1\].role': found {role!r}, expected one of 'system'"):
         sft({"messages": [*turns("q"), {"role": role, "content": "x"}], "completion": "a"})
 
@@ -406,11 +406,11 @@ def test_turns_of_tools_are_refused(role: object) -> None:
 
 EQUAL = "f:1: fields 'chosen' and 'rejected' are equal; expected two different completions"
 PARTED = (
-    "f:1: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to the same one, or a "
+    "f:1: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to one prompt, or a "
     "field 'prompt'"
 )
 LAST_ANSWER = "the last turn is the user's, expected the assistant's"
-HINT = ", a pair for a judge, expected {}; make training data of pairs with `judgelit synthesize`"
+HINT = ", a pair for a judge, expected {}; make training data from pairs with `judgelit synthesize`"
 
 
 @pytest.mark.parametrize(
@@ -513,8 +513,8 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             preference,
             {"prompt": "p", "chosen": turns("q", "a"), "rejected": turns("q", "b")},
-            "f:1: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; expected them "
-            "to, or to be single answers",
+            "f:1: the conversations in fields 'chosen' and 'rejected' do not repeat the row's prompt; expected "
+            "conversations that do, or single answers",
         ),
         (
             preference,
@@ -524,7 +524,7 @@ HINT = ", a pair for a judge, expected {}; make training data of pairs with `jud
         (
             pair,
             {"messages": turns("q", "a"), "chosen": "a", "rejected": "b"},
-            "f:1: the prompt ends with a turn of the assistant, expected one of the user",
+            "f:1: found a prompt that ends with a turn of the assistant, expected the user's",
         ),
         (
             pair,
@@ -576,7 +576,7 @@ def test_a_wrong_row_is_refused_in_one_line(read: Any, row: dict[str, Any], mess
     assert str(caught.value) == message
 
 
-def test_a_pair_of_no_form_is_told_all_forms() -> None:
+def test_the_error_about_a_pair_of_unknown_form_lists_all_forms() -> None:
     with pytest.raises(UserError) as caught:
         pair({"question": "q", "answer": "a"})
     message = str(caught.value)

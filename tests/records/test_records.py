@@ -49,7 +49,7 @@ pairs = st.builds(
 
 
 @given(pairs)
-def test_a_pair_survives_its_dictionary(pair: PreferencePair) -> None:
+def test_a_pair_equals_the_one_from_its_dictionary(pair: PreferencePair) -> None:
     assert PreferencePair.from_dict(pair.to_dict(), "here") == pair
 
 
@@ -68,7 +68,7 @@ def test_labels_swap() -> None:
 
 
 @pytest.mark.parametrize("same", ["what is  two", " What is\nTWO ", "what is \uff54wo"])
-def test_equal_questions_meet_whatever_their_case_spacing_or_unicode_form(same: str) -> None:
+def test_the_key_of_a_question_ignores_case_spacing_and_unicode_form(same: str) -> None:
     assert question_key(same) == question_key("what is two")
 
 
@@ -81,7 +81,7 @@ def test_a_key_takes_any_text() -> None:
     assert question_key("\ud800\x00") != question_key("\ud801\x00")
 
 
-def test_the_group_is_the_judged_question_or_else_the_prompt() -> None:
+def test_the_group_is_the_judged_question_or_the_prompt() -> None:
     plain = SFTExample(({"role": "user", "content": "Q"},), "yes")
     assert plain.group == question_key("Q") == SFTExample(({"role": "user", "content": " q"},), "no").group
     assert SFTExample(plain.messages, "yes", meta={"question": "k"}).group == "k"
@@ -155,11 +155,13 @@ def test_a_completion_of_a_preference_may_be_empty() -> None:
         (Judgment, {**JUDGMENT, "order": "aa"}, "f:1: field 'order': found 'aa', expected one of 'ab', 'ba'"),
     ],
 )
-def test_what_is_wrong_is_named(record: type[PreferencePair], row: dict[str, object], message: str) -> None:
+def test_an_invalid_row_is_refused_with_its_field(
+    record: type[PreferencePair], row: dict[str, object], message: str
+) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         record.from_dict(row, "f:1")
 
 
-def test_a_complaint_is_one_short_line() -> None:
+def test_an_error_about_a_field_is_one_short_line() -> None:
     message = str(bad_field("f:1", "x", "a\nb\u2028" + "c" * 500, "text"))
     assert len(message.splitlines()) == 1 and len(message) < 150

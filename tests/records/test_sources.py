@@ -68,7 +68,7 @@ def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     assert len(FileSource(path, limit=1).read(PreferencePair)) == 1
 
 
-def test_made_ids_are_unique_and_stay_where_the_source_moves(tmp_path: Path) -> None:
+def test_made_ids_are_unique_and_stay_the_same_if_the_folder_is_moved(tmp_path: Path) -> None:
     ids = []
     for root in ("here", "there"):
         for part in ("x", "y"):
@@ -94,16 +94,16 @@ def test_sources_of_a_configuration() -> None:
     assert isinstance(source, Source) and FileSource("a").weight == Source.weight == 1.0
 
 
-def test_settings_that_cannot_hold() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(UserError, match=r"^a: weight: found 0, expected more than 0$"):
         FileSource("a", weight=0)
     with pytest.raises(UserError, match=r"^a: limit: found 0, expected 1 or more$"):
         FileSource("a", limit=0)
-    expected = "./a.jsonl: found split or name for a file, expected them for a hub data set only"
+    expected = "./a.jsonl: found split or name for a file, expected them only for a data set of the hub"
     assert refusal("./a.jsonl", split="test") == refusal("./a.jsonl", name="main") == expected
 
 
-def test_records_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+def test_a_stream_reads_one_record_at_a_time(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "chosen": "b"}])
     records = FileSource(path).stream(PreferenceExample)
     assert next(records)[0] == f"{path}:1"
@@ -123,10 +123,10 @@ def test_a_large_parquet_file_is_not_held_in_memory(tmp_path: Path) -> None:
     assert sum(1 for _ in records) == 7999
 
 
-# What a source says of its content without reading it.
+# Fingerprints.
 
 
-def test_a_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_content_and_settings(tmp_path: Path) -> None:
     def fingerprint(path: str, **settings: Any) -> str:
         found = FileSource(path, **settings).fingerprint()
         assert found is not None
@@ -137,7 +137,7 @@ def test_a_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     write_rows(tmp_path / "other/a.jsonl", [ROW, ROW])
     assert fingerprint(f"{tmp_path}/other/a.jsonl") == fingerprint(f"{tmp_path}/other/*.jsonl") == first
     assert fingerprint(path, weight=3.0) == first
-    # Names are in ids, and the order of files in that of records.
+    # The names of files are in the ids, and their sequence is that of the records.
     write_rows(tmp_path / "two/a.jsonl", [ROW])
     write_rows(tmp_path / "two/b.jsonl", [ROW])
     write_rows(tmp_path / "three/b.jsonl", [ROW, ROW])
@@ -146,7 +146,7 @@ def test_a_fingerprint_is_of_content_and_settings(tmp_path: Path) -> None:
     assert len({first, fingerprint(path), *others}) == 5
 
 
-def test_only_who_knows_its_content_has_a_fingerprint(tmp_path: Path) -> None:
+def test_subclasses_and_mixtures_have_no_fingerprint(tmp_path: Path) -> None:
     class Shouting(FileSource):
         def rows(self) -> Any:
             return ((at, {**row, "chosen": row["chosen"].upper()}) for at, row in super().rows())
@@ -157,7 +157,7 @@ def test_only_who_knows_its_content_has_a_fingerprint(tmp_path: Path) -> None:
     assert Mixture([path]).fingerprint() is None
 
 
-def test_a_fingerprint_of_what_cannot_be_read(tmp_path: Path) -> None:
+def test_a_fingerprint_of_missing_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^\./none\.jsonl: no such file$"):
         FileSource("./none.jsonl").fingerprint()
     with pytest.raises(UserError, match="found split or name for a file"):
@@ -167,7 +167,7 @@ def test_a_fingerprint_of_what_cannot_be_read(tmp_path: Path) -> None:
 # The hub.
 
 
-def test_a_hub_data_set_is_known_by_its_own_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {name: datasets.Dataset.from_list([{**ROW, "id": name}]) for name in "ab"}
     monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: sets[name])
     found = [FileSource("org/name", name=name).fingerprint() for name in "aab"]
@@ -196,7 +196,7 @@ def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
         (ConnectionError("Couldn't reach\nit"), "no such file, and the hub could not be reached"),
         (
             datasets.exceptions.DatasetNotFoundError("Dataset doesn't exist"),
-            "no such file, and the hub has no data set of that name that you may read",
+            "no such file, and the hub has no data set of that name that you can access",
         ),
         (
             ValueError('Unknown split "test".\nTry another.'),
@@ -213,7 +213,7 @@ def test_a_hub_data_set_that_does_not_load(monkeypatch: pytest.MonkeyPatch, erro
     assert refusal("org/name") == f"org/name: {message}"
 
 
-def test_a_missing_file_is_not_sought_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_not_looked_up_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> Any:
         raise AssertionError("the hub was asked")
 
@@ -238,7 +238,7 @@ questions = st.lists(st.text(st.characters(codec=None, exclude_categories=()), m
 
 
 @given(questions, fractions, st.integers())
-def test_no_question_stands_on_both_sides_and_no_record_is_lost(asked: list[str], fraction: float, seed: int) -> None:
+def test_no_question_is_on_both_sides_and_no_record_is_lost(asked: list[str], fraction: float, seed: int) -> None:
     records = [example(question, str(n)) for n, question in enumerate(asked)]
     train, held_out = split_by_group(records, fraction, seed)
     groups = {record.group for record in train}, {record.group for record in held_out}
@@ -252,7 +252,7 @@ def test_no_question_stands_on_both_sides_and_no_record_is_lost(asked: list[str]
 
 
 @given(st.integers(0, 50), fractions.filter(lambda x: 0.2 < x < 0.8), st.integers(), st.randoms())
-def test_a_side_depends_on_no_other_row(extra: int, fraction: float, seed: int, rng: Any) -> None:
+def test_the_side_of_a_question_does_not_depend_on_other_rows(extra: int, fraction: float, seed: int, rng: Any) -> None:
     before = [example(f"q{n}") for n in range(60)]
     after = before + [example(f"new {n}") for n in range(extra)]
     rng.shuffle(after)
@@ -262,7 +262,7 @@ def test_a_side_depends_on_no_other_row(extra: int, fraction: float, seed: int, 
 
 
 @given(questions, fractions, st.integers())
-def test_both_orders_of_a_pair_stand_on_one_side_with_opposite_labels(
+def test_both_orders_of_a_pair_are_on_one_side_with_opposite_labels(
     asked: list[str], fraction: float, seed: int
 ) -> None:
     pairs = [pair(question) for question in asked]
@@ -273,14 +273,14 @@ def test_both_orders_of_a_pair_stand_on_one_side_with_opposite_labels(
             assert one.swapped() == other and {one.label, other.label} == {"A", "B"}
 
 
-def test_the_share_and_the_seed() -> None:
+def test_the_fraction_holds_and_the_seed_changes_the_split() -> None:
     records = [example(f"q{n}") for n in range(4000)]
     sides = [split_by_group(records, 0.1, seed)[1] for seed in (0, 1)]
     assert all(340 < len(side) < 460 for side in sides)
     assert 20 < len([record for record in sides[0] if record in sides[1]]) < 65
 
 
-def test_judged_questions_keep_their_judgments_together() -> None:
+def test_judgments_of_one_question_are_on_one_side() -> None:
     turns = [({"role": "user", "content": f"judge {n}"},) for n in range(40)]
     records = [PreferenceExample(turn, "a", "b", {"question": f"k{n % 5}"}) for n, turn in enumerate(turns)]
     train, held_out = split_by_group(records, 0.5, 0)

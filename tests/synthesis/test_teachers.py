@@ -57,7 +57,7 @@ def test_its_glances_follow_from_the_seed(prompts: Any, templates: Any) -> None:
 
 def test_it_knows_only_tasks_and_shares(chatml: ChatTokenizer, templates: Any) -> None:
     foreign = judge_prompts([make_pair(1)], templates, chatml, 900)[0]
-    with pytest.raises(UserError, match="no task's"):
+    with pytest.raises(UserError, match="not the id of a task"):
         said(TaskTeacher(), foreign, templates)
     with pytest.raises(UserError, match=r"glance_rate: found 1\.5"):
         TaskTeacher(1.5)

@@ -1,4 +1,4 @@
-"""Several steps with numbers of several digits; the wrong answer slips in one step and goes on from there."""
+"""Calculations in several steps. The wrong answer makes a mistake in one step and continues from it."""
 
 import random
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _ENDINGS = ("The result is {}.", "Answer: {}", "The answer is {}.", "It comes to
 
 @dataclass(frozen=True)
 class _Result:
-    """An operand that is the value of an earlier operation."""
+    """Operand that is the value of an earlier operation."""
 
     of: int
 
@@ -26,7 +26,7 @@ class _Operation:
 
 @dataclass(frozen=True)
 class _Step:
-    """An operation as an answer writes it: `value` may be wrong."""
+    """Operation as an answer writes it. `value` may be wrong."""
 
     left: int
     sign: str
@@ -42,7 +42,7 @@ class _Step:
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """`difficulty + 1` operations, as an expression or as instructions one after the other."""
+    """`difficulty + 1` operations, as one expression or as a list of instructions."""
     draw = rng.choice([_expression, _instructions])
     while True:
         question, operations = draw(rng, difficulty)
@@ -50,7 +50,7 @@ def make(rng: random.Random, difficulty: int) -> Problem:
         at = rng.randrange(len(right))
         delta, why = _slip(rng, right[at])
         wrong = _solve(operations, at, delta)
-        # A negative number on the way would give a slip away by its sign alone.
+        # The sign of a negative number would reveal the mistake.
         if min(step.value for step in [*right, *wrong]) >= 0:
             break
     ending, result, found = (
@@ -86,7 +86,7 @@ def _factor(rng: random.Random, difficulty: int) -> int:
 
 
 def _expression(rng: random.Random, difficulty: int) -> tuple[str, list[_Operation]]:
-    """One line of sums and products, e.g. `34 + 7 × 12 - 5`: products are worked out first."""
+    """Sums and products in one line, such as `34 + 7 × 12 - 5`. Products come first in the steps."""
     count = difficulty + 1
     products = rng.randint(0 if difficulty == 1 else 1, (count + 1) // 2)
     operations: list[_Operation] = []
@@ -109,7 +109,7 @@ def _expression(rng: random.Random, difficulty: int) -> tuple[str, list[_Operati
 
 
 def _instructions(rng: random.Random, difficulty: int) -> tuple[str, list[_Operation]]:
-    """A number, then one operation after the other on what there is so far."""
+    """A number, and operations on the result so far."""
     total: int | _Result = _number(rng, difficulty)
     sentences, operations = [f"Start with {total}."], []
     times = rng.randrange(difficulty + 1)
@@ -123,7 +123,7 @@ def _instructions(rng: random.Random, difficulty: int) -> tuple[str, list[_Opera
 
 
 def _solve(operations: list[_Operation], slip_at: int | None = None, delta: int = 0) -> list[_Step]:
-    """The steps with their values; the one at `slip_at` is off by `delta`, and what follows builds on it."""
+    """The steps with their values. The value of step `slip_at` is off by `delta`, and later steps use it."""
     steps: list[_Step] = []
     for place, operation in enumerate(operations):
         left, right = (
@@ -136,7 +136,7 @@ def _solve(operations: list[_Operation], slip_at: int | None = None, delta: int 
 
 
 def _slip(rng: random.Random, step: _Step) -> tuple[int, str]:
-    """How far a slip takes the step's value, up or down alike, and its explanation."""
+    """The size of a mistake in a step, equally often positive and negative, and its explanation."""
     up = rng.random() < 0.5
     sizes = [(1, "it is one too {}"), (10, "it is ten too {}")]
     if step.value >= 1000:
@@ -155,7 +155,7 @@ def _slip(rng: random.Random, step: _Step) -> tuple[int, str]:
             )
         )
     carry = _carry(step)
-    # Forgetting a carry makes a sum too small, forgetting a borrowed ten makes a difference too large.
+    # A forgotten carry makes a sum too small, a forgotten borrow makes a difference too large.
     if carry and up == (step.sign == "-"):
         sizes.append(
             (
@@ -168,7 +168,7 @@ def _slip(rng: random.Random, step: _Step) -> tuple[int, str]:
 
 
 def _carry(step: _Step) -> int:
-    """The weight (10, 100, ...) of the lowest carry or borrow of a sum or difference, 0 where there is none."""
+    """The place value (10, 100, ...) of the lowest carry or borrow of a sum or difference, or 0."""
     weight = 1
     while step.sign in "+-" and weight <= max(step.left, step.right):
         left, right = step.left // weight % 10, step.right // weight % 10
@@ -179,7 +179,7 @@ def _carry(step: _Step) -> int:
 
 
 def _worked(step: _Step) -> str:
-    """A step of the working; a product of larger numbers is taken apart."""
+    """A step as the steps of the judgment show it. A product of larger numbers is split into parts."""
     if step.sign != "×" or step.left < 10:
         return f"{step}."
     digits = str(step.left)

@@ -1,4 +1,4 @@
-"""What the constraint tasks ask for: lists of numbers, lists of words and sentences, each with its constraints."""
+"""Forms of the constraint tasks: lists of numbers, lists of words and sentences, with their constraints."""
 
 import random
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Items = list[str]
 
 @dataclass(frozen=True)
 class Constraint:
-    """One demand: how it is put, whether an answer's items meet it, and the evidence that a check writes down."""
+    """One constraint: its text, whether items meet it, and the evidence that a check gives."""
 
     text: str
     met: Callable[[Items], bool]
@@ -24,7 +24,7 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Form:
-    """What is to be written, one way of meeting all constraints, and how it can be changed a little."""
+    """A request with its constraints, items that meet all of them, and a function that changes items a little."""
 
     ask: str
     constraints: list[Constraint]
@@ -50,7 +50,7 @@ def _order_evidence(key: Callable[[str], Any], falling: bool = False) -> Callabl
 
 
 def _each(meets: Callable[[str], bool], verb: str) -> tuple[Callable[[Items], bool], Callable[[Items], str]]:
-    """The test that every item meets something, and its evidence: the first one that does not."""
+    """Whether every item meets a condition, and the evidence: the first item that does not."""
 
     def evidence(items: Items) -> str:
         return next(
@@ -69,7 +69,7 @@ def _has(wanted: str) -> tuple[Callable[[Items], bool], Callable[[Items], str]]:
 
 
 def _vary(rng: random.Random, items: Items, new: Callable[[], str]) -> Items:
-    """Two neighbours exchanged, or one item left out, added or replaced."""
+    """`items` with two neighbours exchanged, or one item removed, added or replaced."""
     items, at = list(items), rng.randrange(len(items))
     change = rng.choice(["exchange", "leave out", "add", "replace"])
     if change == "exchange" and at:
@@ -86,7 +86,7 @@ def _vary(rng: random.Random, items: Items, new: Callable[[], str]) -> Items:
 def _numbers(rng: random.Random, difficulty: int) -> Form:
     names = rng.sample(["order", "range", "divisible", "sum", "kept", "smallest"], difficulty + 1)
     ordered, falling = "order" in names, rng.random() < 0.5
-    # What is not demanded must not be seen in the right answer either, or it would be known by its looks.
+    # The right answer must not have a property that the question does not ask for: it would reveal the answer.
     divisor = rng.randint(2, 9) if "divisible" in names else 1
     count, low = difficulty + rng.randint(2, 4), rng.randint(1, 40)
     high = low + max(divisor, 4) * count * rng.randint(3, 5)
@@ -100,7 +100,7 @@ def _numbers(rng: random.Random, difficulty: int) -> Form:
         if rng.random() < 0.3:
             new = _vary(rng, items, lambda: str(rng.choice(pool)))
         else:
-            # What one number gains another may lose: without this a given sum could hardly be kept.
+            # One number may lose what another gains, or the sum would hardly ever stay the same.
             values, by = (
                 list(map(int, items)),
                 rng.choice([1, 2, divisor, 2 * divisor]) * rng.choice([-1, 1]),

@@ -1,4 +1,4 @@
-"""Lists and sentences that have to meet stated constraints; the wrong answer breaks exactly one of them."""
+"""Lists and sentences with constraints. The wrong answer breaks exactly one of them."""
 
 import random
 
@@ -28,7 +28,7 @@ def make(rng: random.Random, difficulty: int) -> Problem:
 
 
 def _checked(form: Form, items: Items) -> list[str]:
-    """A line a constraint: what the items show and whether it is met."""
+    """One line for each constraint, with the evidence and whether it is met."""
     return [
         f"{place}. {demand.text}: {demand.evidence(items)}, {'met' if demand.met(items) else 'broken'}."
         for place, demand in enumerate(form.constraints, 1)
@@ -36,10 +36,10 @@ def _checked(form: Form, items: Items) -> list[str]:
 
 
 def _break_one(rng: random.Random, form: Form, tries: int = 300) -> tuple[Items, Constraint] | None:
-    """Items that break one constraint, drawn first so that none is the usual suspect, and meet the rest.
+    """Items that break one constraint and meet the others, and that constraint, or None if none were found.
 
-    Either of the same length as the right ones, or drawn from a longer and a shorter version, so that length tells
-    nothing; None where these are not found.
+    The constraint is drawn first, so that all are broken equally often. The items are as long as the right ones, or
+    drawn from a longer and a shorter version, so that length does not reveal the right answer.
     """
     target = rng.choice(form.constraints)
     found: dict[str, Items] = {}

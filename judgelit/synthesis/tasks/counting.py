@@ -1,4 +1,4 @@
-"""Counting letters, words and numbers; the wrong answer is off by one, as often above as below."""
+"""Counting letters, words and numbers. The wrong answer is off by one, equally often too high and too low."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -10,12 +10,12 @@ _TOTALS = ("Total: {}", "So the count is {}.", "That makes {}.")
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """Letters in `difficulty + 1` words, or the items of a list of up to 20 that meet a condition."""
+    """Count letters in `difficulty + 1` words, or items of a list that meet a condition."""
     return rng.choice([_letters, _numbers, _words, _repeats])(rng, difficulty)
 
 
 def _target_and_slip(rng: random.Random, low: int, high: int) -> tuple[int, int]:
-    """A right count and how far the wrong one is off, so that no number is right more often than it is wrong."""
+    """A right count and the error of the wrong one, such that each number is right as often as wrong."""
     less = rng.randint(low, high - 1)
     return (less, 1) if rng.random() < 0.5 else (less + 1, -1)
 
@@ -31,7 +31,7 @@ def _letters(rng: random.Random, difficulty: int) -> Problem:
         letters = sorted({letter for letter in text if text.count(letter) == target})
     letter = rng.choice(letters)
     counts = [word.count(letter) for word in words]
-    # Taking 0 for 1 and 1 for 0, where there are such, keeps the wrong counts from looking rarer than the right ones.
+    # Prefer a wrong count of 0 or 1, so that wrong counts do not look rarer than right ones.
     places = [place for place, count in enumerate(counts) if count + off >= 0]
     usual = [place for place in places if counts[place] + off in (0, 1)]
     at = rng.choice(usual or places)
@@ -105,7 +105,7 @@ def _chosen(
     pool: Sequence[str],
     meets: Callable[[str], bool],
 ) -> Problem:
-    """The items of a list that meet a condition: the slip overlooks one or lets one in that does not belong."""
+    """Count the items of a list that meet a condition. The mistake leaves one out or counts one too many."""
     size = 4 + 3 * difficulty
     target, off = _target_and_slip(rng, 1, 2 * difficulty + 3)
     inside, outside = [item for item in pool if meets(item)], [item for item in pool if not meets(item)]
@@ -140,7 +140,7 @@ def _chosen(
 
 
 def _repeats(rng: random.Random, difficulty: int) -> Problem:
-    """One item among others in a list with repeats."""
+    """Count one item in a list with repeated items."""
     kinds = rng.sample(rng.choice(list(THEMES.values())), 2 + difficulty)
     right, off = _target_and_slip(rng, 1, difficulty + 2)
     items = [*kinds[:1] * right, *kinds[1:], *rng.choices(kinds[1:], k=4 * difficulty + 4 - right)]

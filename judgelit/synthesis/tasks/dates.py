@@ -1,4 +1,4 @@
-"""Adding days, days between dates, days of the week; the wrong answer counts one month or year as longer or shorter."""
+"""Adding days, days between dates, days of the week. The wrong answer takes a month or year for longer or shorter."""
 
 import random
 from calendar import isleap, monthrange
@@ -31,24 +31,24 @@ _WEEKDAYS = (
     "Sunday",
 )
 _SPANS = {1: (10, 45), 2: (60, 150), 3: (200, 360), 4: (400, 800), 5: (1000, 2500)}
-"""Difficulty: fewest and most days between the two dates."""
+"""For each difficulty the fewest and most days between the two dates."""
 
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Part of the way from one date to the next: a (rest of a) month or a whole year."""
+    """Part of the time between two dates: a month, part of a month, or a whole year."""
 
     name: str
     days: int
     common_slip: tuple[int, str] = (0, "")
-    """Where its length is one that people get wrong: how many days too many they count, and what they overlook."""
+    """A common mistake about its length, if any: the days counted too many, and the explanation."""
 
     def __str__(self) -> str:
         return f"{self.name}: {counted(self.days, 'day')}"
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """Two dates from 10 days to seven years apart; one of them, the distance or a day of the week is to be found."""
+    """Two dates up to seven years apart. The question asks for a date, the days between them or a day of the week."""
     start = date(rng.randint(1890, 2110), 1, 1) + timedelta(days=rng.randrange(365))
     end = start + timedelta(days=rng.randint(*_SPANS[difficulty]))
     return rng.choice([_adding, _between, _weekday])(rng, start, end, _stretches(start, end))
@@ -57,7 +57,7 @@ def make(rng: random.Random, difficulty: int) -> Problem:
 def _adding(rng: random.Random, start: date, end: date, stretches: list[_Stretch]) -> Problem:
     span = sum(stretch.days for stretch in stretches)
     _, off, why = _slip(rng, stretches)
-    # A stretch that is taken for longer uses the days up sooner: the date comes out earlier.
+    # If a part is taken for longer, the resulting date is earlier.
     result, found = _written(end), _written(end - timedelta(days=off))
     ending = rng.choice(["{}", "It is {}.", "The date is {}.", "That is {}."])
     lines, left = [], span
@@ -163,7 +163,7 @@ def _with_count(stretches: list[_Stretch], days: list[int], total: str) -> str:
 
 
 def _stretches(start: date, end: date) -> list[_Stretch]:
-    """The way from `start` to `end`, in whole years where one fits and else month by month."""
+    """The time from `start` to `end` in whole years where they fit, otherwise month by month."""
     found, at = [], start
     while at < end:
         to = date(at.year + 1, 1, 1)
@@ -201,10 +201,10 @@ def _month(at: date, to: date) -> _Stretch:
 
 
 def _slip(rng: random.Random, stretches: list[_Stretch]) -> tuple[int, int, str]:
-    """Which stretch is counted wrong, by how many days too many (as often too few), and why."""
+    """The part that is counted wrong, the error in days (1 or -1, equally often), and the explanation."""
     off = rng.choice([-1, 1])
     common = [place for place, stretch in enumerate(stretches) if stretch.common_slip[0] == off]
-    # Leap years are what people get wrong first.
+    # Leap years are the most common mistake.
     leaps = [
         place for place in common if "leap" in stretches[place].name or "February" in stretches[place].common_slip[1]
     ]

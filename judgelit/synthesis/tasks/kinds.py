@@ -1,4 +1,4 @@
-"""The kinds of verifiable task; a new one is a module with a `make` and a line in `KINDS`."""
+"""The kinds of verifiable task. To add one, write a module with a function `make` and a line in `KINDS`."""
 
 from judgelit.synthesis.tasks import (
     arithmetic,

@@ -1,6 +1,6 @@
-"""Preference pairs whose label is known because the answer can be worked out, and the judgment that works it out.
+"""Preference pairs whose label is known because the answer can be computed, and judgments that show the computation.
 
-Everything about a pair follows from its kind, difficulty, seed and index, which are what its id is made of.
+The id of a pair contains its kind, difficulty, seed and index, which determine the whole pair.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ ANSWERS: tuple[Label, Label] = ("A", "B")
 R = TypeVar("R", bound=Record)
 _ID = re.compile(r"(?P<kind>[a-z_]+)-d(?P<difficulty>\d+)-s(?P<seed>-?\d+)-(?P<index>\d+)")
 _REPEATS = 2000
-"""So many questions in a row that were all seen before mean that there are no others."""
+"""After this many repeated questions in a row, a kind is taken to have no other questions."""
 _OPENINGS = (
     "I work the question out first.",
     "First the right answer has to be found.",
@@ -40,21 +40,23 @@ _CLOSINGS = (
 
 
 def make_pair(kind: str, difficulty: int, seed: int, index: int) -> PreferencePair:
-    """The pair number `index` of its kind, difficulty and seed: the same on every machine and in every process."""
+    """Pair number `index` of a kind, difficulty and seed. It is the same on every machine."""
     return _make(kind, difficulty, seed, index)[0]
 
 
 def worked_judgment(pair: PreferencePair) -> str:
-    """A teacher's judgment of a pair of `make_pair`, in the order in which its answers stand now.
+    """Judgment of a pair from `make_pair`, for the present order of its answers.
 
-    It works the question out, holds answer A and then answer B against the result, and ends with the verdict. The
-    pair is made again from its id; UserError where that is no task's id or makes another pair.
+    It solves the question, compares answer A and then answer B with the result, and ends with the verdict.
+
+    Raises:
+        UserError: The id is not the id of a task, or makes another pair.
     """
     found = _ID.fullmatch(pair.id)
     if not found:
         raise UserError(
-            f"pair {pair.id!r}: found an id that is no task's, expected one like 'sorting-d2-s0-17'; only tasks "
-            "have a worked judgment"
+            f"pair {pair.id!r}: found an id that is not the id of a task, expected one like "
+            "'sorting-d2-s0-17'; only tasks have a worked judgment"
         )
     made, problem = _make(found["kind"], int(found["difficulty"]), int(found["seed"]), int(found["index"]))
     if _content(pair) not in (_content(made), _content(made.swapped())):
@@ -81,24 +83,24 @@ def worked_judgment(pair: PreferencePair) -> str:
 
 @dataclass(frozen=True)
 class TaskPairs(Source):
-    """Verifiable tasks, made as they are read: kinds and labels in equal numbers, no question twice unless allowed."""
+    """Source of verifiable tasks, with equal numbers of each kind, difficulty and label."""
 
     kinds: list[str]
     """Kinds of task: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing."""
     difficulties: list[int]
     """Difficulties, 1 (short and small) to 5 (long and large)."""
     count: int
-    """How many pairs, spread evenly over kinds and difficulties."""
+    """Number of pairs, spread evenly over kinds and difficulties."""
     seed: int | None = None
-    """Other seeds give other pairs; none: the seed of the run where there is one, else 0."""
+    """Seed of the pairs. Default: the seed of the run if there is one, otherwise 0."""
     part: Part = "all"
-    """train or held_out: no question is in both, whatever the seeds; all: both parts."""
+    """train or held_out: no question is in both, for any seeds. all: both parts."""
     distinct: bool = True
-    """Ask no question twice; false: small kinds may ask again, mostly with another wrong answer."""
+    """Ask no question twice. If false, small kinds may repeat a question, mostly with another wrong answer."""
     held_out_share: float = 0.1
-    """Share of all questions that is held out; must be equal in the sources that are to be disjoint."""
+    """Share of the questions that is held out. Sources are disjoint only if they have the same share."""
     weight: float = 1.0
-    """How often an epoch passes over this source."""
+    """Passes over this source in one epoch."""
 
     def __post_init__(self) -> None:
         for name in ("kinds", "difficulties"):
@@ -115,7 +117,7 @@ class TaskPairs(Source):
             raise UserError(f"tasks: held_out_share is {self.held_out_share}; expected a share between 0 and 1")
 
     def read(self, kind: type[R]) -> list[R]:
-        """The pairs, in turn over kinds and difficulties; UserError where any other record is asked for."""
+        """The pairs, alternating between kinds and difficulties."""
         if kind is not PreferencePair:
             raise UserError(f"tasks: they are read as PreferencePair, not as {kind.__name__}")
         cells = self._cells()
@@ -137,11 +139,11 @@ class TaskPairs(Source):
         return cast(list[R], pairs)
 
     def _cells(self) -> list[tuple[str, int]]:
-        """Kinds change fastest, so that any beginning of the source holds all of them."""
+        """Kinds and difficulties. Kinds change fastest, so that the first pairs are of all kinds."""
         return [(kind, difficulty) for difficulty in self.difficulties for kind in self.kinds]
 
     def _stream(self, kind: str, difficulty: int, seen: set[str]) -> Iterator[PreferencePair]:
-        """The pairs of one kind and difficulty whose question is new and in the part asked for, until none comes."""
+        """Yield the pairs of one kind and difficulty with new questions of the wanted part, while there are any."""
         repeats = 0
         for index in count_up():
             pair = make_pair(kind, difficulty, self.seed or 0, index)
@@ -155,7 +157,7 @@ class TaskPairs(Source):
                     yield pair
 
     def _places(self, cells: list[tuple[str, int]]) -> list[list[Label]]:
-        """Where the right answers stand: half A and half B over all pairs and over each kind and difficulty."""
+        """The labels: half A and half B over all pairs and over each kind and difficulty."""
         places, extra = [], cycle(ANSWERS)
         for at, (kind, difficulty) in enumerate(cells):
             size = len(range(at, self.count, len(cells)))
@@ -170,7 +172,7 @@ class TaskPairs(Source):
 def _make(kind: str, difficulty: int, seed: int, index: int) -> tuple[PreferencePair, Problem]:
     _check(kind, difficulty)
     pair_id = f"{kind}-d{difficulty}-s{seed}-{index}"
-    # A text as seed is hashed by SHA-512, never by hash(), which differs from process to process.
+    # `Random` hashes a text with SHA-512, not with hash(), which differs between processes.
     rng = random.Random(f"{SOURCE}/{pair_id}")
     problem = KINDS[kind].make(rng, difficulty)
     pair = PreferencePair(
@@ -199,7 +201,7 @@ def _content(pair: PreferencePair) -> tuple[str, str, str, Label]:
 
 
 def _part(question_key: str, held_out_share: float) -> Part:
-    """The part of a question, by the question alone: no seed moves it to the other one."""
+    """The part of a question. It depends on the question and not on a seed."""
     digest = hashlib.sha256(f"{SOURCE}/part/{question_key}".encode()).hexdigest()
     drawn = int(digest[:12], 16) / 16**12
     return "held_out" if drawn < held_out_share else "train"
@@ -219,13 +221,13 @@ def write_tasks(
 
     Args:
         output: File to write, .jsonl or .parquet.
-        kinds: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing; all but sums if not given.
-        difficulties: From 1 (short and small) to 5 (long and large); 1, 2 and 3 if not given.
-        count: How many pairs, spread evenly over kinds and difficulties.
-        seed: Other seeds give other pairs.
-        part: train or held_out: no question is in both, whatever the seeds; all: both parts.
-        distinct: Ask no question twice; false: small kinds may ask again, mostly with another wrong answer.
-        held_out_share: Share of all questions that is held out; the same for sources that are to be disjoint.
+        kinds: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing. Default: all but sums.
+        difficulties: From 1 (short and small) to 5 (long and large). Default: 1, 2 and 3.
+        count: Number of pairs, spread evenly over kinds and difficulties.
+        seed: Seed of the pairs.
+        part: train or held_out: no question is in both, for any seeds. all: both parts.
+        distinct: Ask no question twice. If false, small kinds may repeat a question, mostly with another wrong answer.
+        held_out_share: Share of the questions that is held out. Parts are disjoint only if they have the same share.
     """
     chosen = kinds or [name for name, kind in KINDS.items() if not kind.terse]
     tasks = TaskPairs(chosen, difficulties or [1, 2, 3], count, seed, part, distinct, held_out_share)

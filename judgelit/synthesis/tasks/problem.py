@@ -1,4 +1,4 @@
-"""What every kind of verifiable task makes, and the sentences that they share."""
+"""Problems of verifiable tasks, and sentences that several kinds use."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -7,42 +7,42 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """A question with one right answer, a subtly wrong one, and all that a judgment of the two has to say.
+    """A question, a right and a slightly wrong answer, and the parts of a judgment about them.
 
-    The checks name no place ("Answer A"): a judgment puts them where the answers stand.
+    The checks do not say "Answer A" or "Answer B": the judgment adds that.
     """
 
     question: str
     correct: str
-    """The right answer, as a model would write it."""
+    """Right answer, as a model would write it."""
     wrong: str
-    """An answer of the same form and about the same length, with one plausible slip."""
+    """Answer of the same form and about the same length, with one plausible mistake."""
     steps: str
-    """How the question is worked out, ending in the right answer."""
+    """Solution of the question, which ends with the right answer."""
     check_correct: str
-    """The right answer held against the working."""
+    """Comparison of the right answer with the solution."""
     check_wrong: str
-    """The wrong answer held against the working: where it slips and what is right there."""
+    """Comparison of the wrong answer with the solution: its mistake, and the correction."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of task: what it asks, how it is made and how hard it can be."""
+    """Kind of task: a description, the function that makes a problem, and the difficulties."""
 
     about: str
     make: Callable[[random.Random, int], Problem]
     difficulties: range = range(1, 6)
     terse: bool = False
-    """Whether its judgments are working, checks and verdict alone, without a sentence around them."""
+    """Whether its judgments are only solution, checks and verdict, without sentences around them."""
 
 
 def agrees(found: str) -> str:
-    """The check of a right answer that is one result."""
+    """The check of a right answer that is a single result."""
     return f"It gives {found}, which is the result of the working. It is correct."
 
 
 def differs(found: str, expected: str, slip: str) -> str:
-    """The check of a wrong answer that is one result; `slip` is a sentence of its own."""
+    """The check of a wrong answer that is a single result. `slip` is a whole sentence."""
     return f"It gives {found}, but the working gives {expected}. {slip} It is wrong."
 
 

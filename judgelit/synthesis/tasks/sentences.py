@@ -1,4 +1,4 @@
-"""Sentences for the constraint tasks: words by class, so that one can stand in for another of its class."""
+"""Sentences for the constraint tasks. A word can be replaced by another of its class."""
 
 import random
 
@@ -23,7 +23,7 @@ _CLASS_OF = {word: name for name, words in CLASSES.items() for word in words}
 
 
 def draw(rng: random.Random, extras: int) -> list[str]:
-    """A sentence as its words and its mark; `extras` adjectives and adverbs (at most 5) make it longer."""
+    """The words and the final mark of a sentence with `extras` adjectives and adverbs, at most 5."""
     shape = [
         "determiner",
         "creature",
@@ -39,7 +39,7 @@ def draw(rng: random.Random, extras: int) -> list[str]:
 
 
 def change(rng: random.Random, words: list[str]) -> list[str]:
-    """One word replaced by another of its class, or one adjective left out or added."""
+    """The sentence with one word replaced by another of its class, or one adjective removed or added."""
     words, at = list(words), rng.randrange(len(words))
     kind = rng.choice(["replace", "leave out", "add"])
     if kind == "leave out" and _CLASS_OF[words[at]] in ("adjective", "adverb"):

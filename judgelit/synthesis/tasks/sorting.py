@@ -1,4 +1,4 @@
-"""Putting numbers or words in order; in the wrong answer one item stands, or is, as it should not."""
+"""Sorting numbers or words. In the wrong answer one item is misplaced, missing or doubled."""
 
 import random
 from collections.abc import Callable
@@ -14,8 +14,8 @@ _PREFIXES = ("", "", "Sorted: ", "In order: ", "The list in order is: ")
 
 
 @dataclass(frozen=True)
-class _Order:
-    """One way of sorting: how it is asked for, its key, and the groups in which a person would work."""
+class _Sorting:
+    """A way of sorting: its instruction, its key, and the groups in which a person would sort."""
 
     phrase: str
     key: Callable[[str], Any]
@@ -24,7 +24,7 @@ class _Order:
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """4 to 14 items; from difficulty 3 on also by less usual orders, and numbers that lie closer together."""
+    """4 to 14 items. From difficulty 3 on also by unusual keys, and with numbers that are closer to each other."""
     order, items = rng.choice([_numbers, _words])(rng, difficulty)
     result = sorted(items, key=order.key, reverse=order.reverse)
     if items == result:
@@ -42,14 +42,14 @@ def make(rng: random.Random, difficulty: int) -> Problem:
     )
 
 
-def _numbers(rng: random.Random, difficulty: int) -> tuple[_Order, list[str]]:
+def _numbers(rng: random.Random, difficulty: int) -> tuple[_Sorting, list[str]]:
     count, modes = _LENGTHS[difficulty], ["plain"]
     if difficulty >= 3:
         modes += ["decimal", "last digit"]
     mode = rng.choice(modes)
     reverse = rng.random() < 0.5
     if mode == "decimal":
-        # 3.9 before 3.11 is the slip that decimals invite, so few whole parts and up to three places.
+        # A common mistake puts 3.9 before 3.11, so there are few whole parts and up to three decimals.
         whole = rng.randint(1, 50)
         values = rng.sample(range(3000), count)
         items = [f"{whole + value // 1000}.{value % 1000:03d}".rstrip("0").rstrip(".") for value in values]
@@ -57,19 +57,19 @@ def _numbers(rng: random.Random, difficulty: int) -> tuple[_Order, list[str]]:
         low = 1 if difficulty == 1 else rng.randint(1, 10 ** (difficulty - 1) * 5)
         items = list(map(str, rng.sample(range(low, low + 40 * count), count)))
     if mode == "last digit":
-        return _Order(
+        return _Sorting(
             "Sort these numbers by their last digit, and by value where it is equal",
             _last_digit,
             _ending,
         ), items
     phrase = "from largest to smallest" if reverse else "from smallest to largest"
     group = _whole if mode == "decimal" else _tens if difficulty < 3 else _hundreds
-    return _Order(f"Sort these numbers {phrase}", float, group, reverse), items
+    return _Sorting(f"Sort these numbers {phrase}", float, group, reverse), items
 
 
-def _words(rng: random.Random, difficulty: int) -> tuple[_Order, list[str]]:
+def _words(rng: random.Random, difficulty: int) -> tuple[_Sorting, list[str]]:
     count = _LENGTHS[difficulty]
-    # Words that share their first letters are the harder ones.
+    # Words with the same first letter are harder to sort.
     letters = sorted({word[0] for word in WORDS})
     pool: list[str] = []
     while len(pool) < count * (8 - difficulty):
@@ -78,16 +78,16 @@ def _words(rng: random.Random, difficulty: int) -> tuple[_Order, list[str]]:
     items = rng.sample(pool, count)
     if difficulty >= 3 and rng.random() < 0.4:
         phrase = "Sort these words by length, shortest first, and alphabetically where the length is equal"
-        return _Order(phrase, _by_length, _length), items
+        return _Sorting(phrase, _by_length, _length), items
     if rng.random() < 0.4:
-        return _Order("Sort these words in reverse alphabetical order", str, _initial, True), items
-    return _Order("Sort these words in alphabetical order", str, _initial), items
+        return _Sorting("Sort these words in reverse alphabetical order", str, _initial, True), items
+    return _Sorting("Sort these words in alphabetical order", str, _initial), items
 
 
 def _slip(rng: random.Random, result: list[str]) -> tuple[list[str], str]:
-    """A wrong order, or one item left out or doubled, equally often, so that length tells nothing."""
+    """A wrong list and the explanation. Items are left out and doubled equally often, so length reveals nothing."""
     found = list(result)
-    # The middle of a list is where slips are made and overlooked.
+    # Mistakes are easily overlooked in the middle of a list.
     at = rng.randrange(1, len(result) - 2)
     kind = rng.choice(["swap", "swap", "move", "leave out", "double"])
     if kind == "leave out":

@@ -1,4 +1,4 @@
-"""Offline tasks as training data made on the spot: no file, no engine."""
+"""Sources of training examples from verifiable tasks, without files or engines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class TaskJudgments(Source):
-    """Judgments of tasks by their own teacher, for the warm-up."""
+    """Judgments of tasks by the task teacher, for the warm-up."""
 
     tasks: TaskPairs
-    """Which tasks."""
+    """Tasks to judge."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen)
-    """Judge prompts, one drawn for each pair."""
+    """Judge templates. Each pair draws one."""
     glance_rate: float = 0.0
-    """Share of judgments under `brief` templates that the teacher gives at a glance; those that miss are left out."""
+    """Share of judgments with `brief` templates that the teacher guesses. Wrong guesses are left out."""
     weight: float = 1.0
-    """How often an epoch passes over this source."""
+    """Passes over this source in one epoch."""
 
     def read(self, kind: type[R]) -> list[R]:
         """The judgments as SFTExample."""
@@ -36,7 +36,7 @@ class TaskJudgments(Source):
             raise UserError(f"task judgments are read as SFTExample, not as {kind.__name__}")
         prompts = list(_prompts(self.tasks, self.templates))
         teacher = TaskTeacher(self.glance_rate)
-        # The teacher of tasks asks nobody, so it writes no journal.
+        # The task teacher asks no engine, so it needs no folder for a journal.
         texts = dict(teacher.judgments(prompts, self.templates.load(), Path(), self.templates.seed))
         examples = [
             SFTExample(prompt.messages, texts[index], prompt.pair.id, prompt.meta(teacher=teacher.name))
@@ -48,14 +48,14 @@ class TaskJudgments(Source):
 
 @dataclass(frozen=True)
 class TaskPreferences(Source):
-    """Worked judgments of tasks, preferred to glances at the wrong answer."""
+    """Worked judgments of tasks as chosen, guesses of the wrong answer as rejected."""
 
     tasks: TaskPairs
-    """Which tasks."""
+    """Tasks to judge."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen)
-    """Judge prompts, one drawn for each pair."""
+    """Judge templates. Each pair draws one."""
     weight: float = 1.0
-    """How often an epoch passes over this source."""
+    """Passes over this source in one epoch."""
 
     def read(self, kind: type[R]) -> list[R]:
         """The judgments as PreferenceExample."""

@@ -1,4 +1,4 @@
-"""One to three operations on the letters of a text; the wrong answer slips in one of them and goes on from there."""
+"""One to three operations on the letters of a text. The wrong answer makes a mistake in one and continues from it."""
 
 import random
 from collections.abc import Callable
@@ -8,16 +8,16 @@ from judgelit.synthesis.tasks.problem import Problem, agrees, differs
 from judgelit.synthesis.tasks.words import VOWELS, WORDS, coined
 
 _SHAPES = {1: (1, 4, 7), 2: (1, 8, 11), 3: (2, 7, 10), 4: (2, 11, 14), 5: (3, 13, 16)}
-"""Difficulty: operations, shortest and longest text."""
+"""For each difficulty the number of operations, and the shortest and longest text."""
 _ENDINGS = ("{}", "Result: {}", "The result is {}", "You get {}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class _Operation:
-    """What is done to a text: the instruction, the right way, and a way of getting it wrong.
+    """Operation on a text: its instruction, the right result, and a mistake.
 
-    `slip` gives another text, and says what happened.
+    `slip` returns a wrong result and the explanation.
     """
 
     instruction: str
@@ -26,7 +26,7 @@ class _Operation:
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """A word, coined word or two words run together, and the operations in their order."""
+    """Operations on a word, an invented word, or two words joined."""
     count, low, high = _SHAPES[difficulty]
     while True:
         text = _text(rng, low, high)
@@ -35,7 +35,7 @@ def make(rng: random.Random, difficulty: int) -> Problem:
         at = rng.randrange(count)
         slipped, why = operations[at].slip(rng, right[at])
         wrong = [*right[: at + 1], *_apply(slipped, operations[at + 1 :])]
-        # A slip may be undone by what follows, and an operation may have nothing to do.
+        # A later operation may undo the mistake, and an operation may change nothing.
         if right[-1] != wrong[-1] and len(set(right)) == count + 1 and min(map(len, right)) > 2:
             break
     instructions = "; then ".join(operation.instruction for operation in operations)
@@ -66,7 +66,7 @@ def _text(rng: random.Random, low: int, high: int) -> str:
 
 
 def _apply(text: str, operations: list[_Operation]) -> list[str]:
-    """The text, and what it is after each operation."""
+    """The text before and after each operation."""
     texts = [text]
     for operation in operations:
         texts.append(operation.apply(texts[-1]))
@@ -74,7 +74,7 @@ def _apply(text: str, operations: list[_Operation]) -> list[str]:
 
 
 def _exchanged(rng: random.Random, text: str) -> tuple[str, str]:
-    """The text with two different neighbours exchanged (itself where there are none)."""
+    """The text with two different neighbours exchanged (unchanged if there are none), and the explanation."""
     places = [place for place in range(len(text) - 1) if text[place] != text[place + 1]]
     if not places:
         return text, ""
@@ -101,7 +101,7 @@ def _letterwise(
     change: Callable[[str], str],
     done: str,
 ) -> _Operation:
-    """An operation on some of the letters: the slip spares one of them or does it to another one as well."""
+    """An operation on some letters. The mistake leaves one of them out or changes one too many."""
 
     def apply(text: str) -> str:
         return "".join(change(letter) if concerned(letter) else letter for letter in text)
@@ -190,7 +190,7 @@ def _ends(rng: random.Random, text: str) -> _Operation:
 
 
 def _halves(rng: random.Random, text: str) -> _Operation:
-    """Interleaving: odd places first, then even ones."""
+    """The letters at odd places, followed by those at even places."""
 
     def apply(text: str) -> str:
         return text[::2] + text[1::2]

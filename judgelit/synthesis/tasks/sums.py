@@ -1,4 +1,4 @@
-"""Short sums with a judgment in few tokens: what a model of a few hundred thousand weights can learn in minutes."""
+"""Short sums with judgments of few tokens, which a model with a few hundred thousand weights learns in minutes."""
 
 import random
 
@@ -21,7 +21,7 @@ def make(rng: random.Random, difficulty: int) -> Problem:
 
 
 def _check(answer: str, total: int) -> str:
-    """The answer held against the total digit by digit, up to the first that differs."""
+    """Comparison of an answer with the total, digit by digit, up to the first difference."""
     compared = []
     for given, worked in zip(answer, str(total), strict=True):
         compared.append(f"{given}={worked}")

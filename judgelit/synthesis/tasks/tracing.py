@@ -1,4 +1,4 @@
-"""What a short Python program prints; the wrong answer takes one branch wrongly, or one round too many or too few."""
+"""The output of a short Python program. The wrong answer takes one wrong branch, or one round too many or too few."""
 
 import random
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from judgelit.synthesis.tasks.words import WORDS, coined
 _State = tuple[Any, ...]
 _ROUNDS = {1: 3, 2: 4, 3: 6, 4: 8, 5: 10}
 _HOLDS = {True: "holds", False: "fails"}
-"""Equally long, so that a branch taken wrongly does not show in the length of an answer."""
+"""Words of equal length, so that the length of an answer does not reveal a wrong branch."""
 _ASKS = ("What does this Python program print?", "What is the output of this Python code?")
 _ENDINGS = ("{}", "It prints {}", "The output is {}", "Output: {}")
 
 
 @dataclass(frozen=True)
 class _Program:
-    """A loop that changes the variables `names`, by one branch or the other in each round.
+    """A loop that changes the variables `names` by one of two branches in each round.
 
-    `step(state, item, branch)` gives the next state; `branch` is what `test` says, or its contrary in a slip.
+    `step(state, item, branch)` is the next state. `branch` is the value of `test`, or its negation in a mistake.
     """
 
     code: str
@@ -31,16 +31,16 @@ class _Program:
     step: Callable[[_State, Any, bool], _State]
     shown: Callable[[_State], str]
     items: list[Any] | None = None
-    """What the loop runs over; None for a `while` loop, which runs as long as `goes_on`."""
+    """Items of a `for` loop. None for a `while` loop, which runs while `goes_on` is true."""
     item: str = ""
     goes_on: Callable[[_State], bool] = bool
     next_item: Any = None
-    """What would come next if the loop ran once more; None where that, too, is no slip that one makes."""
+    """Item of one more round. None if one round too many is no plausible mistake."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What a reader of the program writes down: a line a round, and the output."""
+    """Trace of a run: one line for each round, and the output."""
 
     lines: list[str]
     output: str
@@ -50,7 +50,7 @@ _Slip = tuple[_Run, str]
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
-    """Loops of about 3 to 10 rounds over numbers, lists and letters."""
+    """A loop of about 3 to 10 rounds over numbers, lists or letters."""
     ending, worked = rng.choice(_ENDINGS), rng.random() < 0.3
 
     def written(run: _Run) -> str:
@@ -78,7 +78,7 @@ def _values(program: _Program, state: _State) -> str:
 
 
 def _run(program: _Program, flipped: int | None = None, more: int = 0) -> _Run:
-    """The run of a program: with the wrong branch in round `flipped`, or `more` (1 or -1) rounds than it has."""
+    """Run a program, with the wrong branch in round `flipped`, or one round too many (`more` 1) or too few (-1)."""
     states, lines = [program.start], []
     items = program.items
 
@@ -100,7 +100,7 @@ def _run(program: _Program, flipped: int | None = None, more: int = 0) -> _Run:
 
 
 def _slips(program: _Program, right: _Run) -> list[_Slip]:
-    """The runs that print something else, each with what went wrong."""
+    """The runs with a mistake and another output, each with its explanation."""
     slips = []
     for place, line in enumerate(right.lines):
         test = line.partition(", ")[0]
@@ -113,14 +113,14 @@ def _slips(program: _Program, right: _Run) -> list[_Slip]:
 
 
 def _as_long(rng: random.Random, written: Callable[[_Run], str], right: _Run, slips: list[_Slip]) -> list[_Slip]:
-    """Slips whose answers are as long as the right one, or else, by a coin, all longer or all shorter.
+    """Mistakes with answers of the same length as the right one, or all longer or all shorter, drawn at random.
 
-    None where there is no slip of either sort: then length would tell something.
+    The list is empty if there are none, or only longer or only shorter ones: length would reveal the right answer.
     """
     by_length: dict[int, list[_Slip]] = {-1: [], 0: [], 1: []}
     for slip in slips:
         size, other = len(written(right)), len(written(slip[0]))
-        # A far longer or shorter run is no subtle slip, and a negative number never occurs in a right answer.
+        # A much longer or shorter run is no slight mistake, and right answers have no negative numbers.
         if abs(other - size) <= max(8, size // 3) and "-" not in written(slip[0]):
             by_length[(other > size) - (other < size)].append(slip)
     groups = [by_length[0]] if by_length[0] else []
@@ -130,7 +130,7 @@ def _as_long(rng: random.Random, written: Callable[[_Run], str], right: _Run, sl
 
 
 def _range(rng: random.Random, difficulty: int) -> tuple[str, list[int], int]:
-    """A `range(...)`, its items, and the one that would come next."""
+    """A `range(...)`, its items, and the item after its last one."""
     first, stride = rng.randint(0, 9), 1 if difficulty < 3 else rng.randint(1, 3)
     rounds = _ROUNDS[difficulty]
     stop = first + stride * rounds
@@ -139,7 +139,7 @@ def _range(rng: random.Random, difficulty: int) -> tuple[str, list[int], int]:
 
 
 def _sum(rng: random.Random, difficulty: int) -> _Program:
-    """A total; from difficulty 4 on also a count."""
+    """A loop with a total, and from difficulty 4 also a count."""
     start, divisor, rest = rng.randint(10, 40), rng.randint(2, 4), rng.randint(0, 1)
     factor, plus, two = rng.randint(1, 3), rng.randint(1, 9), difficulty >= 4
     text, items, after = _range(rng, difficulty)
@@ -175,7 +175,7 @@ def _sum(rng: random.Random, difficulty: int) -> _Program:
 
 
 def _pair(rng: random.Random, difficulty: int) -> _Program:
-    """Two variables that feed each other."""
+    """A loop with two variables that depend on each other."""
     a, b, plus, bound = (
         rng.randint(1, 9),
         rng.randint(1, 9),
@@ -200,7 +200,7 @@ def _pair(rng: random.Random, difficulty: int) -> _Program:
 
 
 def _list(rng: random.Random, difficulty: int) -> _Program:
-    """A list that grows at both ends."""
+    """A loop with a list that grows at both ends."""
     items = [rng.randint(10, 90) for _ in range(_ROUNDS[difficulty])]
     divisor, rest, plus = rng.randint(2, 3), rng.randint(0, 1), rng.randint(1, 9)
     condition = f"n % {divisor} == {rest}"
@@ -220,11 +220,11 @@ def _list(rng: random.Random, difficulty: int) -> _Program:
 
 
 def _letters(rng: random.Random, difficulty: int) -> _Program:
-    """A text that is put together anew, letter by letter."""
+    """A loop that builds a text letter by letter."""
     text = ""
     while abs(len(text) - _ROUNDS[difficulty]) > 1:
         text = coined(rng, 1 + difficulty // 2) if rng.random() < 0.5 else rng.choice(WORDS)
-    # Any letters, not always the vowels: else a wrong output would be known by its looks, without the program.
+    # Random letters instead of the vowels: the looks of a wrong output must not reveal it.
     present = sorted(set(text))
     chosen = "".join(sorted(rng.sample(present, max(1, len(present) // 2))))
     upper = "" if difficulty < 3 else ".upper()"
@@ -245,7 +245,7 @@ def _letters(rng: random.Random, difficulty: int) -> _Program:
 
 def _halving(rng: random.Random, difficulty: int) -> _Program:
     """A `while` loop that counts its rounds."""
-    # An odd n less an odd number is even, so that every second round halves.
+    # An odd n minus an odd number is even, so every second round halves.
     rounds = 1 + _ROUNDS[difficulty] * 2 // 3
     low, less = rng.randint(1, 4), rng.choice([1, 3])
     n = rng.randint(2 ** (rounds - 1) + low, 2**rounds + low + 4)

@@ -1,4 +1,4 @@
-"""The words that tasks are made of: plain lower-case ASCII, no word in two themes."""
+"""Words for the tasks, in lower-case ASCII. No word is in two themes."""
 
 import random
 
@@ -39,7 +39,7 @@ VOWELS = "aeiou"
 
 
 def coined(rng: random.Random, syllables: int) -> str:
-    """A word that nobody has seen: it cannot be known by heart, it has to be read letter by letter."""
+    """An invented word, which a model has to read letter by letter because it cannot know it."""
     return "".join(
         rng.choice("bcdfghklmnprstvw") + rng.choice(VOWELS) + rng.choice(["", "", "l", "n", "r", "s", "t"])
         for _ in range(syllables)

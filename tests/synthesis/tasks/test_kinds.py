@@ -1,4 +1,4 @@
-"""Every kind's answers are held against a second computation that shares no code with the one that made them."""
+"""The answers of every kind agree with a second computation that shares no code with the package."""
 
 import contextlib
 import io
@@ -195,7 +195,7 @@ def test_the_wrong_answer_breaks_one_constraint_and_the_check_names_it():
         assert "broken." not in problem.check_correct
 
 
-def test_every_equation_of_the_working_holds():
+def test_every_equation_of_the_solution_holds():
     for kind in ("arithmetic", "counting", "dates"):
         for problem in problems(kind):
             for left, right in re.findall(r"(?<![\d.])(\d+(?: [+×-] \d+)+) = (\d+)", problem.steps):
@@ -203,7 +203,7 @@ def test_every_equation_of_the_working_holds():
 
 
 @pytest.mark.parametrize("kind", sorted(CHECKERS.keys() - {"constraints"}))  # many answers meet the constraints
-def test_the_working_ends_in_the_right_answer(kind):
+def test_the_solution_ends_with_the_right_answer(kind):
     for problem in problems(kind, 20):
         last = problem.correct.splitlines()[-1].removesuffix(" days between them.").rstrip(".")
         result = last.split(": ")[-1].split()[-1]
@@ -211,20 +211,20 @@ def test_the_working_ends_in_the_right_answer(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(CHECKERS))
-def test_length_does_not_tell_which_answer_is_right(kind):
+def test_length_does_not_reveal_the_right_answer(kind):
     made = problems(kind, 400)
     longer = sum(
         0.5 if len(problem.correct) == len(problem.wrong) else len(problem.correct) > len(problem.wrong)
         for problem in made
     )
     assert abs(longer / len(made) - 0.5) < 0.02
-    # Nor by much: the two are of one form.
+    # The lengths differ little, because both answers have the same form.
     assert all(len(problem.wrong) < 1.7 * len(problem.correct) + 10 for problem in made)
     assert all(len(problem.correct) < 1.7 * len(problem.wrong) + 10 for problem in made)
 
 
 @pytest.mark.parametrize("kind", sorted(CHECKERS))
-def test_each_difficulty_asks_for_more_work_than_the_one_before(kind):
+def test_each_difficulty_needs_more_work_than_the_one_before(kind):
     work = []
     for difficulty in KINDS[kind].difficulties:
         made = [KINDS[kind].make(random.Random(f"{difficulty}/{number}"), difficulty) for number in range(150)]
@@ -233,7 +233,7 @@ def test_each_difficulty_asks_for_more_work_than_the_one_before(kind):
 
 
 @pytest.mark.parametrize("kind", sorted(CHECKERS))
-def test_checks_name_no_place_and_answers_hold_no_verdict(kind):
+def test_checks_do_not_name_answer_a_and_answers_have_no_verdict(kind):
     for problem in problems(kind, 20):
         assert "nswer A" not in problem.check_correct + problem.check_wrong + problem.steps
         assert "[[A" not in "".join([problem.correct, problem.wrong, problem.steps, problem.question])

@@ -10,7 +10,6 @@ import pytest
 
 from judgelit.errors import UserError
 from judgelit.records.records import PreferencePair, SFTExample
-from judgelit.synthesis.tasks import pairs as tasks
 from judgelit.synthesis.tasks.kinds import KINDS, Kind, Problem
 from judgelit.synthesis.tasks.pairs import TaskPairs, make_pair, worked_judgment
 
@@ -21,7 +20,7 @@ def verdict(judgment: str) -> str:
     return re.findall(r"\[\[([AB])\]\]", judgment)[-1]
 
 
-def test_a_pair_says_where_it_comes_from():
+def test_a_pair_has_id_category_subset_and_source():
     pair = make_pair("sorting", 2, 7, 13)
     assert (pair.id, pair.category, pair.subset, pair.source) == (
         "sorting-d2-s7-13",
@@ -38,7 +37,7 @@ def test_seed_index_and_difficulty_each_make_another_pair():
     assert len({pair.question for pair in made}) == len(made)
 
 
-def test_the_right_answer_stands_first_as_often_as_second():
+def test_the_right_answer_is_first_as_often_as_second():
     labels = [make_pair(kind, 2, 0, index).label for kind in ALL_KINDS for index in range(150)]
     assert abs(labels.count("A") / len(labels) - 0.5) < 0.05
 
@@ -87,9 +86,9 @@ def test_a_swapped_pair_swaps_the_checks_and_nothing_else():
     assert ab[2].endswith("It is wrong.")
 
 
-def test_a_pair_of_elsewhere_or_changed_has_no_worked_judgment():
+def test_a_changed_pair_or_one_of_another_source_has_no_worked_judgment():
     pair = make_pair("sorting", 1, 0, 0)
-    with pytest.raises(UserError, match="'mine-1': found an id that is no task's"):
+    with pytest.raises(UserError, match="'mine-1': found an id that is not the id of a task"):
         worked_judgment(replace(pair, id="mine-1"))
     for changed in (
         replace(pair, question="What?"),
@@ -121,7 +120,7 @@ def test_a_source_is_balanced(count, difficulties):
     assert [verdict(worked_judgment(pair)) for pair in pairs[:40]] == [pair.label for pair in pairs[:40]]
 
 
-def test_train_and_held_out_share_no_question_whatever_the_seeds():
+def test_train_and_held_out_share_no_question_for_any_seeds():
     def keys(part, seed):
         source = TaskPairs(["strings", "tracing"], [1], 400, seed=seed, part=part, held_out_share=0.3)
         return {pair.question_key for pair in source.read(PreferencePair)}
@@ -130,16 +129,16 @@ def test_train_and_held_out_share_no_question_whatever_the_seeds():
     assert train and held_out
     assert not train & held_out
     both = keys("all", 3)
-    share = sum(tasks._part(key, 0.3) == "held_out" for key in both) / len(both)
+    share = len(both & keys("held_out", 3)) / len(both)
     assert 0.2 < share < 0.4
 
 
-def test_a_source_gives_pairs_only():
+def test_a_source_makes_only_pairs():
     with pytest.raises(UserError, match="read as PreferencePair, not as SFTExample"):
         TaskPairs(["dates"], [1], 4).read(SFTExample)
 
 
-def test_a_space_that_is_too_small_is_refused(monkeypatch):
+def test_a_kind_with_too_few_questions_is_refused(monkeypatch):
     def few(rng, difficulty):
         number = rng.randrange(5)
         return Problem(f"{number}?", "yes", "no", "", "It is correct.", "It is wrong.")
@@ -162,6 +161,6 @@ def test_a_space_that_is_too_small_is_refused(monkeypatch):
         ({"held_out_share": 1.0}, "between 0 and 1"),
     ],
 )
-def test_a_wrong_source_is_refused_when_it_is_made(change, complaint):
+def test_invalid_settings_are_refused(change, complaint):
     with pytest.raises(UserError, match=complaint):
         TaskPairs(**{"kinds": ["dates"], "difficulties": [1], "count": 1, **change})
