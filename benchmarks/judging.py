@@ -88,11 +88,10 @@ def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
 
 def ours(turns: duel.Turns, args: Any) -> None:
     """judgelit's LocalEngine."""
-    from judgelit.generation.local import LocalEngine
+    from judgelit.generation.engine import EngineSpec, load_engine
     from judgelit.generation.sampling import Sampling
-    from judgelit.models.backbone import Backbone
 
-    engine = LocalEngine.load(Backbone(args.model), args.batch)
+    engine = load_engine(EngineSpec(args.model, batch_size=args.batch))
     sampling = Sampling(args.max_new_tokens, stop_at_verdict=True)
     parts = Parts(engine.model)
     for conversations in chunks(args, engine.tokenizer):

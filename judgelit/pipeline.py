@@ -15,10 +15,12 @@ from judgelit import __version__
 from judgelit.atomic import write_json
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.evaluation.evaluate import measure, print_table
-from judgelit.evaluation.metrics import METRICS, Estimate, estimates, gains, outcomes
+from judgelit.evaluation.intervals import Estimate
+from judgelit.evaluation.judgments import judge_pairs
+from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.tables import print_table
+from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
-from judgelit.generation.local import LocalEngine
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -166,13 +168,12 @@ class Run:
 
     def make_enhancement(self, folder: Path, warm: Backbone) -> int:
         """The DPO set, sampled from the warm judge."""
-        judge = LocalEngine.load(warm, self.recipe.batch_size, self.tokenizer)
+        judge = load_engine(self.engine_spec(warm), self.tokenizer)
         settings = self.recipe.enhancement
         examples, report = synthesize_enhancement(
             self.train_pairs()[: self.recipe.enhancement_pairs],
             judge,
             self.recipe.templates,
-            judge.tokenizer,
             folder / "journal.sqlite",
             max_prompt_tokens=judge.tokenizer.context - settings.sampling.max_new_tokens,
             settings=settings,
@@ -215,17 +216,28 @@ class Run:
         trained = trained_folder(str(self.path(stage, "model")), self.start.dtype)
         return replace(trained, attention=self.start.attention, trust_remote_code=self.start.trust_remote_code)
 
+    def engine_spec(self, backbone: Backbone) -> EngineSpec:
+        """How a model of this run is loaded to generate text."""
+        return EngineSpec(
+            backbone.adapter or backbone.name_or_path,
+            backbone.dtype,
+            quantization=backbone.quantization,
+            attention=backbone.attention,
+            batch_size=self.recipe.batch_size,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+
     def evaluate(self, stage: str, name: str, backbone: Backbone) -> None:
         """Judge all sets, in both orders."""
 
         def work(folder: Path) -> int:
-            local = LocalEngine.load(backbone, self.recipe.batch_size, self.tokenizer)
+            local = load_engine(self.engine_spec(backbone), self.tokenizer)
             engine = JournaledEngine(local, folder / "journal.sqlite")
             found: dict[str, list[Judgment]] = {}
             for set_name, pairs in self.pairs.items():
-                found[set_name] = measure(
-                    engine, local.tokenizer, set_name, pairs, self.recipe.templates, self.recipe.max_new_tokens
-                ).judgments
+                found[set_name] = judge_pairs(
+                    engine, PAIRS, set_name, pairs, self.recipe.templates, self.recipe.max_new_tokens
+                )
                 write_records(folder / f"{set_name}.jsonl", found[set_name])
             self.measured[name] = found
             return sum(len(local.tokenizer.text_ids(one.text)) for by_set in found.values() for one in by_set)
@@ -264,7 +276,7 @@ class Run:
     def tables(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """Metrics by stage and set."""
         return {
-            stage: {name: estimates(self.rows(stage, name)) for name in by_set}
+            stage: {name: PAIRS.estimates(self.pairs[name], judgments) for name, judgments in by_set.items()}
             for stage, by_set in self.measured.items()
             if by_set
         }
@@ -274,19 +286,16 @@ class Run:
         if not self.measured.get(before) or not self.measured.get(after):
             return []
         return [
-            {"from": before, "to": after, "set": name, "metric": metric, **found[metric].to_dict()}
+            {"from": before, "to": after, "set": name, "metric": metric, **gain.to_dict()}
             for name in self.recipe.sets
-            for found in [gains(self.rows(before, name), self.rows(after, name))]
-            for metric in METRICS
+            for metric, gain in PAIRS.gains(
+                self.pairs[name], self.measured[before][name], self.measured[after][name]
+            ).items()
         ]
-
-    def rows(self, stage: str, name: str) -> Any:
-        """A stage's judgments of a set as rows for the metrics."""
-        return outcomes(self.pairs[name], self.measured[stage][name]).numpy()
 
     def report(self, seconds: float) -> None:
         """Say what came out and where it is."""
-        print_table(self.tables())
+        print_table(self.tables(), PAIRS.shown)
         for gain in self.gains("sft", "dpo"):
             if gain["metric"] in ("accuracy", "consistent_accuracy"):
                 print(

@@ -1,9 +1,10 @@
-"""What several tests make: pairs, judgments, short judge prompts, engines that speak from a script."""
+"""Helpers of several test files: pairs, judgments, short judge prompts, an engine with scripted answers."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from judgelit.generation.generate import Sampling
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
 from judgelit.records.records import Judgment, Label, Message, Order, PreferencePair
 
@@ -23,30 +24,30 @@ End with [[A]] or [[B]].
 
 
 def judge_prompt(pair: PreferencePair) -> tuple[Message, ...]:
-    """A judge prompt that needs no template."""
+    """A judge prompt without a template."""
     text = f"[Question]\n{pair.question}\n\n[A]\n{pair.answer_a}\n\n[B]\n{pair.answer_b}\n\nWhich is better?"
     return ({"role": "user", "content": text},)
 
 
 def pair_of(question: str = "q", answer_a: str = "a", answer_b: str = "b") -> PreferencePair:
-    """A pair of these texts."""
+    """A pair with these texts."""
     return PreferencePair("p", question, answer_a, answer_b, "A")
 
 
 def make_pair(number: int, label: Label = "A", right: str = "yes", wrong: str = "no", **more: str) -> PreferencePair:
-    """A pair on a question of its own; `right` is the better answer (answer A of a tie)."""
+    """A pair whose question has this number; `right` is the better answer (answer A of a tie)."""
     answers = (wrong, right) if label == "B" else (right, wrong)
     return PreferencePair(f"p{number}", more.pop("question", f"question {number}?"), *answers, label, **more)
 
 
 def make_judgment(pair_id: str, order: Order, verdict: Label | None) -> Judgment:
-    """A judgment of which only the verdict matters."""
+    """A judgment with this verdict."""
     text = "no idea" if verdict is None else f"[[{verdict}]]"
     return Judgment(pair_id, ({"role": "user", "content": "?"},), text, verdict, order, "t", "e", 0)
 
 
 def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templates:
-    """Judge prompts of a few words, by id and style, in a folder of the user's own."""
+    """Judge prompts of a few words, written to a folder; `styles` maps ids to styles."""
     styles = styles or {"short": "careful"}
     folder.mkdir(parents=True, exist_ok=True)
     for name, style in styles.items():
@@ -55,16 +56,17 @@ def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templ
 
 
 class ScriptedEngine:
-    """Answers what `say(prompt, sample)` gives, conversations in reverse order, and counts what it was asked.
+    """Answers `say(prompt, sample)`, the last conversation first, and notes each prompt in `asked`.
 
-    After `fails_after` conversations it raises, as a killed process would stop.
+    After `fails_after` conversations it raises, as if the process was killed.
     """
 
     name = "scripted"
     identity = "scripted-1"
 
-    def __init__(self, say: Callable[[str, int], str], fails_after: int | None = None) -> None:
+    def __init__(self, say: Callable[[str, int], str], fails_after: int | None = None, tokenizer: Any = None) -> None:
         self.say = say
+        self.tokenizer = tokenizer
         self.fails_after = fails_after
         self.asked: list[str] = []
 

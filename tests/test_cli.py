@@ -60,7 +60,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
         (["run"], ["Folder of the run.", "0 is greedy.", "Judgments sampled of each prompt."]),
         (["tasks"], ["How many pairs"]),
         (["judge"], ["Longest judgment, in tokens."]),
-        (["synthesize", "enhancement"], ["The warm judge"]),
+        (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),
         (["fit", "--model.help=SFTModule"], ["Hub name, a Hugging Face folder, or `nano`"]),
     ):
         with pytest.raises(SystemExit):

@@ -1,6 +1,6 @@
 """Held-out pairs as a LightningDataModule: what is judged during and after training, and by `judgelit predict`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
@@ -15,7 +15,8 @@ from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.judging.finished import VerdictEnd
-from judgelit.judging.prompts import JudgePrompt, Templates, judge_prompts
+from judgelit.judging.prompts import JudgePrompt, PromptReport, Templates, judge_prompts
+from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 
 
@@ -114,8 +115,17 @@ class JudgeDataModule(L.LightningDataModule):
             raise UserError(f"max_length: found {self._max_length}, expected at most the model's context of {context}")
         return self._max_length
 
-    def judge_sets(self) -> dict[str, list[JudgePrompt]]:
-        """The prompts of every set of pairs, both orders of each pair."""
+    def judge_sets(
+        self,
+        read: Callable[[Sources], list[PreferencePair]] = read_pairs,
+        make_prompts: Callable[..., tuple[list[JudgePrompt], PromptReport]] = judge_prompts,
+    ) -> dict[str, list[JudgePrompt]]:
+        """The prompts of every set of pairs, both orders of each pair.
+
+        Args:
+            read: Reads the rows of a set as pairs; a benchmark may bring its own function.
+            make_prompts: Makes the prompts of pairs, with the arguments of `judge_prompts`.
+        """
         if self.judge is None:
             return {}
         room = self.max_length - self.judge.max_new_tokens
@@ -127,8 +137,8 @@ class JudgeDataModule(L.LightningDataModule):
         templates = self.judge.templates.load()
         sets = {}
         for name, value in self.judge.sets.items():
-            pairs = read_pairs(value)[: self.judge.limit]
-            prompts, report = judge_prompts(pairs, templates, self.tokenizer, room, seed=self.judge.templates.seed)
+            pairs = read(value)[: self.judge.limit]
+            prompts, report = make_prompts(pairs, templates, self.tokenizer, room, seed=self.judge.templates.seed)
             rank_zero_info(f"{name}: {report}")
             if not prompts:
                 raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt")

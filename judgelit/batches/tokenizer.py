@@ -53,7 +53,8 @@ class ChatTokenizer:
         """Load a tokenizer by hub name, folder or `nano`.
 
         Args:
-            name_or_path: Hub name, local folder or `nano`.
+            name_or_path: Hub name, local folder or `nano`. A folder of a LoRA adapter may lack a tokenizer; then its
+                base's is loaded.
             chat_template: A Jinja file that takes the place of the tokenizer's own chat template.
             trust_remote_code: Whether the model's own Python code may run.
 
@@ -61,17 +62,24 @@ class ChatTokenizer:
             UserError: There is no such tokenizer, or it has no chat template.
         """
         from huggingface_hub.errors import StrictDataclassError
+        from lightning.pytorch.utilities import rank_zero_info
         from transformers import AutoConfig, AutoTokenizer
 
         folder = model_folder(name_or_path)
         local = Path(folder)
+        base = _base_of_adapter(local)
         if local.is_dir() and not any(file for kind in _TOKENIZER_FILES for file in local.glob(kind)):
+            if base is not None:
+                rank_zero_info(
+                    f"tokenizer: the adapter {name_or_path!r} holds none, so that of its base {base!r} is used"
+                )
+                return cls.load(base, chat_template, trust_remote_code)
             raise UserError(f"tokenizer {name_or_path!r}: no tokenizer files in that folder")
         if not local.exists() and folder.startswith(("./", "../", "/", "~")):
             raise UserError(f"tokenizer {name_or_path!r}: no such folder")
         try:
             hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(model_folder(base or folder), trust_remote_code=trust_remote_code)
         except (OSError, ValueError, StrictDataclassError) as error:
             if not local.exists() and local.parent != Path() and local.parent.is_dir():
                 raise UserError(f"tokenizer {name_or_path!r}: no such folder") from error
@@ -273,6 +281,14 @@ class ChatTokenizer:
         anchor = self._plain_ids("\n")
         ids = self._plain_ids("\n" + text)
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
+
+
+def _base_of_adapter(folder: Path) -> str | None:
+    """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
+    settings = folder / "adapter_config.json"
+    return (
+        json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") if settings.is_file() else None
+    )
 
 
 def _pieces(text: str, places: Sequence[int]) -> list[str]:

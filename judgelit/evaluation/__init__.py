@@ -1,1 +1,1 @@
-"""Held-out pairs to numbers: verdicts in both orders, metrics with intervals."""
+"""Evaluation: judgments of held-out pairs, and metrics with intervals."""

@@ -1,32 +1,61 @@
-"""A judge over held-out pairs: prompts out, judgments in, metrics and tables from them."""
+"""Judgments of pairs: prompts to an engine, its texts to judgments."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
-from judgelit.evaluation.metrics import Estimate
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.generation.engine import Engine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
-from judgelit.judging.prompts import JudgePrompt
+from judgelit.judging.prompts import JudgePrompt, Templates
 from judgelit.progress import track
 from judgelit.records.records import Judgment, PreferencePair
 
-SHOWN = ("accuracy", "consistent_accuracy", "consistency", "no_verdict")
-"""Metrics of the tables that people read; files hold all."""
+
+def judge_pairs(
+    engine: Engine,
+    benchmark: Benchmark,
+    name: str,
+    pairs: Sequence[PreferencePair],
+    templates: Templates,
+    max_new_tokens: int,
+    seed: int = 0,
+    stop_at_verdict: bool = True,
+) -> list[Judgment]:
+    """Greedy judgments of the benchmark's prompts for `pairs`.
+
+    Args:
+        engine: The judge.
+        benchmark: Makes the prompts.
+        name: The name of the set of pairs, for messages.
+        pairs: The pairs to judge.
+        templates: Judge prompts to ask with.
+        max_new_tokens: Longest judgment, in tokens.
+        seed: Seed of the engine.
+        stop_at_verdict: End a judgment with the line that says its verdict.
+
+    Raises:
+        UserError: No pair leaves room for a judgment in the model's context.
+    """
+    prompts = _prompts(benchmark, name, pairs, engine.tokenizer, templates, max_new_tokens)
+    sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict)
+    return judge(engine, prompts, sampling, seed, f"judging {name}")
 
 
 def judge(
     engine: Engine, prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int = 0, description: str = "judging"
 ) -> list[Judgment]:
-    """One judgment of each prompt, in the prompts' order."""
-    judgments: list[Judgment | None] = [None] * len(prompts)
+    """One judgment of each prompt, in the sequence of the prompts; `description` stands beside the progress bar."""
+    texts = [""] * len(prompts)
     answers = engine.answer([prompt.messages for prompt in prompts], sampling, seed=seed)
     for index, (text,) in track(answers, description, total=len(prompts)):
-        judgments[index] = as_judgment(prompts[index], text, engine.name, seed)
-    return [judgment for judgment in judgments if judgment is not None]
+        texts[index] = text
+    return [make_judgment(prompt, text, engine.name, seed) for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def as_judgment(prompt: JudgePrompt, text: str, engine: str, seed: int) -> Judgment:
-    """A generated text with the verdict read from it."""
+def make_judgment(prompt: JudgePrompt, text: str, engine: str, seed: int) -> Judgment:
+    """A judgment: a generated text with its verdict."""
     return Judgment(
         pair_id=prompt.pair.id,
         prompt=prompt.messages,
@@ -40,23 +69,28 @@ def as_judgment(prompt: JudgePrompt, text: str, engine: str, seed: int) -> Judgm
 
 
 def judged_pairs(prompts: Sequence[JudgePrompt]) -> list[PreferencePair]:
-    """The pairs behind `prompts`, each once and in its own order."""
+    """The pairs of the prompts, each once and in the order ab."""
     return list({prompt.pair.id: prompt.pair.in_order(prompt.order) for prompt in prompts}.values())
 
 
-def table_rows(
-    results: Mapping[str, Mapping[str, Mapping[str, Estimate]]], metrics: Sequence[str] = SHOWN
-) -> Iterator[tuple[str, ...]]:
-    """Rows of {stage: {set: {metric: estimate}}}, as text: set, stage, then `value% [low, high]` a metric."""
-    sets = dict.fromkeys(name for stage in results.values() for name in stage)
-    for name in sets:
-        for stage, by_set in results.items():
-            if name in by_set:
-                yield (name, stage, *(show(by_set[name][metric]) for metric in metrics))
-
-
-def show(estimate: Estimate) -> str:
-    """An estimate as percent with its interval."""
-    if estimate.value != estimate.value:
-        return "-"
-    return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+def _prompts(
+    benchmark: Benchmark,
+    name: str,
+    pairs: Sequence[PreferencePair],
+    tokenizer: ChatTokenizer,
+    templates: Templates,
+    max_new_tokens: int,
+) -> list[JudgePrompt]:
+    """Prompts that leave `max_new_tokens` of the model's context for the judgment."""
+    room = tokenizer.context - max_new_tokens
+    if max_new_tokens < 1 or room < 1:
+        raise UserError(
+            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
+            f"{tokenizer.context}"
+        )
+    prompts, report = benchmark.prompts(pairs, templates.load(), tokenizer, room, seed=templates.seed)
+    if not prompts:
+        raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
+    if report.skipped or report.shortened:
+        print(f"{name}: {report}")
+    return prompts

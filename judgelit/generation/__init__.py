@@ -1,1 +1,1 @@
-"""Messages in, text out."""
+"""Generation: messages in, text out."""

@@ -1,39 +1,102 @@
-"""What synthesis and evaluation ask of whatever generates text."""
+"""Engines: what turns conversations into texts, and how to load one."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from judgelit.generation.sampling import Sampling
+from judgelit.errors import UserError
 from judgelit.records.records import Message
+
+if TYPE_CHECKING:
+    from judgelit.batches.tokenizer import ChatTokenizer
+    from judgelit.generation.local import LocalEngine
+    from judgelit.generation.sampling import Sampling
 
 
 class Engine(Protocol):
-    """Conversations in, texts out; what the conversations say is the caller's business."""
+    """Generates texts for conversations."""
 
     name: str
-    """How judgments name their judge."""
+    """The name of the judge in judgments."""
+    tokenizer: "ChatTokenizer"
+    """Measures prompts, and knows how many tokens the model can take."""
 
     @property
     def identity(self) -> str:
-        """Changes whenever answers might: of a local model, a hash of its weights."""
+        """A text that changes whenever the answers may change; for a local model a hash of its weights."""
         ...
 
     def answer(
         self,
         conversations: Sequence[Sequence[Message]],
-        sampling: Sampling,
+        sampling: "Sampling",
         *,
         samples: int = 1,
         seed: int = 0,
         done: Collection[int] = (),
     ) -> Iterator[tuple[int, list[str]]]:
-        """Yield (index, texts) for every conversation, in whatever order they finish.
+        """Yield (index, texts) for every conversation, in any sequence.
 
         Args:
-            conversations: Messages, the last of them the user's.
+            conversations: Messages; the last one is the user's.
             sampling: Length, temperature, top-p, and whether a text ends with its verdict.
-            samples: Texts a conversation.
-            seed: Equal seeds give equal texts, also when a part is `done` already.
-            done: Indices that are answered already and may be left out.
+            samples: Texts for each conversation.
+            seed: Equal seeds give equal texts, whatever is in `done`.
+            done: Indices of conversations that have their answer; the engine may leave them out.
         """
         ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """A model that generates text, and how to load it.
+
+    Each command that generates text has these fields as flags.
+    """
+
+    model: str
+    """Hub name; Hugging Face folder, of a model or of a LoRA adapter; the folder of a run, or a checkpoint in it; or
+    `nano`, the built-in small model."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    """The dtype of the weights; `auto` is the one in which they were saved."""
+    device: str = "auto"
+    """Device: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU), or mps."""
+    quantization: Literal["nf4"] | None = None
+    """Keep the weights of linear layers in 4 bits. An adapter that was trained on 4-bit weights gets them anyway."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention kernel; flash_attention_2 needs a CUDA GPU and its package."""
+    batch_size: int = 16
+    """Texts generated at once."""
+    chat_template: str | None = None
+    """A Jinja file in place of the tokenizer's own chat template."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size: found {self.batch_size}, expected 1 or more")
+
+    def result_settings(self) -> dict[str, Any]:
+        """The settings, other than the model, that can change its texts; results record them."""
+        return {name: getattr(self, name) for name in ("dtype", "quantization", "chat_template")}
+
+
+def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None) -> "LocalEngine":
+    """The engine that `spec` describes, loaded.
+
+    Args:
+        spec: Model, dtype, device and batch size.
+        tokenizer: The tokenizer to use in place of the model's own.
+
+    Raises:
+        UserError: There is no such model or device, or the model cannot be loaded.
+    """
+    from judgelit.generation.loading import NamedModel, find_device
+    from judgelit.generation.local import LocalEngine
+
+    device = find_device(spec.device)
+    found = NamedModel.find(spec)
+    # The tokenizer goes first: a mistake in its settings is found before the weights are read.
+    tokenizer = tokenizer or found.load_tokenizer(spec.chat_template)
+    model: Any = found.load_weights()
+    return LocalEngine(model.to(device), tokenizer, spec.model, spec.batch_size)

@@ -1,4 +1,4 @@
-"""Sampling from a model, ids in and ids out."""
+"""Generation with a model: ids in, ids out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,17 +29,17 @@ def generate(
     samples: int = 1,
     ends: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[list[int]]]:
-    """New ids for each of B prompts, `samples` each, the stop id included where one was reached.
+    """New ids of `samples` texts for each of B prompts, with the stop id if the text has reached one.
 
     Args:
-        model: The model; the modes of its modules are left as they were found.
+        model: The model; each of its modules keeps its mode (training or eval).
         input_ids: [B, T] int64, padded on the left.
         attention_mask: [B, T] int64.
-        sampling: Length, temperature, top-p, and whether a text stops where it `ends`.
+        sampling: Length, temperature, top-p, and whether a text stops where `ends` says so.
         stop_ids: Ids that end a text.
-        pad_id: Id that fills finished rows.
-        samples: Texts a prompt.
-        ends: Whether the ids of a text so far end with its verdict, so that nothing need follow.
+        pad_id: Id to pad with.
+        samples: Texts for each prompt.
+        ends: Whether a text with these ids ends with its verdict.
     """
     stops = frozenset(stop_ids)
     may_end = ends if sampling.stop_at_verdict else None
@@ -48,16 +48,17 @@ def generate(
         return ids[-1] in stops or (may_end is not None and may_end(ids))
 
     greedy = sampling.temperature == 0
+    # Greedy samples of a prompt are all the same.
     drawn = 1 if greedy else samples
     with evaluating(model):
         prompts = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
         if can_decode(model, prompts):
-            # Each text has draws of its own, so it does not depend on when others finish.
+            # Each text has its own random numbers, so it does not depend on when other texts end.
             uniform = None if greedy else torch.rand(len(prompts) * samples, sampling.max_new_tokens)
             texts = decode(model, prompts, sampling, finished, uniform, drawn)
         else:
             batches = [(input_ids, attention_mask)]
-            if len(prompts) > 1 and _goes_alone(model, prompts, pad_id):
+            if len(prompts) > 1 and _reads_padding(model, prompts, pad_id):
                 pairs = zip(input_ids, attention_mask, strict=True)
                 batches = [(row[None, mask.bool()], mask[None, mask.bool()]) for row, mask in pairs]
             texts = [
@@ -70,7 +71,7 @@ def generate(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode for the while, and each in its own again after it."""
+    """Put all modules in eval mode inside the `with` block; after it each has its earlier mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -80,23 +81,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _goes_alone(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
-    """Whether a model reads padding, as some recurrent layers do, so that each prompt must be a batch of its own."""
+def _reads_padding(model: nn.Module, prompts: Sequence[Sequence[int]], pad_id: int) -> bool:
+    """Whether padding changes a model's logits, as in some recurrent layers; tried once for each model."""
     if model not in _READS_PADDING:
-        _READS_PADDING[model] = _reads_padding(model, max(prompts, key=len), pad_id)
+        _READS_PADDING[model] = _padding_changes_logits(model, max(prompts, key=len), pad_id)
         if _READS_PADDING[model]:
-            rank_zero_info("generation: one prompt at a time, since padding gives this model other logits")
+            rank_zero_info("generation: one prompt at a time, since padding changes this model's logits")
     return _READS_PADDING[model]
 
 
 _READS_PADDING: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
-def _reads_padding(model: Any, prompt: Sequence[int], pad_id: int) -> bool:
-    """Whether a few ids of a prompt get other logits behind padding than without."""
+def _padding_changes_logits(model: Any, prompt: Sequence[int], pad_id: int) -> bool:
+    """Compare the logits of a few ids of a prompt with and without padding before them."""
     ids, pads = list(prompt[-8:]), 24
     device = model.get_input_embeddings().weight.device
-    more = {
+    settings = {
         "max_new_tokens": 2,
         "do_sample": False,
         "num_beams": 1,
@@ -108,10 +109,10 @@ def _reads_padding(model: Any, prompt: Sequence[int], pad_id: int) -> bool:
         rows = torch.tensor([[pad_id] * width + ids], device=device)
         mask = torch.tensor([[0] * width + [1] * len(ids)], device=device)
         logits = model.generate(
-            input_ids=rows, attention_mask=mask, pad_token_id=pad_id, eos_token_id=None, synced_gpus=False, **more
+            input_ids=rows, attention_mask=mask, pad_token_id=pad_id, eos_token_id=None, synced_gpus=False, **settings
         ).logits
         found.append(torch.stack(logits).float().log_softmax(-1))
-    # Half precision keeps some eight bits of a logit, so kernels that add in another order differ visibly.
+    # Half precision keeps about eight bits of a logit, so kernels that sum in another sequence differ visibly.
     tolerance = 1e-3 if logits[0].dtype in (torch.float32, torch.float64) else 0.1
     return not float((found[0] - found[1]).abs().mean()) <= tolerance
 
@@ -126,7 +127,7 @@ def _generate_padded(
     pad_id: int,
     samples: int,
 ) -> list[list[list[int]]]:
-    """The same by transformers' own loop over padded rows, which all models can take."""
+    """Generate by transformers in padded rows, which all models support; arguments and result as in `generate`."""
     from transformers import GenerationConfig, StoppingCriteriaList
 
     greedy = sampling.temperature == 0
@@ -147,11 +148,11 @@ def _generate_padded(
     def all_finished(rows: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.tensor([finished(row) for row in rows[:, width:].tolist()], device=rows.device)
 
-    # What `config` leaves unsaid, transformers takes from the model's own generation config: a minimum length, words
-    # to suppress. None of that may slip in, so `config` stands in its place for the while.
+    # transformers fills settings that `config` lacks from the model's own generation config (a minimum length, words
+    # to suppress), so the model gets `config` as its own during the call.
     inner = without_adapter(model)
     generate_ids: Any = model.generate
-    was_config = inner.generation_config
+    own_config = inner.generation_config
     inner.generation_config = config
     try:
         rows = generate_ids(
@@ -159,14 +160,16 @@ def _generate_padded(
             attention_mask=attention_mask,
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([all_finished]),
-            # Left to itself, it would wait at every token for ranks that may have no text: see `in_lockstep`.
+            # With True, the default under sharding, it would wait at each token for ranks that have no text: see
+            # `in_lockstep`.
             synced_gpus=False,
         )
     finally:
-        inner.generation_config = was_config
-    texts = [_until(finished, row) for row in rows[:, width:].tolist()]
+        inner.generation_config = own_config
+    texts = [_until_finished(finished, row) for row in rows[:, width:].tolist()]
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 
-def _until(finished: Callable[[Sequence[int]], bool], ids: list[int]) -> list[int]:
+def _until_finished(finished: Callable[[Sequence[int]], bool], ids: list[int]) -> list[int]:
+    """The ids up to where the text is finished; padding follows there."""
     return next((ids[:stop] for stop in range(1, len(ids)) if finished(ids[:stop])), ids)

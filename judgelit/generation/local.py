@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,6 @@ from judgelit.errors import UserError
 from judgelit.generation.generate import generate
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.finished import VerdictEnd
-from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
 from judgelit.records.records import Message
 
@@ -22,37 +21,28 @@ if TYPE_CHECKING:
 
 
 class LocalEngine:
-    """Batched generation, conversations of similar length together.
+    """Generates in batches of conversations of similar length.
 
     Args:
-        model: The model, on whichever device it is.
-        tokenizer: Its tokenizer.
-        name: How judgments name their judge.
+        model: The model, on its device.
+        tokenizer: The model's tokenizer.
+        name: The name of the judge in judgments.
         batch_size: Texts generated at once.
     """
 
-    def __init__(self, model: "CausalLM", tokenizer: ChatTokenizer, name: str, batch_size: int = 32) -> None:
+    def __init__(self, model: "CausalLM", tokenizer: ChatTokenizer, name: str, batch_size: int = 16) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size: found {batch_size}, expected 1 or more")
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
-        self._ends = VerdictEnd(tokenizer)
+        self._ends_with_verdict = VerdictEnd(tokenizer)
 
     @cached_property
     def identity(self) -> str:
         """A hash of the weights and the chat template."""
         return hashlib.sha256(f"{fingerprint(self.model)} {self.tokenizer.hf.chat_template}".encode()).hexdigest()[:16]
-
-    @classmethod
-    def load(cls, backbone: Backbone, batch_size: int = 32, tokenizer: ChatTokenizer | None = None) -> "LocalEngine":
-        """Build the model of `backbone` on the GPU where there is one; its own tokenizer if none is given."""
-        if tokenizer is None:
-            tokenizer = ChatTokenizer.load(backbone.name_or_path, trust_remote_code=backbone.trust_remote_code)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model: Any = backbone.build()
-        return cls(model.to(device), tokenizer, backbone.adapter or backbone.name_or_path, batch_size)
 
     def answer(
         self,
@@ -63,10 +53,10 @@ class LocalEngine:
         seed: int = 0,
         done: Collection[int] = (),
     ) -> Iterator[tuple[int, list[str]]]:
-        """Yield (index, texts), batch by batch; see `Engine`.
+        """Yield (index, texts) for every conversation, batch by batch; see `Engine`.
 
-        Batches are the same whatever is `done`, and each has a seed of its own, so a run that was interrupted gives
-        the texts that it would have given.
+        The batches do not depend on `done`, and each has its own seed. So a run that was interrupted gives the same
+        texts as one that was not.
         """
         prompts = [self.tokenizer.prompt_ids(messages) for messages in conversations]
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -87,7 +77,7 @@ class LocalEngine:
                     stop_ids=self.tokenizer.stop_ids,
                     pad_id=self.tokenizer.pad_id,
                     samples=samples,
-                    ends=self._ends,
+                    ends=self._ends_with_verdict,
                 )
             for index, texts in zip(batch, answers, strict=True):
                 yield index, [self.tokenizer.decode(ids) for ids in texts]

@@ -1,4 +1,4 @@
-"""How the next token is chosen: the best one, or one drawn as its probability says."""
+"""How the next token of a text is chosen: the most probable one, or a random draw."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from judgelit.errors import UserError
 
-_NUCLEUS = 256
-"""Tokens looked at first for the smallest set that holds `top_p`."""
+FIRST_CANDIDATES = 256
+"""How many of the most probable tokens are searched first for the smallest set that holds `top_p`."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 1.0
-    """Sample from the smallest set of tokens that holds this probability."""
+    """Sample from the smallest set of tokens that holds this probability (Holtzman et al. 2020, arXiv 1904.09751)."""
     stop_at_verdict: bool = False
-    """End a judgment with the line that says its verdict. Off where texts are to be what the model writes by itself."""
+    """End a judgment with the line that says its verdict. If not set, the model ends the text itself."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -33,39 +33,55 @@ class Sampling:
             raise UserError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
 
 
-def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
+def choose_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
     """The next token of each of n texts, [n] int64.
 
     Args:
         logits: [n, V], any float dtype.
         sampling: Temperature and top-p.
-        uniform: [n] float32 in [0, 1), the draw of each text; none is needed where the best token is taken.
+        uniform: [n] float32 in [0, 1), one random number for each text; None takes the most probable token.
     """
     if uniform is None:
         return logits.argmax(-1)
     probabilities = (logits.float() / sampling.temperature).softmax(-1)
     if sampling.top_p == 1:
         return _draw(probabilities, uniform)
-    best, tokens = _nucleus(probabilities, sampling.top_p)
-    return tokens.gather(1, _draw(best, uniform)[:, None])[:, 0]
+    candidates, tokens = _nucleus(probabilities, sampling.top_p)
+    return tokens.gather(1, _draw(candidates, uniform)[:, None])[:, 0]
 
 
 def _draw(weights: Tensor, uniform: Tensor) -> Tensor:
-    """The place in each row of [n, V] at which the running sum of `weights` passes a share `uniform` of the whole."""
-    # Added up in float32 by a GPU's threads, sums need not ascend, and what has no weight could be drawn.
+    """Draw an index for each text by inverting the cumulative distribution.
+
+    Args:
+        weights: [n, C] float32, at least 0; they need not sum to 1.
+        uniform: [n] float32 in [0, 1).
+
+    Returns:
+        [n] int64.
+    """
+    # In float32 on a GPU, cumulative sums may decrease, and an index of weight 0 could be drawn.
     sums = weights.double().cumsum(-1)
     wanted = uniform.to(sums) * sums[:, -1]
     return torch.searchsorted(sums, wanted[:, None], right=True)[:, 0]
 
 
 def _nucleus(probabilities: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """The fewest tokens of each row of [n, V] that hold `top_p`: their probabilities, 0 beyond them, and their ids."""
+    """The smallest set of tokens that holds `top_p`.
+
+    Args:
+        probabilities: [n, V] float32.
+        top_p: Above 0, below 1.
+
+    Returns:
+        [n, C] float32 probabilities, descending, 0 outside of the set; [n, C] int64 token ids.
+    """
     vocabulary = probabilities.shape[-1]
-    size = min(_NUCLEUS, vocabulary)
+    size = min(FIRST_CANDIDATES, vocabulary)
     while True:
         best, tokens = probabilities.topk(size)
         before = best.cumsum(-1) - best
-        # Mostly a few tokens do, and to sort the whole vocabulary would take longer than the model.
+        # The set is mostly small, and sorting the whole vocabulary would take longer than the model.
         if size == vocabulary or bool((before[:, -1] >= top_p).all()):
             return best.masked_fill(before >= top_p, 0.0), tokens
         size = min(8 * size, vocabulary)

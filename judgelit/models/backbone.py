@@ -70,6 +70,7 @@ class Backbone:
         sharding: Sharding | None = None,
         prepare: "Callable[[CausalLM], None] | None" = None,
         twin: "CausalLM | None" = None,
+        for_training: bool = True,
     ) -> "CausalLM":
         """The model with its adapter, ready to train and in training mode.
 
@@ -77,11 +78,13 @@ class Backbone:
             sharding: Over which devices its weights are sharded; each process then only reads its own part of them.
             prepare: Called with the model before it is sharded, for whatever changes what modules it has.
             twin: A model of this backbone, sharded alike, whose weights as they are now the new one gets.
+            for_training: Refuse a model that cannot be trained.
 
         Raises:
             UserError: The model or adapter cannot be loaded, LoRA's targets match no layer, or it cannot be sharded.
         """
-        self.refuse_untrainable()
+        if for_training:
+            self.refuse_untrainable()
         weights: Weights | None = None
         if sharding is None or self._is_quantized() or self._brings_more():
             # 4-bit weights are made of whole ones, and an adapter's files are loaded into whole ones, so each process

@@ -1,1 +1,1 @@
-"""From preference pairs to judgments: what the two training sets are made of."""
+"""Synthesis: preference pairs to training sets of judgments."""

@@ -1,12 +1,12 @@
 """`judgelit synthesize warmup | enhancement`."""
 
 from pathlib import Path
+from typing import Any
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.generation.local import LocalEngine
+from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.judging.prompts import Templates
-from judgelit.models.backbone import trained_folder
 from judgelit.parsing import call
 from judgelit.records.files import write_records
 from judgelit.records.sources import Sources, read_pairs
@@ -19,24 +19,25 @@ def warmup(
     pairs: Sources,
     output: str,
     teacher: Teacher = TaskTeacher(),  # noqa: B008 (it has no state)
-    templates: Templates = Templates(),  # noqa: B008
+    templates: Templates = Templates(),  # noqa: B008 (frozen)
     tokenizer: str = "nano",
     max_prompt_tokens: int | None = None,
     both_orders: bool = False,
     seed: int = 0,
 ) -> None:
-    """Make the SFT set: a teacher's step-by-step judgments of labelled pairs, kept where they agree with the label.
+    """Make the SFT set: a teacher's step-by-step judgments of labelled pairs, kept if they agree with the label.
 
-    Answers are shown in an order drawn for each pair; A and B, and longer and shorter better answers, are balanced.
-    What was dropped is counted. Killed and started again, it asks the teacher nothing twice.
+    Each pair is shown in an order drawn at random. The set is balanced between A and B, and between better answers
+    that are longer and shorter. Dropped judgments are counted. After a kill, the same command continues and asks the
+    teacher nothing twice.
 
     Args:
         pairs: Labelled pairs.
-        output: File to write, .jsonl or .parquet; the journal of the teacher's answers goes beside it.
-        teacher: Who judges: the offline tasks' own worked judgments, or a model.
+        output: File to write, .jsonl or .parquet; the journal of the teacher's answers is written beside it.
+        teacher: Who judges: TaskTeacher, the worked judgments of the offline tasks; or EngineTeacher, a model.
         templates: Judge prompts, one drawn for each pair.
-        tokenizer: Tokenizer of the model to be trained, by which prompts are measured.
-        max_prompt_tokens: Longest prompt; half of the model's context if not given.
+        tokenizer: The model to be trained; its tokenizer measures the prompts.
+        max_prompt_tokens: Longest prompt; by default half of the model's context.
         both_orders: Keep a judgment only if the teacher is right in both orders.
         seed: Seed of all draws.
     """
@@ -57,36 +58,36 @@ def warmup(
 
 def enhancement(
     pairs: Sources,
-    model: str,
     output: str,
-    settings: Enhancement = Enhancement(),  # noqa: B008
+    settings: Enhancement = Enhancement(),  # noqa: B008 (frozen)
     teacher: Teacher | None = None,
-    templates: Templates = Templates(),  # noqa: B008
+    templates: Templates = Templates(),  # noqa: B008 (frozen)
     max_prompt_tokens: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
+    **engine: Any,
 ) -> None:
-    """Make the DPO set: of the warm judge's sampled judgments of a prompt, a right one preferred to a wrong one.
+    """Make the DPO set: pairs of a right and a wrong judgment of the same prompt, both sampled from the warm judge.
 
-    What was dropped is counted. Killed and started again, it samples nothing twice.
+    Dropped prompts are counted. After a kill, the same command continues and samples nothing twice.
 
     Args:
         pairs: Labelled pairs.
-        model: The warm judge: hub name or Hugging Face folder, of a model or of a LoRA adapter.
-        output: File to write, .jsonl or .parquet; the journal of samples goes beside it.
-        settings: How many samples, how they are drawn and paired.
-        teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts go.
+        output: File to write, .jsonl or .parquet; the journal of samples is written beside it.
+        settings: How many judgments are sampled, and how they are sampled and paired.
+        teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
+            dropped.
         templates: Judge prompts, one drawn for each pair.
-        max_prompt_tokens: Longest prompt; what settings.sampling.max_new_tokens leaves of the context if not given.
+        max_prompt_tokens: Longest prompt; by default the model's context less settings.sampling.max_new_tokens.
         batch_size: Judgments generated at once.
         seed: Seed of all draws.
+        engine: The fields of `EngineSpec`: the warm judge.
     """
-    judge = LocalEngine.load(trained_folder(model), batch_size)
+    judge = load_engine(EngineSpec(batch_size=batch_size, **engine))
     examples, report = synthesize_enhancement(
         read_pairs(pairs),
         judge,
         templates,
-        judge.tokenizer,
         _journal(output),
         max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.sampling.max_new_tokens),
         settings=settings,
@@ -103,13 +104,14 @@ def main(argv: list[str]) -> None:
 
 
 def _journal(output: str) -> Path:
+    """The file beside the output that keeps a model's answers."""
     return Path(output).with_name(Path(output).name + ".journal.sqlite")
 
 
-def _room(asked: int | None, default: int) -> int:
-    """Tokens that a prompt may take."""
-    room = default if asked is None else asked
+def _room(chosen: int | None, default: int) -> int:
+    """Number of tokens that a prompt may have."""
+    room = default if chosen is None else chosen
     if room < 1:
-        advice = "; max_new_tokens leaves none of the context" if asked is None else ""
+        advice = "; max_new_tokens leaves none of the context" if chosen is None else ""
         raise UserError(f"max_prompt_tokens: found {room}, expected 1 or more{advice}")
     return room

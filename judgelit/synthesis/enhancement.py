@@ -1,40 +1,41 @@
-"""The warm judge's own judgments to the DPO set: of one prompt, a right one preferred to a wrong one."""
+"""The enhancement (DPO) set: right and wrong judgments of the same prompt, sampled from the warm judge."""
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import Engine
-from judgelit.generation.generate import Sampling
 from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
+from judgelit.judging.template import Template
 from judgelit.progress import track
 from judgelit.records.records import PreferenceExample, PreferencePair
 from judgelit.synthesis.teachers import Teacher
+from judgelit.synthesis.warmup import list_counts
 
-_ENOUGH_TO_TELL = 64
-"""Texts without a single verdict after which sampling on would be a waste."""
+_SAMPLES_WITHOUT_VERDICT = 64
+"""Sampling stops with an error if none of the first samples, this many, has a verdict."""
 
 
 @dataclass(frozen=True)
 class Enhancement:
-    """How the warm judge is sampled and its judgments are paired."""
+    """How judgments are sampled from the warm judge and paired."""
 
     samples: int = 8
     """Judgments sampled of each prompt."""
     sampling: Sampling = Sampling(max_new_tokens=1024, temperature=1.0, top_p=0.95)  # noqa: RUF009 (frozen)
     """Length, temperature and top-p of the samples."""
     pairs_per_prompt: int = 3
-    """Most (right, wrong) pairs that one prompt gives."""
+    """Most (right, wrong) pairs that are made of one prompt."""
     both_orders: bool = True
-    """Sample each pair of answers in both orders rather than in one drawn at random."""
+    """Sample each pair of answers in both orders; otherwise in one order drawn at random."""
     unparsed_as_rejected: bool = True
-    """Whether a judgment without verdict may stand as the wrong one."""
+    """Whether a judgment without verdict may be the wrong one."""
 
     def __post_init__(self) -> None:
         if self.samples < 2 or self.sampling.temperature == 0:
@@ -45,20 +46,23 @@ class Enhancement:
 
 @dataclass(frozen=True)
 class EnhancementReport:
-    """What became of the prompts."""
+    """Report of the enhancement synthesis."""
 
     prompts: int
     kept: int
+    """Number of preference pairs."""
     dropped: dict[str, int]
+    """Number of dropped prompts by reason."""
     sampled: int
+    """Number of sampled judgments, and of those that are right and that have no verdict."""
     right: int
     without_verdict: int
 
     def __str__(self) -> str:
-        dropped = ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count)
         return (
             f"{self.sampled} judgments of {self.prompts} prompts sampled: {self.right} right, {self.without_verdict} "
-            f"without verdict; {self.kept} preference pairs kept; prompts dropped: {dropped or 'none'}"
+            f"without verdict; {self.kept} preference pairs kept; prompts dropped: "
+            f"{list_counts(self.dropped) or 'none'}"
         )
 
 
@@ -66,7 +70,6 @@ def synthesize_enhancement(
     pairs: Sequence[PreferencePair],
     judge: Engine,
     templates: Templates,
-    tokenizer: ChatTokenizer,
     journal: Path,
     *,
     max_prompt_tokens: int,
@@ -74,37 +77,42 @@ def synthesize_enhancement(
     teacher: Teacher | None = None,
     seed: int = 0,
 ) -> tuple[list[PreferenceExample], EnhancementReport]:
-    """(right, wrong) judgments of the same prompt, both the judge's own.
+    """Preference pairs of a right and a wrong judgment of the same prompt, both sampled from the judge.
 
-    Prompts that the judge always gets right teach nothing and go, as do those of which no wrong judgment may be used.
-    Where it is never right, the `teacher`, if there is one, writes the right judgment; a prompt of which its verdict is
-    not the label either goes.
+    Dropped are prompts that the judge always gets right, and prompts without a wrong judgment that may be used. If the
+    judge never gets a prompt right, the teacher writes the right judgment; without a teacher, or if the teacher's
+    verdict is not the label, the prompt is dropped.
+
+    Args:
+        pairs: Labelled pairs; ties are dropped.
+        judge: The warm judge.
+        templates: Judge prompts to draw from.
+        journal: File that keeps the samples and the teacher's answers.
+        max_prompt_tokens: Longest prompt.
+        settings: How judgments are sampled and paired.
+        teacher: Writes right judgments where the judge has none.
+        seed: Seed of all draws.
 
     Raises:
-        UserError: The judge gives no verdict at all, or no pair is left.
+        UserError: The judge gives no verdict at all, or no preference pair is kept.
     """
     rng = random.Random(f"{seed}/enhancement")
     usable = [pair for pair in pairs if pair.label != "tie"]
-    chosen = templates.load()
-    prompts, report = judge_prompts(usable, chosen, tokenizer, max_prompt_tokens, seed=templates.seed)
+    template_by_id = templates.load()
+    prompts, report = judge_prompts(usable, template_by_id, judge.tokenizer, max_prompt_tokens, seed=templates.seed)
     if not settings.both_orders:
         prompts = in_drawn_order(prompts, seed)
     dropped = Counter({"ties": len(pairs) - len(usable), "too long": len(report.skipped)})
 
     texts = _sample(JournaledEngine(judge, journal), prompts, settings, seed)
-    found = [[verdict.parse(text) for text in of_prompt] for of_prompt in texts]
-    never_right = [i for i, prompt in enumerate(prompts) if prompt.pair.label not in found[i]]
-    taught: dict[int, str] = {}
-    if teacher is not None and never_right:
-        asked = teacher.judgments([prompts[index] for index in never_right], chosen, journal, seed)
-        for index, text in track(asked, f"asking {teacher.name}", total=len(never_right)):
-            if verdict.parse(text) == prompts[never_right[index]].pair.label:
-                taught[never_right[index]] = text
+    verdicts = [[verdict.parse(text) for text in of_prompt] for of_prompt in texts]
+    never_right = [index for index, prompt in enumerate(prompts) if prompt.pair.label not in verdicts[index]]
+    taught = _taught(teacher, prompts, never_right, template_by_id, journal, seed) if teacher is not None else {}
 
     examples = []
     for index, prompt in enumerate(prompts):
         label = prompt.pair.label
-        judged = list(zip(texts[index], found[index], strict=True))
+        judged = list(zip(texts[index], verdicts[index], strict=True))
         right = list(dict.fromkeys(text.strip() for text, said in judged if said == label))
         wrong = list(
             dict.fromkeys(
@@ -116,7 +124,7 @@ def synthesize_enhancement(
         if not right and index not in taught:
             dropped["never right"] += 1
         elif not wrong:
-            always = all(said == label for said in found[index])
+            always = all(said == label for said in verdicts[index])
             dropped["always right" if always else "without a wrong one to use"] += 1
         else:
             source = judge.name if right else f"{judge.name}, right one by {teacher.name if teacher else ''}"
@@ -124,9 +132,8 @@ def synthesize_enhancement(
             for good, bad in rng.sample(couples, min(settings.pairs_per_prompt, len(couples))):
                 examples.append(PreferenceExample(prompt.messages, good, bad, prompt.meta(judge=source)))
     if not examples:
-        counts = ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
-        raise UserError(f"{judge.name}: no prompt has both a right and a wrong judgment ({counts})")
-    said = [(one, prompts[index].pair.label) for index, of_prompt in enumerate(found) for one in of_prompt]
+        raise UserError(f"{judge.name}: no prompt has both a right and a wrong judgment ({list_counts(dropped)})")
+    said = [(one, prompt.pair.label) for prompt, found in zip(prompts, verdicts, strict=True) for one in found]
     return examples, EnhancementReport(
         prompts=len(prompts),
         kept=len(examples),
@@ -138,17 +145,38 @@ def synthesize_enhancement(
 
 
 def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement, seed: int) -> list[list[str]]:
+    """`settings.samples` texts for each prompt."""
     texts: list[list[str]] = [[] for _ in prompts]
-    seen = spoken = 0
+    sampled = with_verdict = 0
     conversations = [prompt.messages for prompt in prompts]
     answers = judge.answer(conversations, settings.sampling, samples=settings.samples, seed=seed)
     for index, of_prompt in track(answers, "sampling judgments", total=len(prompts)):
         texts[index] = of_prompt
-        seen += len(of_prompt)
-        spoken += sum(verdict.parse(text) is not None for text in of_prompt)
-        if spoken == 0 and seen >= min(_ENOUGH_TO_TELL, len(prompts) * settings.samples):
+        sampled += len(of_prompt)
+        with_verdict += sum(verdict.parse(text) is not None for text in of_prompt)
+        if with_verdict == 0 and sampled >= min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples):
             raise UserError(
-                f"{judge.name}: none of the first {seen} sampled judgments ends in a verdict; warm the judge up longer "
-                "or raise sampling.max_new_tokens"
+                f"{judge.name}: none of the first {sampled} sampled judgments ends in a verdict; warm the judge up "
+                "longer or raise sampling.max_new_tokens"
             )
     return texts
+
+
+def _taught(
+    teacher: Teacher,
+    prompts: Sequence[JudgePrompt],
+    never_right: Sequence[int],
+    templates: Mapping[str, Template],
+    journal: Path,
+    seed: int,
+) -> dict[int, str]:
+    """The teacher's right judgments of the prompts `never_right`, by the index of the prompt."""
+    if not never_right:
+        return {}
+    taught: dict[int, str] = {}
+    answers = teacher.judgments([prompts[index] for index in never_right], templates, journal, seed)
+    for place, text in track(answers, f"asking {teacher.name}", total=len(never_right)):
+        index = never_right[place]
+        if verdict.parse(text) == prompts[index].pair.label:
+            taught[index] = text
+    return taught

@@ -1,23 +1,23 @@
-"""Who writes the judgments of the warm-up set: an engine, or the offline tasks themselves."""
+"""Teachers: the writers of the judgments of the warm-up set."""
 
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.generation.generate import Sampling
+from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
-from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.template import Template
-from judgelit.models.backbone import Backbone
 from judgelit.records.records import Label
 from judgelit.synthesis.tasks.pairs import worked_judgment
 
 
 class Teacher(ABC):
-    """Writes judgments of prompts; whether they are right is checked by whoever asks."""
+    """Writes judgments of prompts. The caller checks whether they are right."""
 
     name: str
 
@@ -25,49 +25,54 @@ class Teacher(ABC):
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, str]]:
-        """Yield (index, text) for every prompt; what costs something to ask is kept at `journal`."""
+        """Yield (index, text) for every prompt.
+
+        Args:
+            prompts: The prompts to judge.
+            templates: The templates of the prompts, by id.
+            journal: File in which a teacher keeps the answers that cost time or money.
+            seed: Seed of all draws.
+        """
 
 
 class EngineTeacher(Teacher):
-    """A model on this machine as teacher."""
+    """A model as teacher."""
 
-    def __init__(self, backbone: Backbone, sampling: Sampling, batch_size: int = 16) -> None:
-        """Describe the teacher; it is loaded when first asked.
+    def __init__(self, sampling: Sampling, **engine: Any) -> None:
+        """Describe the teacher; it is loaded when it is first asked.
 
         Args:
-            backbone: The model.
             sampling: Length, temperature, top-p.
-            batch_size: Judgments generated at once.
+            engine: The fields of `EngineSpec`.
         """
-        self.backbone = backbone
         self.sampling = sampling
-        self.batch_size = batch_size
-        self.name = backbone.name_or_path
+        self.spec = EngineSpec(**engine)
+        self.name = self.spec.model
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, str]]:
-        """Ask the model, each answer kept in the journal."""
-        engine = JournaledEngine(LocalEngine.load(self.backbone, self.batch_size), journal)
+        """Ask the model; each answer is kept in the journal."""
+        engine = JournaledEngine(load_engine(self.spec), journal)
         conversations = [prompt.messages for prompt in prompts]
         for index, (text,) in engine.answer(conversations, self.sampling, seed=seed):
             yield index, text
 
 
 class TaskTeacher(Teacher):
-    """The offline tasks' own worked judgments.
+    """Writes the worked judgments of the offline tasks.
 
-    Under a template of style `brief` this teacher behaves as hurried ones do: it mostly names a winner at a glance,
-    right no more often than a coin, and only now and then works the question out.
+    Under templates of style `brief` this teacher can act as one in a hurry: it names a winner without looking, as a
+    coin would, in a share `glance_rate` of its judgments.
     """
 
     name = "tasks"
 
     def __init__(self, glance_rate: float = 0.0) -> None:
-        """Set how hurried the teacher is.
+        """Set how often the teacher does not look.
 
         Args:
-            glance_rate: Share of judgments under `brief` templates that are given at a glance.
+            glance_rate: Share of judgments under `brief` templates that name a winner without looking.
         """
         if not 0 <= glance_rate <= 1:
             raise UserError(f"glance_rate: found {glance_rate}, expected 0 to 1")
@@ -76,13 +81,13 @@ class TaskTeacher(Teacher):
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, str]]:
-        """Work each prompt's task out, or glance at it; nothing is asked of anybody, so the journal stays as it is."""
+        """Work out each prompt's task, or glance at it; the journal is not used."""
         for index, prompt in enumerate(prompts):
             rng = random.Random(f"{seed}/{prompt.pair.id}/{prompt.order}/{prompt.template}")
-            hurried = templates[prompt.template].style == "brief" and rng.random() < self.glance_rate
-            yield index, glance(rng.choice(("A", "B"))) if hurried else worked_judgment(prompt.pair)
+            glances = templates[prompt.template].style == "brief" and rng.random() < self.glance_rate
+            yield index, glance(rng.choice(("A", "B"))) if glances else worked_judgment(prompt.pair)
 
 
 def glance(label: Label) -> str:
-    """A judgment that names a winner without looking."""
+    """A judgment that gives no reasons."""
     return f"At a glance: [[{label}]]"

@@ -1,4 +1,4 @@
-"""Preference pairs to the SFT set: a teacher's judgments, kept where they agree with the label, balanced."""
+"""The warm-up (SFT) set: a teacher's judgments of labelled pairs, filtered by the label and balanced."""
 
 import random
 from collections import Counter
@@ -17,16 +17,22 @@ from judgelit.synthesis.teachers import Teacher
 
 @dataclass(frozen=True)
 class WarmupReport:
-    """What became of the pairs."""
+    """Report of the warm-up synthesis."""
 
     pairs: int
     kept: int
     dropped: dict[str, int]
+    """Number of dropped pairs by reason."""
     templates: dict[str, int] = field(default_factory=dict)
+    """Number of kept judgments by template."""
 
     def __str__(self) -> str:
-        dropped = ", ".join(f"{count} {why}" for why, count in self.dropped.items() if count)
-        return f"{self.pairs} pairs: {self.kept} judgments kept; dropped: {dropped or 'none'}"
+        return f"{self.pairs} pairs: {self.kept} judgments kept; dropped: {list_counts(self.dropped) or 'none'}"
+
+
+def list_counts(counts: dict[str, int]) -> str:
+    """The counts above zero as text: `4 ties, 3 too long`."""
+    return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
 
 def synthesize_warmup(
@@ -40,38 +46,48 @@ def synthesize_warmup(
     both_orders: bool = False,
     seed: int = 0,
 ) -> tuple[list[SFTExample], WarmupReport]:
-    """Judgments for the warm-up, at most one a pair.
+    """Judgments for the warm-up, at most one for each pair.
 
-    Each pair draws a template and an order. A judgment stays if its verdict is the label, with `both_orders` only if
-    the teacher is right in the other order too. Then judgments are dropped at random until A and B, and better answers
-    that are longer and shorter, are equally many.
+    A template and an order are drawn for each pair. A judgment is kept if its verdict is the label; with `both_orders`
+    only if the teacher is right in the other order too. Then judgments are dropped at random until the set is balanced:
+    as many with label A as with B, and as many with a longer better answer as with a shorter one.
+
+    Args:
+        pairs: Labelled pairs; ties are dropped.
+        teacher: Writes the judgments.
+        templates: Judge prompts to draw from.
+        tokenizer: Measures the prompts.
+        journal: File that keeps the teacher's answers.
+        max_prompt_tokens: Longest prompt.
+        both_orders: Ask the teacher in both orders.
+        seed: Seed of all draws.
 
     Raises:
-        UserError: No judgment is left.
+        UserError: No judgment is kept.
     """
     rng = random.Random(f"{seed}/warmup")
-    chosen = templates.load()
+    template_by_id = templates.load()
     usable = [pair for pair in pairs if pair.label != "tie"]
     dropped = Counter({"ties": len(pairs) - len(usable)})
-    prompts, report = judge_prompts(usable, chosen, tokenizer, max_prompt_tokens, seed=templates.seed)
+    prompts, report = judge_prompts(usable, template_by_id, tokenizer, max_prompt_tokens, seed=templates.seed)
     dropped["too long"] = len(report.skipped)
     if not both_orders:
         prompts = in_drawn_order(prompts, seed)
 
-    texts: dict[int, str] = {}
-    asked = teacher.judgments(prompts, chosen, journal, seed)
-    for index, text in track(asked, f"asking {teacher.name}", total=len(prompts)):
+    texts = [""] * len(prompts)
+    answers = teacher.judgments(prompts, template_by_id, journal, seed)
+    for index, text in track(answers, f"asking {teacher.name}", total=len(prompts)):
         texts[index] = text
-    verdicts = [verdict.parse(texts[index]) for index in range(len(prompts))]
-    right = {(p.pair.id, p.order): found == p.pair.label for p, found in zip(prompts, verdicts, strict=True)}
+    verdicts = [verdict.parse(text) for text in texts]
+    right = {(p.pair.id, p.order): said == p.pair.label for p, said in zip(prompts, verdicts, strict=True)}
 
-    examples: list[tuple[JudgePrompt, SFTExample]] = []
-    for index, prompt in enumerate(prompts):
+    correct: list[tuple[JudgePrompt, SFTExample]] = []
+    for prompt, text, said in zip(prompts, texts, verdicts, strict=True):
         pair, order = prompt.pair, prompt.order
         if order != drawn_order(pair.id, seed):
             continue
         other: Order = "ba" if order == "ab" else "ab"
-        if verdicts[index] is None:
+        if said is None:
             dropped["without verdict"] += 1
         elif not right[pair.id, order]:
             dropped["wrong"] += 1
@@ -79,18 +95,21 @@ def synthesize_warmup(
             dropped["wrong in the other order"] += 1
         else:
             meta = prompt.meta(teacher=teacher.name)
-            examples.append((prompt, SFTExample(prompt.messages, texts[index].strip(), pair.id, meta)))
-    kept = _balance(examples, rng)
-    dropped["for balance"] = len(examples) - len(kept)
+            correct.append((prompt, SFTExample(prompt.messages, text.strip(), pair.id, meta)))
+    kept = _balance(correct, rng)
+    dropped["for balance"] = len(correct) - len(kept)
     if not kept:
-        counts = ", ".join(f"{number} {why}" for why, number in dropped.items() if number)
-        raise UserError(f"no judgment of {teacher.name} is left of {len(pairs)} pairs ({counts})")
+        raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
     by_template = Counter(str(example.meta["template"]) for example in kept)
     return kept, WarmupReport(len(pairs), len(kept), dict(dropped), dict(sorted(by_template.items())))
 
 
 def _balance(examples: Sequence[tuple[JudgePrompt, SFTExample]], rng: random.Random) -> list[SFTExample]:
-    """Equally many of each label within longer-better and shorter-better, and as many of the one as of the other."""
+    """A random choice of the examples with equal numbers.
+
+    The examples fall into cells by label (A, B) and by whether the better answer is longer, shorter or equally long.
+    The four cells with a difference in length get the same size, and so do the two cells without one.
+    """
     cells: dict[tuple[str, int], list[int]] = {(label, side): [] for label in "AB" for side in (-1, 0, 1)}
     for index, (prompt, _) in enumerate(examples):
         pair = prompt.pair

@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from judgelit.batches.datamodules import JudgeData, JudgeDataModule, SFTDataModule
 from judgelit.errors import UserError
+from judgelit.evaluation import protocols
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
-from judgelit.evaluation.metrics import METRICS, estimates, outcomes
+from judgelit.evaluation.metrics import METRICS, Verdicts, accuracy
+from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.sampling import Sampling
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
@@ -23,11 +27,11 @@ from judgelit.records.records import Judgment, SFTExample
 from judgelit.training.sft import SFTModule
 from tests.support import make_pair, short_templates
 
-PAIRS = [make_pair(number, "AB"[number % 2]) for number in range(3)]
+HELD_OUT = [make_pair(number, "AB"[number % 2]) for number in range(3)]
 
 
 class Modes(Callback):
-    """Sets one module to eval mode, as who freezes it may, and notes every module's mode before each batch."""
+    """Sets one module to eval mode, as for a frozen module, and notes the mode of each module before each batch."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, bool]] = []
@@ -49,7 +53,7 @@ class Bench:
     def __init__(self, folder: Path, model: str) -> None:
         self.folder, self.model = folder, model
         self.root = folder / "run"
-        write_records(folder / "pairs.jsonl", PAIRS)
+        write_records(folder / "pairs.jsonl", HELD_OUT)
         messages = ({"role": "user", "content": "Q"},)
         write_records(folder / "sft.jsonl", [SFTExample(messages, "[[A]]", f"e{number}") for number in range(12)])
         self.judge = JudgeData(
@@ -90,7 +94,7 @@ def bench(tmp_path: Path, llama: str) -> Bench:
 
 def test_judges_at_the_start_every_n_steps_and_at_the_end(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     loggers = [CSVLogger(bench.root, name="csv"), TensorBoardLogger(bench.root, name="tensorboard", version="")]
-    # Two micro-batches to a step: each step is judged once all the same.
+    # A step has two micro-batches, but is judged once.
     trainer = bench.trainer([JudgeEvaluation(every_n_steps=2)], logger=loggers, max_steps=5, accumulate_grad_batches=2)
     trainer.fit(bench.module(), bench.data())
     assert bench.judged() == {f"held-step{step}.jsonl" for step in (0, 2, 4, 5)}
@@ -98,10 +102,10 @@ def test_judges_at_the_start_every_n_steps_and_at_the_end(bench: Bench, capsys: 
     for step in (0, 5):
         judgments = bench.judgments(f"judgments/held-step{step}.jsonl")
         assert [(j.pair_id, j.order) for j in judgments] == [
-            (pair.id, order) for pair in PAIRS for order in ("ab", "ba")
+            (pair.id, order) for pair in HELD_OUT for order in ("ab", "ba")
         ]
         assert {judgment.engine for judgment in judgments} == {f"step-{step}"}
-    found = estimates(outcomes(PAIRS, judgments).numpy())
+    found = PAIRS.estimates(HELD_OUT, judgments)
     for name in METRICS:
         value = trainer.callback_metrics[f"judge/held/{name}"].item()
         assert value == pytest.approx(found[name].value, nan_ok=True)
@@ -114,11 +118,11 @@ def test_judges_at_the_start_every_n_steps_and_at_the_end(bench: Bench, capsys: 
     events.Reload()
     assert [event.step for event in events.Scalars("judge/held/accuracy")] == [0, 2, 4, 5]
     text = events.Tensors("judge/held/0/text_summary")[-1].tensor_proto.string_val[0].decode()
-    assert PAIRS[0].question in text and judgments[0].text.split("\n")[0] in text
+    assert HELD_OUT[0].question in text and judgments[0].text.split("\n")[0] in text
     assert "step5, held: accuracy " in capsys.readouterr().out
 
 
-def test_what_a_judge_has_learned_shows_in_its_metrics(bench: Bench) -> None:
+def test_metrics_show_what_the_judge_has_learned(bench: Bench) -> None:
     trainer = bench.trainer([JudgeEvaluation(at_start=False)], max_steps=30)
     trainer.fit(bench.module(), bench.data())
     assert {judgment.text for judgment in bench.judgments("judgments/held-step30.jsonl")} == {"[[A]]"}
@@ -136,7 +140,7 @@ def test_what_a_judge_has_learned_shows_in_its_metrics(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("settings", "steps"), [({"at_start": False, "at_end": False, "every_n_steps": 3}, {3}), ({}, {0, 4})]
 )
-def test_only_where_it_is_asked_to(bench: Bench, settings: dict[str, Any], steps: set[int]) -> None:
+def test_judges_only_at_the_chosen_steps(bench: Bench, settings: dict[str, Any], steps: set[int]) -> None:
     bench.trainer([JudgeEvaluation(**settings)]).fit(bench.module(), bench.data())
     assert bench.judged() == {f"held-step{step}.jsonl" for step in steps}
 
@@ -180,7 +184,7 @@ def test_a_continued_run_does_not_judge_the_start_or_a_step_again(bench: Bench) 
 
 
 @pytest.mark.parametrize("backbone", [{}, {"lora": LoRA(r=2, dropout=0.5)}], ids=["full", "lora-with-dropout"])
-def test_training_does_not_notice_that_it_is_judged(bench: Bench, backbone: dict[str, Any]) -> None:
+def test_judging_does_not_change_training(bench: Bench, backbone: dict[str, Any]) -> None:
     ends, modes = [], []
     for judged in (False, True):
         seen, module = Modes(), bench.module(**backbone)
@@ -194,17 +198,54 @@ def test_training_does_not_notice_that_it_is_judged(bench: Bench, backbone: dict
     assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
 
 
-def test_nothing_to_judge_is_said_at_once(bench: Bench) -> None:
+def test_nothing_to_judge_is_an_error_before_training(bench: Bench) -> None:
     with pytest.raises(UserError, match=r"set data\.judge\.sets"):
         bench.trainer([JudgeEvaluation()]).fit(bench.module(), bench.data(judge=False))
     with pytest.raises(UserError, match="every_n_steps: found 0"):
         JudgeEvaluation(every_n_steps=0)
 
 
+def test_a_benchmark_brings_its_own_metrics(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def metrics(pairs: Any, judgments: Any) -> Any:
+        return {"own": accuracy(Verdicts.of(pairs, judgments))}
+
+    own = replace(PAIRS, metrics=metrics, shown={"own": "own"})
+    monkeypatch.setitem(protocols.BENCHMARKS, "own", own)
+    trainer = bench.trainer([JudgeEvaluation(at_end=False, benchmark="own")], max_steps=1)
+    trainer.fit(bench.module(), bench.data())
+    assert "judge/held/own" in trainer.callback_metrics and "judge/held/accuracy" not in trainer.callback_metrics
+    with pytest.raises(UserError, match=r"benchmark: found 'owned'.* nearest known one is 'own'"):
+        JudgeEvaluation(benchmark="owned")
+
+
+RANK = """
+import sys
+import torch.distributed as dist
+from judgelit.evaluation.callbacks import gather_judgments
+from tests.support import make_judgment
+
+rank, folder = int(sys.argv[1]), sys.argv[2]
+dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+mine = [make_judgment(f"p{number}", "ab", "A") for number in range(3 - 2 * rank)]
+of_rank_0_alone = mine if rank == 0 else []
+for judgments in (mine, of_rank_0_alone):
+    print([judgment.pair_id for judgment in gather_judgments(judgments)])
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_judgments_of_all_ranks_are_gathered(tmp_path: Path) -> None:
+    script = tmp_path / "rank.py"
+    script.write_text(RANK, encoding="utf-8")
+    command = [sys.executable, str(script)]
+    ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE) for rank in (0, 1)]
+    said = [process.communicate(timeout=120)[0].decode().splitlines() for process in ranks]
+    assert said == [["['p0', 'p1', 'p2', 'p0']", "['p0', 'p1', 'p2']"]] * 2
+
+
 @pytest.mark.parametrize("stop", [True, False])
-def test_judgments_stop_at_their_verdict_unless_told_not_to(
-    bench: Bench, stop: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_judgments_stop_at_their_verdict_by_default(bench: Bench, stop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.judge = replace(bench.judge, stop_at_verdict=stop)
     asked: list[Sampling] = []
     monkeypatch.setattr(
@@ -215,7 +256,7 @@ def test_judgments_stop_at_their_verdict_unless_told_not_to(
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_predictions_stop_at_their_verdict_unless_told_not_to(bench: Bench, stop: bool) -> None:
+def test_predictions_stop_at_their_verdict_by_default(bench: Bench, stop: bool) -> None:
     judge = replace(bench.judge, sets={"one": str(bench.folder / "pairs.jsonl")}, max_new_tokens=60, batch_size=6)
     data = JudgeDataModule(bench.model, replace(judge, stop_at_verdict=stop))
     said = "It is 12.\n[[A]]\nSo I think."
@@ -223,7 +264,7 @@ def test_predictions_stop_at_their_verdict_unless_told_not_to(bench: Bench, stop
     module = bench.module()
     module.configure_model()
     model: Any = module.model
-    # What a model can take is found out on its first batch.
+    # The first batch also tests what the model supports.
     bench.trainer([]).predict(module, data, return_predictions=False)
     steps = iter(script)
 
@@ -245,7 +286,7 @@ def test_predictions_are_written_as_judgments(bench: Bench, sets: int) -> None:
     for name in pairs:
         judgments = bench.judgments(f"predictions/{name}.jsonl")
         assert [(j.pair_id, j.order) for j in judgments] == [
-            (pair.id, order) for pair in PAIRS for order in ("ab", "ba")
+            (pair.id, order) for pair in HELD_OUT for order in ("ab", "ba")
         ]
         assert {judgment.engine for judgment in judgments} == {bench.model}
     assert {path.name for path in bench.root.glob("predictions/*")} == {f"{name}.jsonl" for name in pairs}

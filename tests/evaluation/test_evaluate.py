@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.evaluation.evaluate import evaluate, main, named_sets
-from judgelit.evaluation.metrics import estimates, outcomes
+from judgelit.evaluation.evaluate import evaluate, main
+from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
@@ -27,8 +27,9 @@ class Folders:
         write_records(self.sets["two"], TWO)
 
     def evaluate(self, output: str = "out", **more: Any) -> dict[str, Any]:
-        settings = {"pairs": self.sets, "templates": self.templates, "max_new_tokens": 4, "batch_size": 4, **more}
-        evaluate(self.model, output=str(self.folder / output), **settings)
+        sets = {} if "pairs" in more else {"sets": self.sets}
+        settings = {"templates": self.templates, "max_new_tokens": 4, "batch_size": 4, **sets, **more}
+        evaluate(model=self.model, output=str(self.folder / output), **settings)
         return json.loads((self.folder / output / "results.json").read_text())
 
     def judgments(self, name: str, output: str = "out") -> list[Judgment]:
@@ -42,7 +43,7 @@ def folders(tmp_path: Path, llama: str) -> Folders:
 
 @pytest.fixture
 def speaking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A model that gives verdicts: of every text it generates, the first letter decides. Counts what it is asked."""
+    """Replaces each text of the model by a verdict that depends on its first letter. Returns the prompts asked."""
     asked: list[str] = []
     answer = LocalEngine.answer
 
@@ -55,18 +56,19 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_what_it_writes_can_be_recomputed_from_the_judgments(
-    folders: Folders, speaking: list[str], capsys: Any
-) -> None:
+def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking: list[str], capsys: Any) -> None:
     results = folders.evaluate()
     assert (results["model"], set(results["sets"])) == (folders.model, {"one", "two"})
     assert results["settings"] == {
+        "benchmark": "pairs",
         "templates": {"names": ["short"], "folder": folders.templates.folder, "seed": 0},
         "max_new_tokens": 4,
         "stop_at_verdict": True,
         "limit": None,
-        "dtype": "float32",
         "seed": 0,
+        "dtype": "float32",
+        "quantization": None,
+        "chat_template": None,
     }
     for name, pairs in {"one": ONE, "two": TWO}.items():
         judgments = folders.judgments(name)
@@ -74,14 +76,14 @@ def test_what_it_writes_can_be_recomputed_from_the_judgments(
             (pair.id, order) for pair in pairs for order in ("ab", "ba")
         ]
         assert all(judgment.verdict in ("A", "B") for judgment in judgments)
-        found = estimates(outcomes(pairs, judgments).numpy())
+        found = PAIRS.estimates(pairs, judgments)
         assert results["sets"][name] == {metric: estimate.to_dict() for metric, estimate in found.items()}
     printed = capsys.readouterr().out
     assert "right in both orders" in printed and "two" in printed
     assert not list(folders.folder.glob("out/*.part"))
 
 
-def test_killed_and_started_again_it_asks_nothing_twice(
+def test_after_a_kill_it_asks_nothing_twice(
     folders: Folders, speaking: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unbroken = folders.evaluate("unbroken")
@@ -108,7 +110,7 @@ def test_killed_and_started_again_it_asks_nothing_twice(
 
 
 @pytest.mark.parametrize("stop", [True, False])
-def test_judgments_stop_at_their_verdict_unless_told_not_to(
+def test_judgments_stop_at_their_verdict_by_default(
     folders: Folders, stop: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Sampling] = []
@@ -139,7 +141,10 @@ def test_a_pair_that_is_there_in_both_orders_or_twice_is_judged_once(folders: Fo
         ({"limit": 0}, "limit: found 0, expected 1 or more"),
         ({"max_new_tokens": 1024}, "max_new_tokens: found 1024, expected 1 or more and less than the context of 1024"),
         ({"max_new_tokens": 1010}, "one: no pair fits the 14 tokens"),
-        ({"pairs": {"a/b": "x.jsonl"}}, "found the name 'a/b'"),
+        ({"sets": {"a/b": "x.jsonl"}}, "found the name 'a/b'"),
+        ({"pairs": "x.jsonl", "sets": {"a": "x.jsonl"}}, "expected one of them, and not both"),
+        ({"benchmark": "pears"}, "benchmark: found 'pears', which does not exist; the nearest known one is 'pairs'"),
+        ({"device": "cuda:99"}, "device: found 'cuda:99', expected one that this machine has: auto, cpu"),
         ({"pairs": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),
         ({"templates": Templates(["no-such"])}, "no judge template 'no-such'"),
     ],
@@ -171,6 +176,7 @@ def test_results_of_another_judge_are_not_overwritten(folders: Folders, speaking
         ({"max_new_tokens": 5}, "max_new_tokens: found 4, expected 5"),
         ({"stop_at_verdict": False}, "stop_at_verdict: found True, expected False"),
         ({"dtype": "bfloat16"}, "dtype: found 'float32', expected 'bfloat16'"),
+        ({"quantization": "nf4"}, "quantization: found None, expected 'nf4'"),
         ({"templates": Templates(["en-plain"])}, "templates.names: found ['short'], expected ['en-plain']"),
     ],
 )
@@ -201,16 +207,22 @@ def test_an_output_that_is_a_file_is_refused(folders: Folders) -> None:
         folders.evaluate("one.jsonl")
 
 
-def test_sets_without_a_name_go_by_their_file() -> None:
-    assert named_sets("a/dataset.v2.json") == {"dataset": "a/dataset.v2.json"}
-    paths = ["a/dataset.json", "b/dataset.json", "c/b/dataset.json", "x/*.jsonl", "org/name"]
-    assert named_sets(paths) == dict(zip(["dataset", "b-dataset", "b-dataset-2", "pairs", "name"], paths, strict=True))
+@pytest.mark.parametrize(
+    ("file", "name"), [("one.jsonl", "one"), ("one.v2.jsonl", "one"), ("[o]ne.jsonl", "o-ne"), ("*.jsonl", "pairs")]
+)
+def test_a_set_without_name_gets_the_name_of_its_file(folders: Folders, file: str, name: str) -> None:
+    (folders.folder / "sets").mkdir()
+    write_records(folders.folder / "sets" / ("one.v2.jsonl" if "v2" in file else "one.jsonl"), ONE)
+    assert set(folders.evaluate(pairs=str(folders.folder / "sets" / file))["sets"]) == {name}
 
 
 def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     where = [f"--model={folders.model}", f"--pairs={folders.sets['one']}", f"--output={tmp_path}/cli"]
     template = ["--templates.names=[short]", f"--templates.folder={tmp_path}/templates"]
     main([*where, *template, "--limit=1", "--max_new_tokens=3"])
+    engine = ["--dtype=bfloat16", "--device=cpu", "--batch_size=2"]
+    main([*where, *template, *engine, "--limit=1", "--max_new_tokens=3", f"--output={tmp_path}/half"])
+    assert json.loads((tmp_path / "half/results.json").read_text())["settings"]["dtype"] == "bfloat16"
     results = json.loads((tmp_path / "cli/results.json").read_text())
     assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": 1, "high": 1, "n": 2}
     assert results["sets"]["one"]["share_a"]["value"] is None

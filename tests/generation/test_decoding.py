@@ -1,4 +1,4 @@
-"""Decoding in flat rows against a naive loop: every architecture, any company, and no work for what is finished."""
+"""Decoding in flat batches gives the texts of a naive loop for every architecture, and finished texts cost nothing."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from judgelit.generation import decoding, kv_cache
-from judgelit.generation.decoding import can_decode, decode
-from judgelit.generation.sampling import Sampling, choose
+from judgelit.generation.decoding import FlatDecoder, can_decode, decode
+from judgelit.generation.sampling import Sampling, choose_tokens
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 
@@ -30,11 +30,11 @@ NEVER = 100_000
 def naive(
     model: Any, prompt: Sequence[int], sampling: Sampling, stops: Sequence[int] = (), draws: Tensor | None = None
 ) -> list[int]:
-    """One token after the other, each from a plain forward pass over all before it."""
+    """One token after the other, each by a plain forward pass over all tokens before it."""
     ids = list(prompt)
     for step in range(sampling.max_new_tokens):
         logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[:, -1]
-        ids.append(int(choose(logits, sampling, None if draws is None else draws[None, step])))
+        ids.append(int(choose_tokens(logits, sampling, None if draws is None else draws[None, step])))
         if ids[-1] in stops:
             break
     return ids[len(prompt) :]
@@ -64,15 +64,15 @@ def test_greedy_texts_are_those_of_the_naive_loop(model: Any) -> None:
 
 
 def test_texts_longer_than_a_block_of_the_cache(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_cache, "_BLOCK", 5)
+    monkeypatch.setattr(kv_cache, "BLOCK", 5)
     prompts = PROMPTS[:3]
     assert greedy(model, prompts, 17) == [naive(model, prompt, Sampling(17)) for prompt in prompts]
 
 
 @pytest.mark.parametrize("tokens", [1, 20, 33, 45])
-def test_prompts_in_several_runs(small: Any, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_in_several_parts(small: Any, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = greedy(small, PROMPTS, 6)
-    monkeypatch.setattr(decoding, "_PREFILL_TOKENS", tokens)
+    monkeypatch.setattr(decoding, "PREFILL_TOKENS", tokens)
     assert greedy(small, PROMPTS, 6) == whole
 
 
@@ -93,7 +93,7 @@ def test_samples_that_end_at_different_times_are_those_of_the_naive_loop(model: 
 
 
 class Positions:
-    """How many positions go through a model's first layer, call by call."""
+    """Number of positions that go through a model's first layer, by call."""
 
     def __init__(self, model: Any) -> None:
         self.counts: list[int] = []
@@ -111,14 +111,14 @@ class Positions:
         self._hook.remove()
 
 
-def test_what_is_finished_does_no_work_and_what_is_common_is_done_once(model: Any) -> None:
+def test_finished_texts_cost_nothing_and_common_prefixes_are_computed_once(model: Any) -> None:
     can_decode(model, PROMPTS)
     draws = torch.rand(len(PROMPTS), 40, generator=torch.Generator().manual_seed(0))
     with Positions(model) as seen:
         texts = decode(model, PROMPTS, Sampling(40, temperature=2.0), ends_at(range(0, 400, 8)), draws, 1)
     lengths = [len(text) for (text,) in texts]
     assert len(set(lengths)) > 3
-    # The three with a head in common need it once; [8] stands there twice, and as one.
+    # Three prompts share a prefix; [8] is there twice, but is computed once.
     prompt_tokens = len(HEAD) + 6 + 4 + 1 + 1 + 3
     steps = max(lengths)
     assert seen.counts == [prompt_tokens, *(sum(length > step for length in lengths) for step in range(1, steps))]
@@ -143,7 +143,7 @@ def test_logits_are_computed_only_where_a_token_is_chosen(small: Any) -> None:
     assert rows == [6, 6, 6]
 
 
-def test_an_adapter_is_heeded(llama: str, warm_adapter: str, small: Any) -> None:
+def test_an_adapter_is_used(llama: str, warm_adapter: str, small: Any) -> None:
     adapted: Any = Backbone(llama, adapter=warm_adapter).build().eval()
     found = greedy(adapted, PROMPTS, 8)
     assert found == [naive(adapted, prompt, Sampling(8)) for prompt in PROMPTS]
@@ -152,7 +152,7 @@ def test_an_adapter_is_heeded(llama: str, warm_adapter: str, small: Any) -> None
         assert greedy(adapted, PROMPTS, 8) == greedy(small, PROMPTS, 8)
 
 
-def test_an_adapter_on_the_head_is_heeded(llama: str) -> None:
+def test_an_adapter_on_the_head_is_used(llama: str) -> None:
     adapted: Any = Backbone(llama, lora=LoRA(r=2, target_modules=["lm_head", "q_proj"])).build().eval()
     with torch.no_grad():
         for name, weight in adapted.named_parameters():
@@ -165,30 +165,30 @@ def test_an_adapter_on_the_head_is_heeded(llama: str) -> None:
 def test_half_precision_gives_the_models_own_logits(model_folder: str, dtype: Any) -> None:
     model: Any = Backbone(model_folder, dtype).build().eval()
     assert can_decode(model, PROMPTS)
-    steps = decoding._Steps(model, PROMPTS, 1)
+    decoder = FlatDecoder(model, PROMPTS, 1)
     with torch.no_grad():
-        found = [steps.begin(), steps.next([3] * 6, [len(PROMPTS[index]) for index in steps.order])]
-        for place, index in enumerate(steps.order):
+        found = [decoder.begin(), decoder.next([3] * 6, [len(PROMPTS[index]) for index in decoder.sequence])]
+        for place, index in enumerate(decoder.sequence):
             plain = model(input_ids=torch.tensor([[*PROMPTS[index], 3]]), use_cache=False).logits[0, -2:]
             assert found[0].dtype == plain.dtype
             for ours, own in zip(found, plain, strict=True):
                 assert (ours[place] - own).abs().mean() <= 0.02 * own.abs().max()
 
 
-def test_autocast_is_heeded(small: Any) -> None:
+def test_autocast_is_used(small: Any) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = greedy(small, PROMPTS, 4)
     half: Any = small
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         for prompt, text in zip(PROMPTS, found, strict=True):
             logits = half(input_ids=torch.tensor([[*prompt, *text]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-            # Rounding may turn two tokens that are nearly equally good around.
+            # Rounding may exchange two tokens of nearly equal probability.
             best = logits.float().max(-1).values
             assert (best - logits.float()[range(4), text] <= 0.02 * best.abs() + 0.05).all()
 
 
 class Shifted(LlamaForCausalLM):
-    """Its head does more than a linear layer."""
+    """A model whose head does more than a linear layer."""
 
     def forward(self, *args: Any, **more: Any) -> Any:
         out = super().forward(*args, **more)
@@ -196,7 +196,7 @@ class Shifted(LlamaForCausalLM):
         return out
 
 
-def test_a_model_whose_head_does_more_is_left_to_transformers(llama: str) -> None:
+def test_transformers_generates_for_a_model_whose_head_does_more(llama: str) -> None:
     model: Any = Shifted.from_pretrained(llama).eval()
     model.set_attn_implementation("judgelit")
     assert not can_decode(model, PROMPTS)
@@ -205,7 +205,7 @@ def test_a_model_whose_head_does_more_is_left_to_transformers(llama: str) -> Non
     assert can_decode(plain, PROMPTS)
 
 
-def test_it_is_told_once_that_a_model_cannot(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_message_for_a_model_that_cannot_decode(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(decoding, "rank_zero_info", said.append)
     model: Any = Shifted.from_pretrained(llama).eval()
@@ -215,10 +215,10 @@ def test_it_is_told_once_that_a_model_cannot(llama: str, monkeypatch: pytest.Mon
         tried = len(seen.counts)
         assert not can_decode(model, PROMPTS)
         assert 0 < tried == len(seen.counts)
-    assert len(said) == 1 and said[0].startswith("generation: that of transformers")
+    assert len(said) == 1 and said[0].startswith("generation: by transformers")
 
 
-def test_a_model_that_finds_positions_by_itself_is_left_to_transformers(llama: str) -> None:
+def test_transformers_generates_for_a_model_that_ignores_positions(llama: str) -> None:
     model: Any = Backbone(llama).build().eval()
 
     def forget(body: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -231,16 +231,16 @@ def test_a_model_that_finds_positions_by_itself_is_left_to_transformers(llama: s
 @pytest.mark.parametrize(
     ("shape", "attention"), [("sliding_window", "sdpa"), ("sliding_window", "eager"), ("soft_capped", "eager")]
 )
-def test_models_that_see_otherwise_are_left_to_transformers(
+def test_transformers_generates_for_models_without_a_block_mask(
     unshareable_folders: dict[str, str], shape: str, attention: Any
 ) -> None:
     assert not can_decode(Backbone(unshareable_folders[shape], attention=attention).build().eval(), PROMPTS)
 
 
-def test_eager_attention_is_left_to_transformers(llama: str) -> None:
+def test_transformers_generates_with_eager_attention(llama: str) -> None:
     assert not can_decode(Backbone(llama, attention="eager").build().eval(), PROMPTS)
 
 
 @pytest.mark.parametrize("prompts", [[[5]], [[5], [6]], [[5, 6], [7]], [[5] * 40, [6, 7]]])
-def test_it_is_tried_on_prompts_of_any_length(llama: str, prompts: list[list[int]]) -> None:
+def test_prompts_of_any_length_can_be_tried(llama: str, prompts: list[list[int]]) -> None:
     assert can_decode(Backbone(llama).build().eval(), prompts)

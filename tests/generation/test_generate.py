@@ -1,4 +1,4 @@
-"""Generation against a naive loop, in flat rows and by transformers: greedy, stopped, and as random as asked."""
+"""Generation in flat batches and by transformers against a naive loop: greedy, with stops, and sampled."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def ask(model: Any, prompts: list[list[int]], sampling: Sampling = GREEDY, **set
     return generate(model, *pad_prompts(prompts, settings["pad_id"]), sampling, **settings)
 
 
-def test_greedy_is_one_argmax_after_the_other(model: Any) -> None:
+def test_greedy_texts_are_those_of_the_naive_loop(model: Any) -> None:
     assert ask(model, PROMPTS) == [[naive(model, prompt, 12)] for prompt in PROMPTS]
 
 
@@ -59,7 +59,7 @@ def test_left_padding_changes_nothing(model: Any) -> None:
 
 
 @pytest.mark.parametrize("config", [RwkvConfig(hidden_size=32, num_hidden_layers=2, vocab_size=304), TINY_MAMBA])
-def test_models_that_read_padding_get_none(config: Any) -> None:
+def test_models_that_read_padding_get_no_padding(config: Any) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     prompts = [*PROMPTS, [9, 9, 7], [11] * 40]
@@ -74,7 +74,7 @@ def test_stops_at_stop_ids_and_keeps_them(model: Any) -> None:
     stops = (whole[0][3], whole[1][5])
     wanted = [[naive(model, prompt, 12, stops)] for prompt in PROMPTS]
     assert len(wanted[0][0]) <= 4 and wanted[0][0][-1] in stops
-    # A pad id that is a stop id too ends no text early and lengthens none.
+    # A pad id may also be a stop id.
     assert ask(model, PROMPTS, stop_ids=stops) == ask(model, PROMPTS, stop_ids=stops, pad_id=stops[0]) == wanted
 
 
@@ -93,9 +93,7 @@ def test_greedy_texts_are_those_of_transformers(model_folder: str) -> None:
 @pytest.mark.parametrize(
     ("shape", "attention"), [("sliding_window", "sdpa"), ("soft_capped", "eager"), ("sliding_window", "eager")]
 )
-def test_models_that_cannot_share_a_row_give_their_own_texts(
-    unshareable_folders: dict[str, str], shape: str, attention: Any
-) -> None:
+def test_models_without_a_block_mask(unshareable_folders: dict[str, str], shape: str, attention: Any) -> None:
     model: Any = Backbone(unshareable_folders[shape], attention=attention).build().eval()
     prompts = [*PROMPTS, list(range(20, 50))]
     assert ask(model, prompts) == [[naive(model, prompt, 12)] for prompt in prompts]
@@ -122,7 +120,7 @@ class TestEnds:
         hook.remove()
         assert len(calls) == 4
 
-    def test_draws_are_the_same_whether_others_end_or_not(self, llama: str) -> None:
+    def test_samples_do_not_depend_on_when_other_texts_end(self, llama: str) -> None:
         model = Backbone(llama).build()
 
         def drawn(stop: bool) -> list[list[list[int]]]:
@@ -137,13 +135,13 @@ class TestEnds:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_each_modules_mode_is_left_as_it_was(small: Any, training: bool) -> None:
+def test_each_module_keeps_its_mode(small: Any, training: bool) -> None:
     small.train(training)
     small.lm_head.train(not training)
     modes = {module: module.training for module in small.modules()}
     ask(small, PROMPTS)
     assert {module: module.training for module in small.modules()} == modes
-    with pytest.raises(Exception):  # noqa: B017 (whatever it is, the modes come back)
+    with pytest.raises(Exception):  # noqa: B017 (the kind of error does not matter)
         generate(small, torch.tensor([[10**9]]), torch.ones(1, 1), GREEDY, stop_ids=(1,), pad_id=0)
     assert {module: module.training for module in small.modules()} == modes
     small.eval()
@@ -160,7 +158,7 @@ def test_dropout_is_off(llama: str, attention: Any) -> None:
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_the_models_own_generation_config_does_not_slip_in(llama: str, attention: Any) -> None:
+def test_the_models_own_generation_config_is_not_used(llama: str, attention: Any) -> None:
     model: Any = Backbone(llama, attention=attention).build().eval()
     wanted = [naive(model, prompt, 12) for prompt in PROMPTS]
     stop = wanted[0][0]
@@ -193,7 +191,7 @@ class TestSampling:
             # Four standard deviations of a share of 4000 draws.
             spread = 4 * (wanted[token] * (1 - wanted[token]) / 4000).sqrt()
             assert seen[token] / 4000 == pytest.approx(wanted[token].item(), abs=spread.item())
-        # No top-k of the library's own (50 by default) cuts the tail off.
+        # The library's default top-k of 50 is not applied.
         assert temperature < 2 or len(seen) > 60
 
     def test_top_p_cuts_the_tail(self, small: Any) -> None:
@@ -205,7 +203,7 @@ class TestSampling:
         kept = int((best.values.cumsum(0) < 0.3).sum()) + 1
         assert {text[0] for text in texts} <= set(best.indices[:kept].tolist())
 
-    def test_samples_of_one_prompt_stand_together(self, small: Any) -> None:
+    def test_samples_of_a_prompt_are_together(self, small: Any) -> None:
         torch.manual_seed(0)
         cold = ask(small, PROMPTS, Sampling(5, temperature=1e-4), samples=2)
         assert cold == [[text, text] for (text,) in ask(small, PROMPTS, Sampling(5))]

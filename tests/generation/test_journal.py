@@ -1,13 +1,14 @@
-"""The journal: every answer is written down before it is used, and nothing is asked twice."""
+"""The journal: each answer is written before it is used, and nothing is asked twice."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.generation.generate import Sampling
 from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.sampling import Sampling
 from judgelit.records.records import Message
 
 GREEDY = Sampling(max_new_tokens=8)
@@ -18,9 +19,10 @@ def ask(*questions: str) -> list[list[Message]]:
 
 
 class Counting:
-    """An engine that answers in batches of two, never the same twice, and remembers what it was asked."""
+    """An engine that answers in batches of two, each time differently, and notes what it was asked."""
 
     name = "counting"
+    tokenizer: Any = "a tokenizer"
 
     def __init__(self, identity: str = "one", dies_after: int | None = None) -> None:
         self.identity = identity
@@ -60,20 +62,21 @@ def test_nothing_is_asked_twice(tmp_path: Path) -> None:
     first = answers(journaled, ask("a", "b", "c"), samples=2)
     assert first == {0: ["a ❤ 1.0", "a ❤ 1.1"], 1: ["b ❤ 2.0", "b ❤ 2.1"], 2: ["c ❤ 3.0", "c ❤ 3.1"]}
     assert answers(journaled, ask("a", "b", "c"), samples=2) == first
-    # In another order and among others, too; the new one stands in a batch with an old one, whose answer stands.
+    # In another sequence and with other questions too. The new question shares a batch with an old one, whose first
+    # answer is kept.
     more = answers(journaled, ask("c", "a", "d", "b"), samples=2)
     assert more[0] == first[2] and more[1] == first[0] and more[3] == first[1]
     assert answers(journaled, ask("a", "b", "c"), samples=2) == first
 
 
-def test_it_survives_being_reopened(tmp_path: Path) -> None:
+def test_a_reopened_journal_has_its_answers(tmp_path: Path) -> None:
     first = answers(JournaledEngine(Counting(), tmp_path / "journal.sqlite"), ask("a", "b"))
     second = Counting()
     assert answers(JournaledEngine(second, tmp_path / "journal.sqlite"), ask("a", "b")) == first
     assert second.asked == []
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_run_continues(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     got = {}
     with pytest.raises(KeyboardInterrupt):
@@ -90,13 +93,13 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_an_answer_is_written_before_it_is_used(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     for index, texts in JournaledEngine(Counting(), path).answer(ask("a", "b"), GREEDY):
-        # Another process, at this very moment, finds the answer.
+        # A second connection finds the answer now.
         other = Counting()
         assert next(iter(JournaledEngine(other, path).answer(ask("ab"[index]), GREEDY))) == (0, texts)
         assert other.asked == []
 
 
-def test_who_asks_the_same_gets_the_same(tmp_path: Path) -> None:
+def test_equal_conversations_share_one_answer(tmp_path: Path) -> None:
     engine = Counting()
     journaled = JournaledEngine(engine, tmp_path / "journal.sqlite")
     first = answers(journaled, ask("a", "b", "a", "a"))
@@ -106,7 +109,7 @@ def test_who_asks_the_same_gets_the_same(tmp_path: Path) -> None:
     assert engine.asked.count("a") == 1
 
 
-def test_what_the_caller_has_is_left_out(tmp_path: Path) -> None:
+def test_done_conversations_are_left_out(tmp_path: Path) -> None:
     journaled = JournaledEngine(Counting(), tmp_path / "journal.sqlite")
     assert answers(journaled, ask("a", "b", "c"), done={0, 2}).keys() == {1}
     assert answers(journaled, ask("a", "b", "c"), done={0, 1, 2}) == {}
@@ -123,7 +126,7 @@ def test_what_the_caller_has_is_left_out(tmp_path: Path) -> None:
         {"conversations": [[{"role": "system", "content": "Judge."}, {"role": "user", "content": "a"}]]},
     ],
 )
-def test_whatever_could_change_an_answer_is_asked_anew(tmp_path: Path, other: dict) -> None:
+def test_a_change_that_could_change_answers_asks_again(tmp_path: Path, other: dict) -> None:
     path = tmp_path / "journal.sqlite"
     answers(JournaledEngine(Counting(), path), ask("a"))
     engine = Counting(getattr(other.get("engine"), "identity", "one"))
@@ -134,12 +137,12 @@ def test_whatever_could_change_an_answer_is_asked_anew(tmp_path: Path, other: di
     assert engine.asked == ["a"]
 
 
-def test_it_speaks_for_its_engine(tmp_path: Path) -> None:
+def test_it_has_the_name_identity_and_tokenizer_of_its_engine(tmp_path: Path) -> None:
     journaled = JournaledEngine(Counting("weights"), tmp_path / "journal.sqlite")
-    assert (journaled.name, journaled.identity) == ("counting", "weights")
+    assert (journaled.name, journaled.identity, journaled.tokenizer) == ("counting", "weights", "a tokenizer")
 
 
-def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_journal_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a data base, " * 100, encoding="utf-8")
     with pytest.raises(UserError, match="not a journal"):

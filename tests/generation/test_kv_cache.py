@@ -1,4 +1,4 @@
-"""The cache against attention over plain lists of keys, one text at a time, while texts come to their ends."""
+"""The cache against attention over plain lists of keys, one text at a time, while texts are finished."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ GROUPS, HEADS, SIZE, VALUE_SIZE = 2, 6, 4, 3
 
 
 class Reference:
-    """What each text sees, as lists of [G, D] keys and values, by prompt and text."""
+    """The keys and values that each text attends to, as lists of [G, D], by prompt and text."""
 
     def __init__(self, prompts: list[tuple[Tensor, Tensor]], texts: int) -> None:
         self.prompts = prompts
@@ -27,7 +27,7 @@ class Reference:
         }
 
     def attend(self, name: tuple[int, int], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[H, D] of a text's next token, with [G, D] of its own key and value, to [H, D]."""
+        """[H, D] of a text's next token, with its key and value of [G, D], to [H, D]."""
         self.own[name].append((key, value))
         keys, values = self.prompts[name[0]]
         keys = torch.cat([keys, torch.stack([k for k, _ in self.own[name]], 1)], 1)
@@ -41,7 +41,7 @@ class Reference:
 
 
 def filled(lengths: list[int], texts: int, layers: list[nn.Module]) -> tuple[KVCache, list[Reference]]:
-    """A cache of prompts with random keys and values, given to it in two calls, and a reference a layer."""
+    """A cache of prompts with random keys and values, filled in two calls, and a reference for each layer."""
     cache = KVCache(lengths, texts, torch.device("cpu"))
     references: list[Reference] = []
     half = len(lengths) // 2
@@ -65,13 +65,13 @@ def filled(lengths: list[int], texts: int, layers: list[nn.Module]) -> tuple[KVC
 
 
 @given(data=st.data(), block=st.sampled_from([1, 2, 3, 64]))
-def test_each_text_sees_its_prompt_and_itself(data: st.DataObject, block: int) -> None:
+def test_each_text_attends_to_its_prompt_and_itself(data: st.DataObject, block: int) -> None:
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     texts = data.draw(st.integers(1, 4))
     torch.manual_seed(data.draw(st.integers(0, 99)))
     layers = [nn.Identity(), nn.Identity()]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kv_cache, "_BLOCK", block)
+        patch.setattr(kv_cache, "BLOCK", block)
         cache, references = filled(lengths, texts, layers)
         row = [(prompt, text) for prompt in range(len(lengths)) for text in range(texts)]
         for _ in range(data.draw(st.integers(1, 7))):
@@ -89,12 +89,12 @@ def test_each_text_sees_its_prompt_and_itself(data: st.DataObject, block: int) -
 
 
 def sizes(cache: KVCache) -> list[tuple[int, ...]]:
-    return [tuple(tensor.shape) for pair in cache._buffers.values() for tensor in pair]
+    return [tuple(tensor.shape) for pair in cache.buffers.values() for tensor in pair]
 
 
 def test_a_prompt_is_kept_once_for_all_its_texts() -> None:
     cache, _ = filled([50, 40, 3], 8, [nn.Identity()])
-    room = 50 + 8 * kv_cache._BLOCK
+    room = 50 + 8 * kv_cache.BLOCK
     assert sizes(cache) == [(3, GROUPS, room, SIZE), (3, GROUPS, room, VALUE_SIZE)]
 
 
@@ -106,8 +106,8 @@ def next_tokens(cache: KVCache, count: int, layer: nn.Module) -> None:
     cache.advance()
 
 
-def test_buffers_grow_by_blocks_and_leave_out_what_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kv_cache, "_BLOCK", 3)
+def test_buffers_grow_by_blocks_without_finished_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_cache, "BLOCK", 3)
     layer = nn.Identity()
     cache, _ = filled([5, 4, 3, 2], 2, [layer])
     seen = []
@@ -123,7 +123,7 @@ def test_buffers_grow_by_blocks_and_leave_out_what_is_finished(monkeypatch: pyte
 
 
 def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Shapes of the keys that attention is asked for from now on."""
+    """The shapes of the keys of all later calls of attention."""
     shapes: list[tuple[int, ...]] = []
     attention = F.scaled_dot_product_attention
 
@@ -135,24 +135,24 @@ def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return shapes
 
 
-def test_what_is_finished_is_not_attended_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_texts_take_no_part_in_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = nn.Identity()
     cache, _ = filled([5, 4, 3], 4, [layer])
     shapes = attended(monkeypatch)
     next_tokens(cache, 12, layer)
     assert shapes.pop() == (3, GROUPS, 5 + 4, SIZE)
-    # The middle prompt goes, and of the others no more than two texts are left.
+    # The middle prompt is dropped, and each other one keeps at most two texts.
     assert cache.keep([0, 3, 9]) == [0, 3, 9]
     next_tokens(cache, 3, layer)
     assert shapes.pop() == (2, GROUPS, 5 + 2 * 2, SIZE)
 
 
-def test_the_last_prompt_takes_the_place_of_one_that_goes() -> None:
+def test_the_last_prompt_takes_the_place_of_a_dropped_one() -> None:
     layer = nn.Identity()
     cache, _ = filled([5, 4, 3], 1, [layer])
-    keys = cache._buffers[layer][0]
+    keys = cache.buffers[layer][0]
     first, last = keys[0].clone(), keys[2].clone()
     assert cache.keep([1, 2]) == [2, 1]
-    assert torch.equal(cache._buffers[layer][0][0], last)
+    assert torch.equal(cache.buffers[layer][0][0], last)
     assert not torch.equal(first, last)
-    assert cache._buffers[layer][0] is keys
+    assert cache.buffers[layer][0] is keys

@@ -1,5 +1,6 @@
-"""The local engine: the same texts whatever was done before, in whatever company."""
+"""The local engine: equal seeds give equal texts, alone or in a batch, in one run or after an interruption."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.models.backbone import Backbone
@@ -23,7 +25,7 @@ GREEDY = Sampling(max_new_tokens=8)
 
 @pytest.fixture(scope="module")
 def engine(llama: str) -> LocalEngine:
-    return LocalEngine.load(Backbone(llama), batch_size=4)
+    return load_engine(EngineSpec(llama, batch_size=4))
 
 
 def answers(engine: Any, sampling: Sampling = SAMPLED, **settings: Any) -> dict[int, list[str]]:
@@ -36,14 +38,14 @@ def test_every_conversation_is_answered(engine: LocalEngine) -> None:
     assert all(len(texts) == 2 for texts in got.values())
 
 
-def test_texts_follow_the_seed_and_nothing_else(engine: LocalEngine) -> None:
+def test_texts_depend_on_the_seed_only(engine: LocalEngine) -> None:
     first = answers(engine, seed=1)
     torch.manual_seed(99)
     assert answers(engine, seed=1) == first
     assert answers(engine, seed=2) != first
 
 
-def test_the_callers_random_state_is_left_alone(engine: LocalEngine) -> None:
+def test_the_random_state_of_the_caller_does_not_change(engine: LocalEngine) -> None:
     torch.manual_seed(5)
     wanted = torch.rand(3)
     torch.manual_seed(5)
@@ -53,18 +55,18 @@ def test_the_callers_random_state_is_left_alone(engine: LocalEngine) -> None:
 
 @pytest.mark.parametrize("done", [{0}, {1, 2, 8}, {0, 1, 2, 3, 4, 5}, set(range(9))])
 @pytest.mark.parametrize("samples", [1, 2])
-def test_texts_are_the_same_whatever_is_done(engine: LocalEngine, done: set[int], samples: int) -> None:
+def test_texts_do_not_depend_on_what_is_done(engine: LocalEngine, done: set[int], samples: int) -> None:
     whole = answers(engine, samples=samples, seed=3)
     rest = answers(engine, samples=samples, seed=3, done=done)
     assert rest.keys() >= set(range(9)) - done
     assert all(whole[index] == texts for index, texts in rest.items())
 
 
-def test_batches_that_are_done_are_not_generated(engine: LocalEngine) -> None:
+def test_done_batches_are_not_generated(engine: LocalEngine) -> None:
     assert answers(engine, done=set(range(9))) == {}
 
 
-def test_greedy_texts_are_those_of_each_alone(engine: LocalEngine) -> None:
+def test_greedy_texts_do_not_depend_on_the_batch(engine: LocalEngine) -> None:
     together = answers(engine, GREEDY)
     for index, conversation in enumerate(CONVERSATIONS):
         assert dict(engine.answer([conversation], GREEDY)) == {0: together[index]}
@@ -81,10 +83,8 @@ def test_a_text_ends_before_its_end_of_turn(engine: LocalEngine, monkeypatch: py
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_judgment_stops_at_its_verdict_if_it_is_to(
-    llama: str, attention: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = LocalEngine.load(Backbone(llama, attention=attention))
+def test_a_judgment_stops_at_its_verdict_if_asked(llama: str, attention: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load_engine(EngineSpec(llama, attention=attention))
     said = "It is 12, not [[B]]\nVerdict: [[A]]\nSo I think. [[B]]"
     script = [*engine.tokenizer.text_ids(said), engine.tokenizer.end_of_turn_id]
     steps = 0
@@ -97,7 +97,7 @@ def test_a_judgment_stops_at_its_verdict_if_it_is_to(
         return scripted
 
     model: Any = engine.model
-    dict(engine.answer(CONVERSATIONS[:2], GREEDY))  # what a model can take is found out once
+    dict(engine.answer(CONVERSATIONS[:2], GREEDY))  # the first call also tests what the model supports
     model.lm_head.register_forward_hook(speak)
     for stop, wanted in ((True, "It is 12, not [[B]]\nVerdict: [[A]]\n"), (False, said)):
         steps = 0
@@ -106,26 +106,18 @@ def test_a_judgment_stops_at_its_verdict_if_it_is_to(
         assert steps == len(engine.tokenizer.text_ids(wanted)) + (not stop)
 
 
-def test_its_identity_is_that_of_weights_and_template(llama: str, warm_adapter: str) -> None:
-    def identity(backbone: Backbone, template: str | None = None) -> str:
-        engine = LocalEngine.load(backbone)
-        if template is not None:
-            engine.tokenizer.hf.chat_template = template
-        return engine.identity
-
-    assert identity(Backbone(llama)) == identity(Backbone(llama))
-    others = [
-        Backbone(llama),
-        Backbone(llama, adapter=warm_adapter),
-        Backbone(llama, "bfloat16"),
-        Backbone(llama, lora=LoRA(r=2)),
+def test_its_identity_depends_on_weights_and_template(llama: str, warm_adapter: str, tmp_path: Path) -> None:
+    template = tmp_path / "template.jinja"
+    template.write_text("{{ messages[0].content }}", encoding="utf-8")
+    specs = [
+        EngineSpec(llama),
+        EngineSpec(warm_adapter),
+        EngineSpec(llama, "bfloat16"),
+        EngineSpec(llama, chat_template=str(template)),
     ]
-    assert len({identity(other) for other in others} | {identity(Backbone(llama), "{{ messages[0].content }}")}) == 5
-
-
-def test_it_is_named_after_what_was_trained(llama: str, warm_adapter: str) -> None:
-    assert LocalEngine.load(Backbone(llama)).name == llama
-    assert LocalEngine.load(Backbone(llama, adapter=warm_adapter)).name == warm_adapter
+    assert load_engine(specs[0]).identity == load_engine(specs[0]).identity
+    with_new_adapter = LocalEngine(Backbone(llama, lora=LoRA(r=2)).build(), ChatTokenizer.load(llama), "judge")
+    assert len({load_engine(spec).identity for spec in specs} | {with_new_adapter.identity}) == 5
 
 
 def test_every_architecture_answers(model_folder: str) -> None:
@@ -134,6 +126,6 @@ def test_every_architecture_answers(model_folder: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, -3])
-def test_a_batch_of_nothing_is_refused(engine: LocalEngine, size: int) -> None:
+def test_an_empty_batch_is_refused(engine: LocalEngine, size: int) -> None:
     with pytest.raises(UserError, match=f"^batch_size: found {size}, expected 1 or more$"):
         LocalEngine(engine.model, engine.tokenizer, "judge", size)

@@ -1,4 +1,4 @@
-"""Common beginnings of prompts: nothing lost, nothing computed twice that need not be."""
+"""Common prefixes of prompts: each token is there, and the fewest tokens are computed."""
 
 from itertools import pairwise
 
@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judgelit.generation import prefixes
-from judgelit.generation.prefixes import flat_prompts, runs, shared_prefixes
+from judgelit.generation.prefixes import flat_prompts, shared_prefixes, split_by_tokens
 
 LONG = list(range(100, 140))
-# Few different tokens and few different beginnings, so that much is in common.
+# Few different tokens and few different prefixes, so that prompts have long prefixes in common.
 PROMPT = st.builds(
     lambda head, tail: [*head, *tail],
     st.sampled_from([[], LONG[:20], LONG, [*LONG[:20], 7, 8, 9] * 2]),
@@ -19,15 +19,15 @@ PROMPTS = st.lists(PROMPT, min_size=1, max_size=7).map(sorted)
 
 
 def common(prompts: list[list[int]]) -> int:
-    """Tokens that all begin with, as far as it is worth while."""
+    """Length of the prefix of all prompts, 0 if it is too short to share."""
     length = 0
     while all(len(prompt) > length and prompt[length] == prompts[0][length] for prompt in prompts):
         length += 1
-    return length if length >= prefixes._WORTH else 0
+    return length if length >= prefixes.SHORTEST_PREFIX else 0
 
 
 def fewest(prompts: list[list[int]]) -> int:
-    """Tokens left by the best of all ways to cut the prompts into runs."""
+    """Fewest tokens of all ways to split the prompts into groups."""
     if not prompts:
         return 0
     costs = []
@@ -38,7 +38,7 @@ def fewest(prompts: list[list[int]]) -> int:
 
 
 @given(PROMPTS)
-def test_as_few_tokens_are_left_as_runs_can_leave(prompts: list[list[int]]) -> None:
+def test_the_fewest_tokens_are_computed(prompts: list[list[int]]) -> None:
     lengths = shared_prefixes(prompts)
     cost = sum(len(prompt) - length for prompt, length in zip(prompts, lengths, strict=True))
     shared = [tuple(prompt[:length]) for prompt, length in zip(prompts, lengths, strict=True)]
@@ -47,7 +47,7 @@ def test_as_few_tokens_are_left_as_runs_can_leave(prompts: list[list[int]]) -> N
 
 
 @given(PROMPTS)
-def test_a_row_holds_each_prompt_in_its_places(prompts: list[list[int]]) -> None:
+def test_a_flat_batch_has_each_prompt_at_its_places(prompts: list[list[int]]) -> None:
     batch, spans = flat_prompts(prompts)
     for prompt, span in zip(prompts, spans, strict=True):
         assert batch.input_ids[span].tolist() == prompt
@@ -64,7 +64,7 @@ def test_a_small_example() -> None:
     assert spans[2] == [*range(2, 22), *range(27, 33)]
 
 
-def test_what_two_have_in_common_besides_is_shared_where_it_is_more() -> None:
+def test_a_longer_prefix_of_two_wins_if_it_saves_more() -> None:
     one, other = [*LONG, 1], [*LONG, 2]
     assert shared_prefixes([one, other]) == [40, 40]
     # Three that share 21 save more than two that share 40, and three that share 19 less.
@@ -72,22 +72,22 @@ def test_what_two_have_in_common_besides_is_shared_where_it_is_more() -> None:
     assert shared_prefixes([one, other, [*LONG[:19], 999]]) == [40, 40, 20]
 
 
-def test_little_in_common_is_not_shared() -> None:
+def test_short_prefixes_are_not_shared() -> None:
     assert shared_prefixes([[1, 2, 3], [1, 2, 4]]) == [3, 3]
 
 
-def test_equal_prompts_stand_once() -> None:
+def test_equal_prompts_are_there_once() -> None:
     batch, spans = flat_prompts([LONG, LONG])
     assert batch.input_ids.tolist() == LONG
     assert spans == [list(range(40))] * 2
 
 
 @given(PROMPTS, st.integers(1, 60))
-def test_runs_are_all_prompts_within_the_budget(prompts: list[list[int]], tokens: int) -> None:
-    found = runs(prompts, tokens)
+def test_parts_have_all_prompts_and_at_most_so_many_tokens(prompts: list[list[int]], tokens: int) -> None:
+    found = split_by_tokens(prompts, tokens)
     assert [prompt for run in found for prompt in run] == prompts
     for run in found:
-        # What neighbours have in common counts once, as it would in a tree of all prefixes.
+        # The common prefix of neighbours counts once, as in a tree of all prefixes.
         shared = [
             next((i for i, (a, b) in enumerate(zip(*two, strict=False)) if a != b), min(map(len, two)))
             for two in pairwise(run)
@@ -97,8 +97,8 @@ def test_runs_are_all_prompts_within_the_budget(prompts: list[list[int]], tokens
         assert sum(map(len, run)) + len(after[0]) > tokens
 
 
-def test_what_a_run_has_in_common_counts_once() -> None:
+def test_the_common_prefix_of_a_part_counts_once() -> None:
     prompts = [[*LONG, 1, 1, 1], [*LONG, 2, 2], [*LONG, 3, 3]]
-    assert runs(prompts, 47) == [prompts]
-    assert runs(prompts, 46) == [prompts[:2], prompts[2:]]
-    assert runs(prompts, 10) == [prompts[:1], prompts[1:2], prompts[2:]]
+    assert split_by_tokens(prompts, 47) == [prompts]
+    assert split_by_tokens(prompts, 46) == [prompts[:2], prompts[2:]]
+    assert split_by_tokens(prompts, 10) == [prompts[:1], prompts[1:2], prompts[2:]]

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from judgelit.errors import UserError
+from judgelit.generation.engine import EngineSpec
 from judgelit.generation.local import LocalEngine
 from judgelit.judging.verdict import parse
 from judgelit.records.files import write_records
@@ -11,12 +12,12 @@ from judgelit.records.records import PreferenceExample, PreferencePair, SFTExamp
 from judgelit.records.sources import FileSource
 from judgelit.synthesis.command import main
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from tests.support import short_templates
+from tests.support import ScriptedEngine, short_templates
 
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> list[PreferencePair]:
-    """The pairs of a file, and judge prompts beside it."""
+    """The pairs of a file, with judge prompts beside it."""
     short_templates(tmp_path / "templates", {"one": "careful", "two": "brief"})
     made = TaskPairs(kinds=["sorting"], difficulties=[1], count=24).read(PreferencePair)
     write_records(tmp_path / "pairs.jsonl", made)
@@ -48,11 +49,29 @@ def test_warmup_writes_a_set_to_train_on(
     assert Path(other).read_bytes() != Path(path).read_bytes()
 
 
-def test_warmup_takes_a_hurried_teacher(tmp_path: Path, llama: str, pairs: list[PreferencePair]) -> None:
+def test_warmup_takes_a_teacher_that_glances(tmp_path: Path, llama: str, pairs: list[PreferencePair]) -> None:
     teacher = ["--teacher=judgelit.TaskTeacher", "--teacher.glance_rate=1"]
     path = synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *teacher)
     examples = FileSource(path).read(SFTExample)
     assert {example.meta["template"] for example in examples if "At a glance" in example.completion} == {"two"}
+
+
+def test_warmup_takes_a_model_as_teacher(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[EngineSpec] = []
+
+    def load(spec: EngineSpec) -> ScriptedEngine:
+        loaded.append(spec)
+        return ScriptedEngine(lambda prompt, _: "[[A]]")
+
+    monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", load)
+    teacher = ["--teacher=EngineTeacher", "--teacher.model=TEACHER", "--teacher.dtype=bfloat16"]
+    sampling = ["--teacher.sampling.temperature=0.7"]
+    with pytest.raises(UserError, match="no judgment of TEACHER was kept"):
+        # A judge that always says A leaves nothing to balance.
+        synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *teacher, *sampling)
+    assert loaded == [EngineSpec("TEACHER", "bfloat16")]
 
 
 def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(

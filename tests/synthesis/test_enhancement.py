@@ -7,7 +7,7 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.generation.generate import Sampling
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair, swap_label
@@ -19,7 +19,7 @@ HOT = Sampling(max_new_tokens=20, temperature=1.0)
 
 
 class Knows(Teacher):
-    """A teacher who knows the label, of questions with a number that it was told."""
+    """A teacher that is right about the questions with these numbers, and wrong about all others."""
 
     name = "knows"
 
@@ -39,7 +39,7 @@ def number_of(pair: PreferencePair) -> int:
 
 
 def judge_by(rule: Callable[[int, int], bool | None], **more: Any) -> ScriptedEngine:
-    """A judge that on question `number` is right in sample `sample` if the rule says so, and speaks not if None."""
+    """A judge with a rule: whether it is right in a sample of a question; None for a text without verdict."""
 
     def say(prompt: str, sample: int) -> str:
         number = int(prompt.split("question ")[1].split("?")[0])
@@ -51,7 +51,7 @@ def judge_by(rule: Callable[[int, int], bool | None], **more: Any) -> ScriptedEn
 
 
 PAIRS = [make_pair(number, "AB"[number % 2]) for number in range(8)]
-# 0, 1: always right; 2, 3: never; 4, 5: half of the time; 6, 7: right but for a text without verdict.
+# 0, 1: always right; 2, 3: never; 4, 5: half of the time; 6, 7: right half of the time, else without verdict.
 MIXED = {
     0: [True],
     1: [True],
@@ -73,11 +73,11 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     def synthesize(
         judge: ScriptedEngine, pairs=PAIRS, teacher=None, journal: str = "j.sqlite", seed: int = 0, **more: Any
     ):
+        judge.tokenizer = chatml
         return synthesize_enhancement(
             pairs,
             judge,
             short_templates(tmp_path / "templates"),
-            chatml,
             tmp_path / journal,
             max_prompt_tokens=400,
             settings=Enhancement(**{"samples": 4, "sampling": HOT, **more}),
@@ -88,7 +88,7 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     return synthesize
 
 
-def test_of_one_prompt_a_right_judgment_is_preferred_to_a_wrong_one(make):
+def test_a_right_judgment_is_preferred_to_a_wrong_one_of_the_same_prompt(make):
     examples, _ = make(judge_by(mixed))
     pairs = {pair.id: pair for pair in PAIRS}
     assert examples
@@ -100,7 +100,7 @@ def test_of_one_prompt_a_right_judgment_is_preferred_to_a_wrong_one(make):
         assert example.group == pair.question_key and example.meta["judge"] == "scripted"
 
 
-def test_prompts_that_teach_nothing_go_and_are_counted(make):
+def test_prompts_without_a_right_and_a_wrong_judgment_are_counted(make):
     examples, report = make(judge_by(mixed))
     prompts = {(example.meta["pair_id"], example.meta["order"]) for example in examples}
     assert prompts == {(f"p{number}", order) for number in (4, 5, 6, 7) for order in ("ab", "ba")}
@@ -111,7 +111,7 @@ def test_prompts_that_teach_nothing_go_and_are_counted(make):
     assert "dropped: 4 always right, 4 never right" in str(report)
 
 
-def test_a_judgment_without_verdict_may_be_the_wrong_one_or_not(make):
+def test_whether_a_judgment_without_verdict_may_be_the_wrong_one(make):
     rejected = {parse(example.rejected) for example in make(judge_by(mixed))[0]}
     assert None in rejected
     examples, report = make(judge_by(mixed), unparsed_as_rejected=False)
@@ -128,7 +128,7 @@ def test_a_prompt_without_any_verdict_is_not_called_always_right(make):
     assert (report.dropped["always right"], report.dropped["never right"]) == (2, 6)
 
 
-def test_where_the_judge_is_never_right_the_teacher_may_be(make):
+def test_the_teacher_helps_where_the_judge_is_never_right(make):
     teacher = Knows(2)
     examples, report = make(judge_by(mixed), teacher=teacher)
     assert {number_of(prompt.pair) for prompt in teacher.asked} == {2, 3}
@@ -140,7 +140,7 @@ def test_where_the_judge_is_never_right_the_teacher_may_be(make):
     assert report.dropped["never right"] == 2, "the teacher was wrong about question 3"
 
 
-def test_no_pair_stands_twice_and_no_more_than_asked_for(make):
+def test_pairs_of_a_prompt_are_distinct_and_at_most_as_many_as_set(make):
     half = judge_by(lambda number, sample: sample % 2 == 0)
     for most in (1, 3, 100):
         examples, _ = make(half, samples=8, pairs_per_prompt=most)
@@ -151,14 +151,14 @@ def test_no_pair_stands_twice_and_no_more_than_asked_for(make):
     assert len(make(same, samples=8, journal="same.sqlite")[0]) == 16, "equal texts make one pair"
 
 
-def test_one_drawn_order_will_do(make):
+def test_one_drawn_order_of_each_pair(make):
     examples, report = make(judge_by(lambda number, sample: sample == 0), both_orders=False)
     assert report.prompts == len(PAIRS)
     orders = {example.meta["pair_id"]: example.meta["order"] for example in examples}
     assert set(orders.values()) == {"ab", "ba"} and len({(e.meta["pair_id"], e.meta["order"]) for e in examples}) == 8
 
 
-def test_ties_and_too_long_pairs_are_left_out_and_counted(make):
+def test_ties_and_too_long_pairs_are_counted(make):
     others = [make_pair(10, "tie"), make_pair(11, question="question 11? " * 100)]
     _, report = make(judge_by(lambda number, sample: sample == 0), [*PAIRS, *others])
     assert (report.prompts, report.dropped["ties"], report.dropped["too long"]) == (16, 1, 1)
@@ -171,7 +171,7 @@ def test_the_seed_decides(make):
     assert make(half, samples=8, journal="3", seed=1)[0] != first
 
 
-def test_a_judge_that_never_speaks_is_found_out_early(make):
+def test_a_judge_without_verdicts_is_an_error_early(make):
     silent = judge_by(lambda number, sample: None)
     many = [make_pair(number) for number in range(200)]
     with pytest.raises(UserError, match="none of the first 64 sampled judgments ends in a verdict") as error:
@@ -182,7 +182,7 @@ def test_a_judge_that_never_speaks_is_found_out_early(make):
         make(few, [PAIRS[0]], journal="few.sqlite")
 
 
-def test_a_judge_that_is_never_wrong_gives_nothing(make):
+def test_a_judge_that_is_never_wrong_is_an_error(make):
     with pytest.raises(UserError, match=r"both a right and a wrong judgment \([^{}]*\d+ always right\)$") as error:
         make(judge_by(lambda number, sample: True))
     assert "\n" not in str(error.value)
@@ -196,12 +196,12 @@ def test_a_judge_that_is_never_wrong_gives_nothing(make):
         ({"pairs_per_prompt": 0}, "pairs_per_prompt: found 0"),
     ],
 )
-def test_settings_that_can_give_nothing_are_refused(settings: dict[str, Any], complaint: str) -> None:
+def test_settings_without_effect_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         Enhancement(**settings)
 
 
-def test_killed_and_continued_it_asks_nothing_twice_and_yields_the_same_set(make):
+def test_after_a_kill_it_asks_nothing_twice_and_gives_the_same_set(make):
     whole = judge_by(mixed)
     expected = make(whole, journal="whole.sqlite")
     killed = judge_by(mixed, fails_after=7)

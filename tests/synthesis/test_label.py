@@ -18,7 +18,7 @@ def winners(pair: PreferencePair, ab: Label | None, ba: Label | None) -> list[st
     return [example.chosen for example in found]
 
 
-def test_only_a_winner_in_both_orders_makes_a_preference() -> None:
+def test_a_preference_needs_the_same_winner_in_both_orders() -> None:
     pair = make_pair(1, "A", "one", "two")
     assert winners(pair, "A", "B") == ["one"]
     assert winners(pair, "B", "A") == ["two"]
@@ -30,7 +30,7 @@ def test_only_a_winner_in_both_orders_makes_a_preference() -> None:
     assert winners(make_pair(1, "A", "one", " "), "A", "B") == [], "no reader would take it"
 
 
-def test_a_preference_is_a_prompt_of_the_policy() -> None:
+def test_a_preference_has_the_prompt_of_the_policy() -> None:
     turns = ({"role": "system", "content": "be kind"},)
     pair = PreferencePair("p", "why?", "one", "two", "A", context=turns)
     (example,) = agreed(pair, [make_judgment("p", "ab", "B"), make_judgment("p", "ba", "A")])
@@ -42,7 +42,7 @@ def test_a_preference_is_a_prompt_of_the_policy() -> None:
 
 @pytest.fixture
 def by_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A judge who prefers answers that begin with `good`, and else always says A. Counts what it is asked."""
+    """A judge that prefers answers that begin with `good`, and otherwise says A. Returns the prompts asked."""
     asked: list[str] = []
     answer = LocalEngine.answer
 
@@ -57,12 +57,12 @@ def by_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def run(folder: Path, model: str, pairs: Any, **more: Any) -> tuple[list[PreferenceExample], list[Judgment]]:
     settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
-    label(model, pairs, str(folder / "out"), **settings)
+    label(pairs, str(folder / "out"), model=model, **settings)
     judgments = [Judgment.from_dict(row, at) for at, row in read_rows(f"{folder}/out/judgments.jsonl")]
     return FileSource(f"{folder}/out/preferences.jsonl").read(PreferenceExample), judgments
 
 
-def test_pairs_with_agreed_winners_come_out_as_preferences(
+def test_pairs_with_agreed_winners_become_preferences(
     tmp_path: Path, llama: str, by_answer: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     # The labels are wrong where the judge has a preference: they play no part.

@@ -5,11 +5,10 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.generation.generate import Sampling
 from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
 from judgelit.judging.verdict import parse
-from judgelit.models.backbone import Backbone
 from judgelit.records.records import PreferencePair
 from judgelit.synthesis.tasks.pairs import TaskPairs, worked_judgment
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
@@ -32,14 +31,14 @@ def said(teacher: Any, prompts: Any, templates: Any, seed: int = 0) -> list[str]
     return [texts[index] for index in range(len(prompts))]
 
 
-def test_the_tasks_teacher_works_every_prompt_out(prompts: Any, templates: Any) -> None:
+def test_the_task_teacher_works_out_each_prompt(prompts: Any, templates: Any) -> None:
     for prompt, text in zip(prompts, said(TaskTeacher(), prompts, templates), strict=True):
         assert text == worked_judgment(prompt.pair) and parse(text) == prompt.pair.label
     assert not Path("unused").exists()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
-def test_under_brief_templates_it_glances_as_often_as_it_is_told(prompts: Any, templates: Any, rate: float) -> None:
+def test_it_glances_under_brief_templates_at_the_set_rate(prompts: Any, templates: Any, rate: float) -> None:
     texts = list(zip(prompts, said(TaskTeacher(rate), prompts, templates), strict=True))
     glances = [(prompt, text) for prompt, text in texts if text.startswith("At a glance")]
     brief = sum(prompt.template == "hurried" for prompt in prompts)
@@ -50,12 +49,12 @@ def test_under_brief_templates_it_glances_as_often_as_it_is_told(prompts: Any, t
         assert 0.4 * brief < right < 0.6 * brief, "no better than a coin"
 
 
-def test_its_glances_follow_from_the_seed(prompts: Any, templates: Any) -> None:
+def test_its_glances_depend_on_the_seed(prompts: Any, templates: Any) -> None:
     assert said(TaskTeacher(0.5), prompts, templates) == said(TaskTeacher(0.5), prompts[:], templates)
     assert said(TaskTeacher(0.5), prompts, templates) != said(TaskTeacher(0.5), prompts, templates, seed=1)
 
 
-def test_it_knows_only_tasks_and_shares(chatml: ChatTokenizer, templates: Any) -> None:
+def test_other_pairs_and_rates_are_refused(chatml: ChatTokenizer, templates: Any) -> None:
     foreign = judge_prompts([make_pair(1)], templates, chatml, 900)[0]
     with pytest.raises(UserError, match="not the id of a task"):
         said(TaskTeacher(), foreign, templates)
@@ -67,7 +66,7 @@ def test_a_model_as_teacher_is_asked_once(
     chatml: ChatTokenizer, templates: Any, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = judge_prompts([make_pair(number) for number in range(3)], templates, chatml, 900)[0]
-    teacher = EngineTeacher(Backbone(llama), Sampling(max_new_tokens=4), batch_size=2)
+    teacher = EngineTeacher(Sampling(max_new_tokens=4), model=llama, batch_size=2)
     assert teacher.name == llama
     first = dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0))
     assert set(first) == set(range(6)) and any(first.values())

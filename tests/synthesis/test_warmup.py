@@ -33,7 +33,7 @@ RIGHT = Says(lambda prompt: f" It is [[{prompt.pair.label}]]\n")
 
 
 def some_pairs(count: int = 60) -> list[PreferencePair]:
-    """Pairs whose better answer is longer two times of three, and A three times of four."""
+    """Pairs whose better answer is longer in two of three, and A in three of four."""
     return [
         make_pair(n, "B" if n % 4 == 3 else "A", "right" if n % 3 else "ok", "nope") for n in range(count)
     ]  # fmt: skip
@@ -52,7 +52,7 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     return synthesize
 
 
-def test_kept_judgments_are_right_and_say_where_they_come_from(make):
+def test_kept_judgments_are_right_and_record_their_origin(make):
     pairs = {pair.id: pair for pair in some_pairs()}
     examples, _ = make(list(pairs.values()), Says(lambda p: f"[[{'A' if int(p.pair.id[1:]) % 5 else p.pair.label}]]"))
     assert examples
@@ -65,7 +65,7 @@ def test_kept_judgments_are_right_and_say_where_they_come_from(make):
         assert example.group == pair.question_key
 
 
-def test_a_and_b_and_longer_and_shorter_are_exactly_balanced(make):
+def test_labels_and_longer_answers_are_exactly_balanced(make):
     pairs = {pair.id: pair for pair in some_pairs()}
     examples, report = make(list(pairs.values()))
     cells = Counter()
@@ -77,14 +77,14 @@ def test_a_and_b_and_longer_and_shorter_are_exactly_balanced(make):
     assert report.kept == len(examples) == len({example.pair_id for example in examples}) >= 20
 
 
-def test_answers_of_equal_length_are_balanced_by_themselves(make):
+def test_answers_of_equal_length_are_balanced_apart(make):
     examples, report = make([make_pair(n, "A", "abc", "xyz") for n in range(40)])
     labels = Counter(example.meta["verdict"] for example in examples)
     assert labels["A"] == labels["B"] >= 10
     assert report.dropped["for balance"] == 40 - len(examples)
 
 
-def test_each_pair_is_accounted_for(make):
+def test_each_pair_is_kept_or_counted(make):
     endless = [make_pair(n, question="why? " * 200) for n in range(200, 203)]
     ties = [make_pair(n, "tie") for n in range(300, 304)]
 
@@ -108,7 +108,7 @@ def test_each_pair_is_accounted_for(make):
 
 
 def test_with_both_orders_a_teacher_must_be_right_in_both(make):
-    # Right in the drawn order of all, in the other one of even numbers only.
+    # Right in the drawn order of all pairs; in the other order of pairs with even numbers only.
     def say(prompt):
         drawn = prompt.order == drawn_order(prompt.pair.id, 0)
         right = drawn or int(prompt.pair.id[1:]) % 2 == 0
@@ -129,15 +129,15 @@ def test_the_seed_decides(make):
     assert make(some_pairs(), seed=1)[0] != make(some_pairs())[0]
 
 
-def test_nothing_left_is_said_in_one_line(make):
+def test_an_empty_set_is_a_one_line_error(make):
     with pytest.raises(
-        UserError, match=r"no judgment of says is left of 60 pairs \(\d+ [^{}]*without verdict[^{}]*\)$"
+        UserError, match=r"no judgment of says was kept, of 60 pairs \(\d+ [^{}]*without verdict[^{}]*\)$"
     ) as error:
         make(some_pairs(), Says(lambda prompt: "no idea"))
     assert "\n" not in str(error.value)
 
 
-def test_of_hurried_judgments_the_lucky_ones_are_kept(make):
+def test_glances_are_kept_if_they_happen_to_be_right(make):
     pairs = TaskPairs(kinds=["sorting", "counting"], difficulties=[1], count=200).read(PreferencePair)
     careful, _ = make(pairs, TaskTeacher(), max_prompt_tokens=1000)
     hurried, report = make(pairs, TaskTeacher(glance_rate=1.0), max_prompt_tokens=1000)

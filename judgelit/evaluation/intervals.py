@@ -1,0 +1,143 @@
+"""Bootstrap intervals: each metric with a 95% interval over questions, and the paired gain between two judges."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+DRAWS_AT_ONCE = 4_000_000
+"""Draws held in memory at once: 32 MB."""
+
+
+class Mean(NamedTuple):
+    """The mean of n values, for example of the correctness of n judgments."""
+
+    values: np.ndarray
+    """[n] bool or float."""
+    questions: np.ndarray
+    """[n] int: the number of the question that each value is about."""
+    weight: float = 1.0
+    """The factor of this mean in its metric."""
+
+
+Metric = Sequence[Mean]
+"""A metric is a weighted sum of means. Most metrics are one mean of weight 1."""
+
+
+class Estimate(NamedTuple):
+    """The value of a metric, its 95% interval, and the number of judgments or pairs that it was computed from."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """Fields as JSON values; NaN (the metric is undefined) becomes null."""
+        return {name: _null_for_nan(value) for name, value in self._asdict().items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference of a metric between two judges of the same pairs, its 95% interval and its p-value."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    """Two-sided: twice the share of resamples in which the difference is zero or has the other sign."""
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Fields as JSON values; NaN (the metric is undefined) becomes null."""
+        return {name: _null_for_nan(value) for name, value in vars(self).items()}
+
+
+def estimates(metrics: Mapping[str, Metric], seed: int = 0) -> dict[str, Estimate]:
+    """Value and interval of each metric; the bootstrap resamples questions."""
+    sums = _sums_by_question(metrics, _questions(metrics))
+    values = _values(metrics, sums.sum(axis=0, keepdims=True))
+    resampled = _values(metrics, _resample(sums, seed))
+    sizes = {name: sum(len(mean.values) for mean in metric) for name, metric in metrics.items()}
+    return {name: Estimate(float(values[name][0]), *_interval(resampled[name]), sizes[name]) for name in metrics}
+
+
+def gains(before: Mapping[str, Metric], after: Mapping[str, Metric], seed: int = 0) -> dict[str, Gain]:
+    """Gain of each metric from one judge to another on the same pairs; each resample takes the same questions of both.
+
+    Args:
+        before: The metrics of the first judge.
+        after: The metrics of the second judge, about the same questions.
+        seed: Seed of the bootstrap.
+    """
+    questions = np.union1d(_questions(before), _questions(after))
+    sums = np.hstack([_sums_by_question(before, questions), _sums_by_question(after, questions)])
+
+    def differences(totals: np.ndarray) -> dict[str, np.ndarray]:
+        first, second = np.hsplit(totals, 2)
+        old, new = _values(before, first), _values(after, second)
+        return {name: new[name] - old[name] for name in before}
+
+    value, resampled = differences(sums.sum(axis=0, keepdims=True)), differences(_resample(sums, seed))
+    return {
+        name: Gain(float(value[name][0]), *_interval(resampled[name]), _p_value(value[name][0], resampled[name]))
+        for name in before
+    }
+
+
+def _means(metrics: Mapping[str, Metric]) -> list[Mean]:
+    return [mean for metric in metrics.values() for mean in metric]
+
+
+def _questions(metrics: Mapping[str, Metric]) -> np.ndarray:
+    """The numbers of all questions, ascending, [Q] int."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=int), *(mean.questions for mean in _means(metrics))]))
+
+
+def _sums_by_question(metrics: Mapping[str, Metric], questions: np.ndarray) -> np.ndarray:
+    """Sum, then number, of the values of each of K means by question, [Q, 2 * K] float64."""
+    means, size = _means(metrics), len(questions)
+    places = [np.searchsorted(questions, mean.questions) for mean in means]
+    sums = [np.bincount(at, mean.values.astype(float), size) for at, mean in zip(places, means, strict=True)]
+    counts = [np.bincount(at, minlength=size).astype(float) for at in places]
+    return np.stack([*sums, *counts], axis=1)
+
+
+def _values(metrics: Mapping[str, Metric], totals: np.ndarray) -> dict[str, np.ndarray]:
+    """The value of each metric for R rows of totals, [R, 2 * K] to [R]; NaN where a mean has no value."""
+    sums, counts = np.hsplit(totals, 2)
+    means = iter(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0).T)
+    return {name: np.sum([mean.weight * next(means) for mean in metric], axis=0) for name, metric in metrics.items()}
+
+
+def _resample(sums: np.ndarray, seed: int) -> np.ndarray:
+    """Totals over bootstrap samples of the questions, [Q, C] to [RESAMPLES, C]."""
+    questions = len(sums)
+    if questions == 0:
+        return np.zeros((RESAMPLES, sums.shape[1]))
+    rng = np.random.default_rng(seed)
+    uniform = np.full(questions, 1 / questions)
+    step = max(1, DRAWS_AT_ONCE // questions)
+    sizes = [min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step)]
+    return np.vstack([rng.multinomial(questions, uniform, size=size) @ sums for size in sizes])
+
+
+def _interval(resampled: np.ndarray) -> tuple[float, float]:
+    known = resampled[~np.isnan(resampled)]
+    if len(known) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _p_value(value: float, resampled: np.ndarray) -> float:
+    if np.isnan(value):
+        return float("nan")
+    known = resampled[~np.isnan(resampled)]
+    beyond = min((known <= 0).sum(), (known >= 0).sum())
+    return float(min(1.0, 2 * (beyond + 1) / (len(known) + 1)))
+
+
+def _null_for_nan(value: Any) -> Any:
+    return None if isinstance(value, float) and np.isnan(value) else value
