@@ -1,6 +1,5 @@
 """What SFT and DPO share: the backbone's life in Lightning, and a loss that no split of the batch can change."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from judgelit.atomic import write_json
 from judgelit.batches.flat_batch import Batch
 from judgelit.errors import UserError, first_line
 from judgelit.generation.generate import generate
@@ -256,16 +256,14 @@ class FineTuningModule(L.LightningModule):
             raise UserError(f"loss is {total.item()} at step {self.trainer.global_step} on another process; {advice}")
         first = finite.index(False)
         loss, ids = self._window_batches[first]
-        folder = Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"not-finite-loss-rank{self.global_rank}.json"
+        path = Path(self.trainer.default_root_dir) / f"not-finite-loss-rank{self.global_rank}.json"
         report = {
             "step": self.trainer.global_step,
             "loss": str(loss.item()),
             "ids": list(ids),
             "earlier": [one for _, batch in self._window_batches[:first] for one in batch],
         }
-        path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_json(path, report)
         raise UserError(
             f"loss is {loss.item()} at step {self.trainer.global_step}; the batch's ids are in {path}; {advice}"
         )

@@ -23,7 +23,7 @@ from judgelit.cli import main
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.models.lora import LoRA
-from judgelit.runs.export import export_run, merge_adapter, written_whole
+from judgelit.runs.export import export_run, merge_adapter, new_folder
 from judgelit.runs.trained_run import find_run
 from judgelit.shipped_configs import find
 from judgelit.training.sft import SFTModule
@@ -360,25 +360,25 @@ def test_an_earlier_checkpoint_can_be_named(runs: dict[str, Path], tmp_path: Pat
     assert (tmp_path / "out/adapter_model.safetensors").exists()
 
 
-class TestWrittenWhole:
+class TestNewFolder:
     def test_it_appears_at_the_end(self, tmp_path: Path) -> None:
-        with written_whole(tmp_path / "new/out") as part:
+        with new_folder(tmp_path / "new/out") as part:
             (part / "file").write_text("x")
             assert not (tmp_path / "new/out").exists()
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
         assert (tmp_path / "new/out/file").read_text() == "x"
 
     def test_a_failure_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(RuntimeError), written_whole(tmp_path / "out") as part:
+        with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as part:
             (part / "file").write_text("x")
             raise RuntimeError
         assert not list(tmp_path.iterdir())
 
-    def test_what_a_kill_has_left_is_swept_away(self, tmp_path: Path) -> None:
-        (tmp_path / "out.part").mkdir()
-        (tmp_path / "out.part/half").write_text("x")
+    def test_an_incomplete_folder_that_a_kill_left_is_removed(self, tmp_path: Path) -> None:
+        (tmp_path / ".out.0123abcd.part").mkdir()
+        (tmp_path / ".out.0123abcd.part/half").write_text("x")
         (tmp_path / "out").mkdir()
-        with written_whole(tmp_path / "out") as part:
+        with new_folder(tmp_path / "out") as part:
             (part / "file").write_text("y")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
@@ -407,7 +407,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
         assert exit_.value.code == 2
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error: ")]
         assert len(said) == 1
-        assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.part"))
         return said[0]
 
     return run
@@ -458,7 +458,7 @@ class TestRefusals:
     ) -> None:
         path = copied(runs["lora"], tmp_path / "run") / "checkpoints/last.ckpt"
         path.write_bytes(path.read_bytes()[:size])
-        assert "found no whole checkpoint" in refused(tmp_path / "run")
+        assert "found no complete checkpoint" in refused(tmp_path / "run")
 
     def test_what_is_no_checkpoint_or_would_run_code(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
@@ -466,7 +466,7 @@ class TestRefusals:
         path = copied(runs["lora"], tmp_path / "run") / "checkpoints/last.ckpt"
         for content in ({"weights": 1}, {"state_dict": {}, "code": Path}, [1]):
             torch.save(content, path)
-            assert "found no whole checkpoint" in refused(tmp_path / "run")
+            assert "found no complete checkpoint" in refused(tmp_path / "run")
 
     def test_a_broken_sharded_checkpoint(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
@@ -525,7 +525,7 @@ class TestRefusals:
     def test_an_adapter_on_random_weights(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
     ) -> None:
-        assert "random weights no file holds" in refused(copied(runs["lora"], tmp_path / "run", name_or_path="nano"))
+        assert "random weights are in no file" in refused(copied(runs["lora"], tmp_path / "run", name_or_path="nano"))
 
     def test_a_folder_with_something_in_it(self, runs: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
@@ -557,7 +557,7 @@ class TestModelCard:
         assert rows["lr scheduler"] == "WarmupCosine warmup 0.1, floor 0.0"
         assert rows["trained for"].startswith("2 optimizer steps, ")
         assert rows["batch"] == "batch_size 2, accumulate_grad_batches 4"
-        assert "None was measured" in text and f"transformers {transformers.__version__}" in text
+        assert "were not evaluated" in text and f"transformers {transformers.__version__}" in text
         merged = yaml.safe_load((exported[0]["dpo-merged"] / "README.md").read_text(encoding="utf-8").split("---\n")[1])
         assert merged["library_name"] == "transformers"
 
@@ -640,5 +640,5 @@ class TestModelCard:
         earlier = shutil.copy(run / "checkpoints/last.ckpt", tmp_path / "run/stages/04-sft/checkpoints/earlier.ckpt")
         for unmeasured in (tmp_path / "run", earlier):
             main(["export", str(unmeasured), "--to", str(tmp_path / "out")])
-            assert "None was measured" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+            assert "were not evaluated" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
             shutil.rmtree(tmp_path / "out")
