@@ -2,9 +2,9 @@
 
 import csv
 import math
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,13 +29,12 @@ def test_help_is_quick_and_imports_no_large_library() -> None:
         "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'jsonargparse', 'peft', 'numpy', 'rich'}; "
         "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
     )
-    best = 10.0
-    for _ in range(3):
-        began = time.perf_counter()
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        best = min(best, time.perf_counter() - began)
-        assert ended.returncode == 0, ended.stderr
-    assert best < 0.5
+    # Time of the processor, since other programs may use the machine.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == 0, ended.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ STAGES = [
 
 def to_the_end(folder: Path, config: Path) -> str:
     process = in_a_process(folder, "run", "--config", str(config), "--output", "runs/short")
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
 
