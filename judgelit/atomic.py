@@ -4,6 +4,7 @@ The content is written under another name in the same folder, forced to the disk
 content or the new.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -64,6 +65,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync(path.parent)
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what killed processes have left of writing `path`. No process may be writing it now."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a whole folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

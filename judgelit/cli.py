@@ -1,4 +1,4 @@
-"""`judgelit <command>`: the roof. Heavy imports happen inside the command that needs them."""
+"""`judgelit COMMAND`: the table of commands. A command's module, and all that is slow to import, is imported last."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from judgelit.errors import UserError
 
 COMMANDS = {
     "run": (
-        "judgelit.pipeline",
+        "judgelit.pipeline.command",
         "the whole recipe: synthesise, SFT, sample, DPO, evaluate; continues where it stopped",
     ),
     "fit": ("judgelit.training.cli", "train a judge by SFT or DPO"),
@@ -19,47 +19,59 @@ COMMANDS = {
     "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "judge": ("judgelit.synthesis.label", "label the pairs of a file with a judge"),
-    "plan": ("judgelit.planning.plan", "memory and time that a configuration needs, before a GPU is rented for it"),
-    "export": ("judgelit.runs.export", "write what a run has trained as a Hugging Face folder"),
+    "plan": ("judgelit.planning.plan", "estimate memory and time of a configuration, without a GPU"),
+    "export": ("judgelit.runs.export", "write the trained model of a run as a Hugging Face folder"),
     "configs": ("judgelit.shipped_configs", "list the shipped configurations or copy one"),
 }
-# These share a module and read the command's name themselves.
-_NAMED = {"fit", "validate", "test", "predict"}
+"""Name of each command, with the module whose `main(arguments)` runs it and a line of help."""
+
+TRAINER_COMMANDS = {"fit", "validate", "test", "predict"}
+"""Commands whose `main` also gets the command's name, as first argument."""
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Dispatch to a command; a user's mistake is one line on stderr and exit status 2."""
+    """Run a command.
+
+    Exit codes: 0 if it succeeds; 2 after a `UserError`, which is printed as one line; 130 after an interrupt and 143
+    after SIGTERM; 1 after an error of judgelit itself, with a traceback, or if nobody reads the output any more.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    if os.environ.pop("JUDGELIT_END_WITH_STDIN", None):
+        _end_with_stdin()
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_help(), flush=True)
-            return
-        if argv[0] == "--version":
+        elif argv[0] == "--version":
             from judgelit import __version__
 
             print(f"judgelit {__version__}")
-            return
-        if argv[0] not in COMMANDS:
-            raise UserError(_unknown(argv[0]))
-        _settle()
-        module, _ = COMMANDS[argv[0]]
-        command, arguments = import_module(module).main, _find_configs(argv if argv[0] in _NAMED else argv[1:])
-        command(arguments)
+        else:
+            _run(argv)
     except UserError as error:
-        # In one piece: several processes may have something to say.
+        # One call of write: the lines of several processes must not mix.
         sys.stderr.write(f"judgelit: error: {error}\n")
         raise SystemExit(2) from None
     except BrokenPipeError:
-        # Whoever read the output (`| head`) has seen enough; Python would complain once more when it flushes.
+        # The reader, such as `| head`, has closed the pipe. Without this, Python would fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning leaves with 1 after an interrupt, and with 0, as if all were done, where it was told to end.
-        told = type(stop).__name__ == "SIGTERMException"
-        if not told and not isinstance(stop, KeyboardInterrupt) and not isinstance(stop.__context__, KeyboardInterrupt):
+        # Lightning turns an interrupt into SystemExit(1), and SIGTERM into a SystemExit with code 0.
+        is_sigterm = type(stop).__name__ == "SIGTERMException"
+        is_interrupt = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+        if not is_sigterm and not is_interrupt:
             raise
         sys.stderr.write("judgelit: interrupted; the same command continues, `judgelit fit` with --ckpt_path last\n")
-        raise SystemExit(143 if told else 130) from None
+        raise SystemExit(143 if is_sigterm else 130) from None
+
+
+def _run(argv: list[str]) -> None:
+    command, arguments = argv[0], argv[1:]
+    if command not in COMMANDS:
+        raise UserError(_unknown(command))
+    _configure_libraries()
+    module, _ = COMMANDS[command]
+    import_module(module).main(_find_configs(argv if command in TRAINER_COMMANDS else arguments))
 
 
 def _help() -> str:
@@ -87,7 +99,7 @@ def _unknown(command: str) -> str:
 
 
 def _find_configs(argv: list[str]) -> list[str]:
-    """The arguments with every `--config` that names a shipped configuration turned into its path."""
+    """Replace the name of a shipped configuration after `--config` by its path."""
     from judgelit.shipped_configs import find
 
     found = list(argv)
@@ -99,19 +111,38 @@ def _find_configs(argv: list[str]) -> list[str]:
     return found
 
 
-def _settle() -> None:
-    """Set what must be set before the heavy imports, and keep what libraries say to themselves out of the terminal."""
+def _end_with_stdin() -> None:
+    """Kill this process and the ranks and workers that it has started as soon as standard input closes.
+
+    `judgelit run` starts `judgelit fit` so. It holds the other end of the pipe, which the system closes when `run`
+    dies, by SIGKILL too. Without this, the fit would train on beside that of a restarted run.
+    """
+    import signal
+    import threading
+
+    def wait_and_kill() -> None:
+        while os.read(0, 1):
+            pass
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait_and_kill, daemon=True).start()
+
+
+def _configure_libraries() -> None:
+    """Set environment variables that libraries read on import, and silence messages that would mislead a user."""
     import logging
     import warnings
 
-    # OpenMP's threads wait by spinning, which makes a small model many times slower on a machine that others use too.
+    # By default OpenMP's threads wait in a busy loop: with other programs on the machine, many times slower.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_not_an_advert)
-    # Advice on settings that judgelit has chosen on purpose.
-    for about in (
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+    # These advise against settings that judgelit has chosen on purpose.
+    for message in (
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
         ".*litlogger.*",
@@ -123,10 +154,11 @@ def _settle() -> None:
         ".*across ranks is zero.*",
         ".*torch.distributed is disabled.*",
     ):
-        warnings.filterwarnings("ignore", message=about)
+        warnings.filterwarnings("ignore", message=message)
 
 
-def _not_an_advert(record: object) -> bool:
+def _is_wanted(record: object) -> bool:
+    """Whether a log record of Lightning is more than an advertisement or a tip."""
     text = str(getattr(record, "msg", ""))
     return not any(part in text for part in ("litlogger", "litmodels", "Tip:", "TPU available", "stepping batches"))
 

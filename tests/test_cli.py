@@ -1,10 +1,10 @@
-"""The roof: help, speed, short names, exit codes."""
+"""The command line: help, its speed, names of configurations, exit codes."""
 
 import csv
 import math
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,19 +23,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {name} " in said and what in said
 
 
-def test_help_imports_nothing_heavy_and_is_quick() -> None:
+def test_help_is_quick_and_imports_no_large_library() -> None:
     code = (
         "import sys; from judgelit.cli import main; main(['--help']); "
         "heavy = {'torch', 'lightning', 'transformers', 'datasets', 'jsonargparse', 'peft', 'numpy', 'rich'}; "
         "sys.exit(','.join(heavy & set(sys.modules)) or 0)"
     )
-    best = 10.0
-    for _ in range(3):
-        began = time.perf_counter()
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        best = min(best, time.perf_counter() - began)
-        assert ended.returncode == 0, ended.stderr
-    assert best < 0.5
+    # Time of the processor, since other programs may use the machine.
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ended.returncode == 0, ended.stderr
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,7 +69,9 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.parametrize("name", ["quickstart/sft", "quickstart/dpo"])
-def test_print_config_resolves_and_says_the_model_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_config_resolves_the_configuration_and_names_the_model_once(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", name, "--trainer.max_steps=7", "--print_config"])
     assert exit_.value.code == 0
@@ -80,12 +81,12 @@ def test_print_config_resolves_and_says_the_model_once(name: str, capsys: pytest
     assert "tokenizer" not in config["data"]["init_args"]
 
 
-def test_shipped_configurations_are_found_by_every_way_of_naming_them() -> None:
+def test_a_shipped_configuration_is_found_by_its_short_name_and_its_path() -> None:
     for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
         assert Path(find(name)).samefile(shipped()["quickstart/run"])
 
 
-def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     assert find("mine.yaml") == "mine.yaml"
@@ -100,7 +101,7 @@ def test_configs_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) ->
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_configs_copy_gives_an_equal_file_and_overwrites_none(
+def test_configs_copy_copies_a_file_and_overwrites_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,7 +113,7 @@ def test_configs_copy_gives_an_equal_file_and_overwrites_none(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_configs_copy_takes_along_what_a_recipe_names(tmp_path: Path) -> None:
+def test_configs_copy_copies_the_files_that_a_recipe_names(tmp_path: Path) -> None:
     main(["configs", "copy", "quickstart/run", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "sft.yaml", "dpo.yaml"}
     for path in tmp_path.iterdir():

@@ -1,8 +1,11 @@
-"""Checkpoints that are there whole or not at all, whenever the process is killed."""
+"""Checkpoints that are either complete or absent, whenever the process is killed.
 
-import os
+A checkpoint is a file or, of a sharded run, a folder. Both are written under another name, forced to the disk and then
+moved to their place. A file replaces the old one in one step. A folder cannot: the old folder is first moved away, and
+`mend` moves it back if a kill came in between.
+"""
+
 import pickle
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -12,41 +15,44 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from judgelit.atomic import PART, atomic_file, remove, sync, sync_tree
 from judgelit.errors import UserError
 
 NOT_SAVED = "not saved"
 """Key of a checkpoint that must not be written; its value says why."""
 META = "meta.pt"
-"""What Lightning calls the part of a sharded checkpoint that is no tensor, and writes last; the others are shards."""
-_PART, _OLD = ".part", ".old"
+"""File of a sharded checkpoint that holds all that is no tensor. Lightning writes it last."""
+_OLD = ".old"
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, to the disk, and then moves it there.
+    """Writes checkpoint files atomically.
 
-    Lightning's own goes through the folder for temporary files, and a move between file systems can be cut in half.
+    Lightning's own plugin writes to the folder for temporary files. A kill can cut the move from one file system to
+    another in half.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Put a whole checkpoint in the place of `path`, or leave what is there."""
-        if _refused(checkpoint):
+        """Save a checkpoint, unless it says that it must not be saved.
+
+        Args:
+            checkpoint: The checkpoint.
+            path: The file, or an address with `://`, which Lightning writes.
+            storage_options: Passed to Lightning for an address.
+        """
+        if _must_not_be_saved(checkpoint):
             return
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(place.name + _PART)
-        with part.open("wb") as file:
+        old = _old(place)
+        with atomic_file(place) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        old = place.with_name(place.name + _OLD)
-        if place.is_dir() and not place.is_symlink():
-            place.rename(old)
-        part.replace(place)
-        _sync(place.parent)
-        _remove(old)
+            if place.is_dir() and not place.is_symlink():
+                # A sharded checkpoint stands there; a file cannot replace a folder.
+                place.rename(old)
+        remove(old)
 
     def load_checkpoint(
         self,
@@ -54,17 +60,18 @@ class AtomicCheckpoints(TorchCheckpointIO):
         map_location: Any | None = lambda storage, _: storage,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint.
+        """Load a checkpoint.
 
         Raises:
-            UserError: The file is cut off, or is no checkpoint.
+            UserError: The file is truncated, or is no checkpoint.
         """
         try:
             found = super().load_checkpoint(path, map_location, weights_only)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             what = " ".join(str(error).split())[:200] or "it is empty"
             raise UserError(
-                f"{path} cannot be read as a checkpoint ({what}); expected a whole one: name another with --ckpt_path"
+                f"{path} cannot be read as a checkpoint ({what}); expected a complete one: name another with "
+                "--ckpt_path"
             ) from error
         if not isinstance(found, dict) or "state_dict" not in found:
             raise UserError(f"{path} is no checkpoint of a run: it holds no state_dict; name another with --ckpt_path")
@@ -72,90 +79,72 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 def swap_folders(strategy: ModelParallelStrategy) -> None:
-    """Let a strategy that writes a checkpoint as a folder write it beside its place and then swap the two.
-
-    A process that is killed between the swap's two moves leaves the old folder under another name: see `mend`.
-    """
+    """Make a strategy write sharded checkpoints under another name and then swap the new folder for the old one."""
     write: Callable[..., None] = strategy.save_checkpoint
 
     def save(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
-        if _refused(checkpoint):
+        if _must_not_be_saved(checkpoint):
             return
         if not strategy._save_distributed_checkpoint:
             write(checkpoint, filepath, storage_options)
             return
         place = Path(strategy.broadcast(str(filepath)))
-        part, old = place.with_name(place.name + _PART), place.with_name(place.name + _OLD)
+        # All ranks write to this folder, so its name has no random part.
+        part, old = place.with_name(place.name + PART), _old(place)
         if strategy.is_global_zero:
-            _remove(part)
+            remove(part)
         strategy.barrier()
         write(checkpoint, part, storage_options)
         strategy.barrier()
         if strategy.is_global_zero:
-            _sync_all(part)
-            _remove(old)
+            sync_tree(part)
+            remove(old)
             if place.exists():
                 place.rename(old)
             part.rename(place)
-            _sync(place.parent)
-            _remove(old)
+            sync(place.parent)
+            remove(old)
         strategy.barrier()
 
     strategy.save_checkpoint = save  # type: ignore[method-assign]
 
 
 def mend(folders: Iterable[str | Path]) -> None:
-    """Tidy folders of checkpoints after a kill: what was half written goes, what was half moved comes back."""
+    """Tidy folders of checkpoints after a kill: remove incomplete checkpoints, move back those that were moved away."""
     for folder in map(Path, folders):
-        for old in folder.glob("*.ckpt" + _OLD):
+        for old in folder.glob(f"*.ckpt{_OLD}"):
             place = old.with_name(old.name.removesuffix(_OLD))
             if place.exists():
-                _remove(old)
+                remove(old)
             else:
                 old.rename(place)
-        for part in folder.glob("*.ckpt" + _PART):
-            _remove(part)
+        for part in folder.glob(f"*.ckpt*{PART}"):
+            remove(part)
 
 
 def newest(folders: Iterable[str | Path]) -> Path | None:
-    """The checkpoint written last in these folders, if there is one.
+    """The complete checkpoint that was written last in these folders, or None.
 
-    That is `last.ckpt`, unless a kill came between the two files that Lightning writes of one step. All ranks find the
-    same, whether or not the first has mended the folders by then.
+    It is `last.ckpt`, unless a kill came between the two files that Lightning writes at one step. All ranks find the
+    same one, before and after the first rank has called `mend`.
     """
     found = [
         (path.stat().st_mtime_ns, checkpoint.with_name(checkpoint.name.removesuffix(_OLD)))
         for folder in folders
-        for checkpoint in (*Path(folder).glob("*.ckpt"), *Path(folder).glob("*.ckpt" + _OLD))
+        for checkpoint in (*Path(folder).glob("*.ckpt"), *Path(folder).glob(f"*.ckpt{_OLD}"))
         for path in [checkpoint / META if checkpoint.is_dir() else checkpoint]
         if path.exists()
     ]
     return max(found)[1] if found else None
 
 
-def _refused(checkpoint: dict[str, Any]) -> bool:
+def _must_not_be_saved(checkpoint: dict[str, Any]) -> bool:
     reason = checkpoint.get(NOT_SAVED)
     if reason:
         rank_zero_info(f"no checkpoint: {reason}")
     return bool(reason)
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _sync_all(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _old(place: Path) -> Path:
+    """Name under which a folder stands while another takes its place."""
+    return place.with_name(place.name + _OLD)

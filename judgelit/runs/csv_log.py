@@ -1,7 +1,6 @@
-"""The run's CSV log: one file however often the run is stopped."""
+"""CSV log of a run: one file, however often the run is stopped and continued."""
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,51 +8,51 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from judgelit.atomic import atomic_file, remove_parts, sync
+
 Row = dict[str, Any]
 
 
 class RunLog(Logger):
-    """Writes metrics to `csv/version_0/metrics.csv`, a row a call, in Lightning's form.
+    """Writes metrics to `csv/version_0/metrics.csv`, one row a call, in the form of Lightning's CSVLogger.
 
-    A run that continues takes the file back to where its checkpoint was made and goes on from there, so the file of a
-    stopped run is that of a run that was never stopped.
+    A continued run cuts the file back to the rows that its checkpoint counted. So the file of a stopped and continued
+    run equals that of a run without a stop.
+
+    Args:
+        root: The folder of the run. Nothing is written yet.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Say which run's log it is; nothing is written yet.
-
-        Args:
-            root: The run's folder.
-        """
         super().__init__()
         self.path = Path(root) / "csv" / "version_0" / "metrics.csv"
         self.rows = 0
-        """Rows logged so far."""
+        """Number of rows logged so far."""
         self._columns: list[str] = []
         self._unsaved: list[Row] = []
 
     @property
     def name(self) -> str:
-        """Lightning's word for the kind of log."""
+        """Lightning's name for this kind of logger."""
         return "csv"
 
     @property
     def version(self) -> int:
-        """There is one."""
+        """Always 0: a run has one file."""
         return 0
 
     @property
     def save_dir(self) -> str:
-        """The run's folder."""
+        """The folder of the run."""
         return str(self.path.parents[2])
 
     @property
     def log_dir(self) -> str:
-        """The file's folder."""
+        """The folder of the file."""
         return str(self.path.parent)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them all."""
+        """Do nothing: config.yaml holds all hyper-parameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -64,7 +63,7 @@ class RunLog(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Bring the file up to date."""
+        """Write all rows logged so far to the file."""
         if not self._unsaved:
             return
         if {name for row in self._unsaved for name in row} <= set(self._columns):
@@ -76,19 +75,19 @@ class RunLog(Logger):
 
     @rank_zero_only
     def sync(self) -> None:
-        """Bring the file up to date, on the disk too."""
+        """Write all rows logged so far and force the file to the disk."""
         self.save()
         if self.path.exists():
-            with self.path.open("a", encoding="utf-8") as file:
-                os.fsync(file.fileno())
+            sync(self.path)
 
     def finalize(self, status: str) -> None:
-        """Save what is left."""
+        """Write all rows logged so far."""
         self.save()
 
     @rank_zero_only
     def rewind(self, rows: int, more: Sequence[Row] = ()) -> None:
-        """Go back to the first `rows` rows of the file and add `more`."""
+        """Keep the first `rows` rows of the file, drop the others and add `more`."""
+        remove_parts(self.path)
         kept = [*self._read()[:rows], *more]
         self.rows, self._columns, self._unsaved = len(kept), [], []
         if kept or self.path.exists():
@@ -101,15 +100,10 @@ class RunLog(Logger):
             return list(csv.DictReader(file))
 
     def _write(self, rows: Sequence[Row]) -> None:
-        """Put a file of these rows in the old one's place, with all columns that any has a value of."""
+        """Replace the file by these rows, with a column for each name that has a value in any row."""
         self._columns = sorted({name for row in rows for name, value in row.items() if value not in ("", None)})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with atomic_file(self.path, "w") as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             if rows:
                 writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)

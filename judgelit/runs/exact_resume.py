@@ -1,4 +1,21 @@
-"""What a checkpoint must hold, beyond what Lightning keeps, for a run to go on to the last bit."""
+"""Exact resume: a run that is stopped and continued ends as it would have ended without the stop, to the last bit.
+
+Lightning's checkpoint holds weights, optimizer, schedule and the counters of its loops. That is not enough:
+
+- A checkpoint can be asked for in the middle of a global batch. The weights are then still those of the last optimizer
+  step, but the counters are not. So `ExactResume` notes the state of loops and data at the end of each optimizer step
+  (`on_train_batch_end`) and saves that (`on_save_checkpoint`). The global batch is done again.
+- In the middle of an optimizer step some weights are new and some old. No checkpoint is written then.
+- Random numbers: each micro-batch is seeded from the seed of the run and its own number (`on_train_batch_start`). So
+  no generator's state has to be saved, and validation, loader workers or a stop cannot change the numbers.
+- Lightning saves before it logs the step and before it validates. So a checkpoint also says how many rows the log had,
+  which row was about to be logged, and whether a validation was about to start. A continued run cuts its logs back to
+  that point, adds the row, and validates (`on_train_start`).
+- A run that is killed after its last step, but before its end, must enter the training loop once more, so that it
+  validates and ends (`_keep_loop_open`).
+
+This needs attributes of Lightning's loops that are not public, so pyproject.toml bounds Lightning's version.
+"""
 
 import copy
 import hashlib
@@ -19,128 +36,132 @@ from judgelit.runs.checkpoints import NOT_SAVED
 from judgelit.runs.csv_log import RunLog
 
 _KEY = "judgelit"
+"""Key of a checkpoint under which `ExactResume` keeps its part."""
 
 
 class ExactResume(Callback):
-    """Makes a stopped run go on exactly; it must come before all other callbacks, its `CatchUp` after them.
+    """Saves what an exact resume needs, and restores it.
 
-    - Every checkpoint is of the end of an optimizer step, whenever it is asked for. Inside an accumulation window the
-      weights are still those of the step before, so the checkpoint says that the window is to be done again. Amid an
-      update there is nothing that could be continued, and no checkpoint is written.
-    - Random numbers are drawn anew for each micro-batch, from the run's seed and the micro-batch's number alone.
-      So there is no state to restore, and validation, workers or a stop cannot change them.
-    - Lightning logs a step and validates after it saves. What a kill took away of that is made up for, and what the
-      killed run logged after its checkpoint is dropped.
+    It must be the first callback, and its `CatchUp` the last: seeds and notes come before the work of other callbacks,
+    and the validation after they have started.
     """
 
     def __init__(self) -> None:
         self._seed = 0
-        self._boundary: dict[str, Any] = {}  # where the last whole optimizer step left loops and data
-        self._in_window = False
-        self._updating = False
-        self._row_due = False
-        self._validation_due = False
+        self._last_step: dict[str, Any] = {}  # states of loops and data, and the epoch, after the last optimizer step
+        self._in_global_batch = False
+        self._in_optimizer_step = False
+        self._row_pending = False  # Lightning has not yet logged the last step
+        self._validation_pending = False
         self._ended = False
-        self._rows = 0  # logged before the window
+        self._rows = 0  # rows logged before the global batch
         self._loaded: dict[str, Any] | None = None
         self._max_steps: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Note the seed that the process was given."""
+        """Note the seed of the process."""
         self._seed = torch.initial_seed()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a run that was killed at its last step come to its end."""
-        self._hold_open(trainer)
+        """Let a run that was killed after its last step enter the training loop."""
+        self._keep_loop_open(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the logs back to the checkpoint."""
+        """Cut the logs back to the checkpoint."""
         self._ended = False
         if self._max_steps is not None:
             _epoch_loop(trainer).max_steps, self._max_steps = self._max_steps, None
         saved, self._loaded = self._loaded, None
         if saved is None:
-            _rewind(trainer, 0, [], 0)
+            _rewind_logs(trainer, 0, [], 0)
             return
-        _rewind(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
+        _rewind_logs(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
         if saved["ranks"] != trainer.world_size:
-            _recount(trainer, self._boundary["data"])
-        self._validation_due = saved["validate"]
+            _correct_total(trainer, self._last_step["data"])
+        self._validation_pending = saved["validate"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Seed the micro-batch."""
-        if not self._in_window:
-            self._in_window, self._row_due, self._rows = True, False, _rows(trainer)
+        """Seed the micro-batch; at the start of a global batch, note the length of the log."""
+        if not self._in_global_batch:
+            self._in_global_batch, self._row_pending, self._rows = True, False, _rows(trainer)
         done: int = _epoch_loop(trainer).batch_progress.total.processed
         seed_all(f"{self._seed}/{done * trainer.world_size + trainer.global_rank}")
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """From here on the weights are of no step, until the batch has ended."""
-        self._updating = True
+        """Note that no checkpoint must be written until the batch ends."""
+        self._in_optimizer_step = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note where the run is, if an optimizer step is done."""
+        """After an optimizer step, note the state of loops and data."""
         loop = _epoch_loop(trainer)
         if loop._should_accumulate():
             return
-        self._in_window = self._updating = False
-        self._row_due = trainer._logger_connector.should_update_logs
-        self._validation_due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        self._boundary = {
+        self._in_global_batch = self._in_optimizer_step = False
+        self._row_pending = trainer._logger_connector.should_update_logs
+        self._validation_pending = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        self._last_step = {
             "loop": trainer.fit_loop.state_dict(),
             "data": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
             "epoch": trainer.current_epoch,
         }
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has logged the step."""
-        self._row_due = False
+        """Note that Lightning has logged the step."""
+        self._row_pending = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """And validated."""
-        self._validation_due = False
+        """Note that the validation is done."""
+        self._validation_pending = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has logged the step."""
-        self._row_due = False
+        """Note that Lightning has logged the step."""
+        self._row_pending = False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What is saved now needs nothing made up for."""
-        self._row_due, self._ended = False, True
+        """Note that the training has ended: a checkpoint from now on leaves nothing to do."""
+        self._row_pending, self._ended = False, True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Save the end of the last optimizer step."""
-        if self._updating or not self._boundary:
-            why = "stopped amid an update" if self._updating else "no step is done yet"
-            checkpoint[NOT_SAVED] = f"{why}; the last one stays as it is"
+        """Save the state after the last optimizer step."""
+        if self._in_optimizer_step or not self._last_step:
+            why = "stopped in an optimizer step" if self._in_optimizer_step else "no step is done yet"
+            checkpoint[NOT_SAVED] = f"{why}; an earlier one is kept"
             return
-        checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._boundary["loop"])
-        checkpoint[type(trainer.datamodule).__qualname__] = self._boundary["data"]  # type: ignore[attr-defined]
+        checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._last_step["loop"])
+        checkpoint[type(trainer.datamodule).__qualname__] = self._last_step["data"]  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             if isinstance(logger, RunLog):
+                # The rows that the checkpoint counts must be on the disk when it is.
                 logger.sync()
         checkpoint[_KEY] = {
             "seed": self._seed,
             "ranks": trainer.world_size,
-            "epoch": self._boundary["epoch"],
-            "rows": self._rows if self._in_window else _rows(trainer),
-            "row": [_due_row(trainer)] if self._row_due else [],
-            "validate": self._validation_due,
+            "epoch": self._last_step["epoch"],
+            "rows": self._rows if self._in_global_batch else _rows(trainer),
+            "row": [_pending_row(trainer)] if self._row_pending else [],
+            "validate": self._validation_pending,
             "ended": self._ended,
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint, on as many processes as there are now."""
+        """Restore from a checkpoint; if the number of ranks has changed, convert the position in the data.
+
+        Raises:
+            UserError: The checkpoint is not of `judgelit fit`, or of a run on another kind of data.
+        """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         if _KEY not in checkpoint:
-            raise UserError("the checkpoint does not say where its run was; expected one that `judgelit fit` has made")
+            raise UserError(
+                f"the checkpoint has no entry {_KEY!r}, so it does not say where its run was; expected one that "
+                "`judgelit fit` has saved"
+            )
         saved = self._loaded = checkpoint[_KEY]
         self._seed = saved["seed"]
         kind = type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
@@ -149,23 +170,24 @@ class ExactResume(Callback):
         data = checkpoint[kind]
         if saved["ranks"] != trainer.world_size:
             rank_zero_info(
-                f"the checkpoint is of {saved['ranks']} processes and there are {trainer.world_size} now: the data "
-                "goes on where it was, but the run is no longer the same to the last bit"
+                f"the checkpoint is of {saved['ranks']} processes and there are {trainer.world_size} now: the run "
+                "continues at the same place in the data, but no longer equal to the last bit"
             )
-            data = _deal_out(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
+            data = _convert_position(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
         loop = copy.deepcopy(checkpoint["loops"]["fit_loop"])
-        self._boundary = {"loop": loop, "data": data, "epoch": saved["epoch"]}
-        self._hold_open(trainer)
+        self._last_step = {"loop": loop, "data": data, "epoch": saved["epoch"]}
+        self._keep_loop_open(trainer)
 
     def catch_up(self, trainer: L.Trainer) -> None:
-        """Validate if the checkpoint was made just before that."""
-        if self._validation_due:
-            _validate(trainer, self._boundary["epoch"])
+        """Run the validation that was about to start when the checkpoint was saved."""
+        if self._validation_pending:
+            _validate(trainer, self._last_step["epoch"])
 
-    def _hold_open(self, trainer: L.Trainer) -> None:
-        """Have Lightning enter the loop of a run whose last step is done but whose end is not: it would skip both.
+    def _keep_loop_open(self, trainer: L.Trainer) -> None:
+        """Raise `max_steps` until training starts, if the last step is done but the run has not ended.
 
-        This has to wait for the optimizers, whose schedules ask how many steps there are.
+        Lightning would skip the training loop, and with it the last validation and the end of the run. The optimizers
+        must exist by then: their schedules ask for the true number of steps.
         """
         loop = _epoch_loop(trainer)
         if self._loaded and not self._loaded["ended"] and trainer.optimizers and loop.max_steps > 0:
@@ -174,18 +196,18 @@ class ExactResume(Callback):
 
 
 class CatchUp(Callback):
-    """Does what a continued run must do before its first step once all other callbacks have begun."""
+    """The last callback: validates before the first step of a continued run, if that was pending."""
 
     def __init__(self, resume: ExactResume) -> None:
         self.resume = resume
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Validate if the checkpoint was made just before that."""
+        """Run the validation that was about to start when the checkpoint was saved."""
         self.resume.catch_up(trainer)
 
 
 def seed_all(key: str) -> None:
-    """Seed Python, numpy and torch on every device from a text."""
+    """Seed Python, numpy and torch, on every device, from a text."""
     seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -197,29 +219,30 @@ def _epoch_loop(trainer: L.Trainer) -> Any:
 
 
 def _rows(trainer: L.Trainer) -> int:
+    """Number of rows in the CSV log."""
     return next((logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)), 0)
 
 
-def _due_row(trainer: L.Trainer) -> dict[str, float]:
-    """The row that Lightning is about to log."""
+def _pending_row(trainer: L.Trainer) -> dict[str, float]:
+    """The row that Lightning will log next."""
     metrics = trainer._logger_connector.metrics["log"]
     values = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in metrics.items()}
     return {**values, "epoch": trainer.current_epoch, "step": _epoch_loop(trainer)._batches_that_stepped}
 
 
-def _rewind(trainer: L.Trainer, rows: int, more: list[dict[str, float]], step: int) -> None:
-    """Drop what was logged after a checkpoint: from the CSV file exactly, from TensorBoard all from `step` on."""
+def _rewind_logs(trainer: L.Trainer, rows: int, more: list[dict[str, float]], step: int) -> None:
+    """Drop what was logged after a checkpoint: all but `rows` rows of the CSV log, TensorBoard's events from `step`."""
     for logger in trainer.loggers:
         if isinstance(logger, RunLog):
             logger.rewind(rows, more)
         elif isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            # A writer that opens its file says from which step on earlier files no longer count.
+            # A new event file tells TensorBoard from which step on older files are void.
             logger.experiment.close()
             logger.experiment.purge_step = step
 
 
 def _validate(trainer: L.Trainer, epoch: int) -> None:
-    """Validate as at the end of a step of `epoch`, which Lightning believes is over."""
+    """Run a validation as at the end of a step of `epoch`. By Lightning's counters that epoch is over."""
     progress, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
     now, first = progress.completed, connector._first_loop_iter
     progress.completed = epoch
@@ -231,26 +254,34 @@ def _validate(trainer: L.Trainer, epoch: int) -> None:
     progress.completed, connector._first_loop_iter = now, first
 
 
-def _deal_out(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ranks: int) -> dict[str, Any]:
-    """Change a checkpoint's place in the data, counted in batches of one of `ranks` processes, to this number of them.
+def _convert_position(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ranks: int) -> dict[str, Any]:
+    """Convert a checkpoint's position in the data, in batches of one rank, from `ranks` ranks to the present number.
 
-    What is left over after a whole turn of all processes is done once more.
+    Batches that do not fill a turn of all ranks are done again.
+
+    Args:
+        trainer: The trainer; its data module gets the new position.
+        loop: State of the fit loop, which is changed in place.
+        data: State of the data module.
+        ranks: Number of ranks that saved the checkpoint.
+
+    Returns:
+        The new state of the data module.
     """
     data = {**data, "batches": data["batches"] * ranks // trainer.world_size}
     trainer.datamodule.load_state_dict(data)  # type: ignore[attr-defined]
     progress = loop["epoch_loop.batch_progress"]
     batches = progress["current"]["ready"] * ranks / trainer.world_size
-    # The last batch of an epoch stays its last.
+    # The last batch of an epoch must still be its last.
     batches = int(np.ceil(batches) if progress["is_last_batch"] else batches)
     for counts in (progress["total"], progress["current"]):
         counts.update(ready=batches, started=batches, processed=batches, completed=batches - 1)
     return data
 
 
-def _recount(trainer: L.Trainer, data: dict[str, Any]) -> None:
-    """Count all batches as if the run had had this many processes from its beginning."""
-    missing = data["epoch"] * int(trainer.fit_loop.max_batches) + data["batches"]
+def _correct_total(trainer: L.Trainer, data: dict[str, Any]) -> None:
+    """Set the total number of batches to what it would be if the run had had this number of ranks from its start."""
     total = _epoch_loop(trainer).batch_progress.total
-    missing -= total.processed
+    missing = data["epoch"] * int(trainer.fit_loop.max_batches) + data["batches"] - total.processed
     for name in ("ready", "started", "processed", "completed"):
         setattr(total, name, getattr(total, name) + missing)

@@ -1,16 +1,16 @@
-"""`judgelit export`: what a run has trained as a Hugging Face folder."""
+"""`judgelit export`: the trained model of a run as a Hugging Face folder."""
 
-import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from judgelit.atomic import atomic_folder, remove, remove_parts
 from judgelit.batches.tokenizer import NANO, ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.models import quantization
@@ -29,29 +29,29 @@ DType = Literal["float32", "bfloat16", "float16"]
 def export_run(
     run: TrainedRun, to: Path, merge: bool = False, dtype: DType | None = None, tokenizer: ChatTokenizer | None = None
 ) -> None:
-    """Write the model of a checkpoint as a Hugging Face folder that plain transformers, PEFT and vLLM load.
+    """Write the model of a checkpoint as a Hugging Face folder that transformers, PEFT and vLLM load.
 
-    Weights are mapped from the checkpoint, so that no more than the model itself is in memory: of a whole model or of
-    an adapter not even its base is read.
+    Weights are memory-mapped from the checkpoint. So memory holds the exported model at most, and the base model's
+    weights are read only for a merge.
 
     Args:
         run: The checkpoint.
-        to: The folder, which appears once it is whole.
-        merge: Merge an adapter into its base, a 4-bit one being put back into its dtype first; a run that has trained
-            the whole model has nothing to merge.
-        dtype: The dtype of the weights written; that of the trained ones if not given.
-        tokenizer: The tokenizer to go with it; the run's own if none is given.
+        to: The folder. It appears when it is complete.
+        merge: Merge an adapter into its base; a 4-bit base is dequantised first. No effect on a run that has trained
+            all weights.
+        dtype: Dtype of the exported weights; None keeps that of the trained ones.
+        tokenizer: The exported tokenizer; None takes the one that the run was trained with.
 
     Raises:
-        UserError: The folder is not empty, or the checkpoint is broken or of another model than its run describes.
+        UserError: The folder is not empty, or the checkpoint is broken or does not fit the run's configuration.
     """
     backbone = run.backbone
     if backbone.uses_lora and backbone.name_or_path == NANO:
         raise UserError(
-            f"{run.folder} has trained an adapter on the built-in model, whose random weights no file holds; expected "
-            "a base of files"
+            f"{run.folder} has trained an adapter on the built-in model, whose random weights are in no file; expected "
+            "a base model that is saved in files"
         )
-    with written_whole(to) as folder:
+    with new_folder(to) as folder:
         content = run.load()
         model: Any = backbone.outline()
         weights = check_weights(run, model, content)
@@ -65,7 +65,7 @@ def export_run(
                 model.tie_weights()
             if dtype is not None:
                 model.to(getattr(torch, dtype))
-        save_model(model, tokenizer or run.tokenizer(), folder)
+        _write_model(model, tokenizer or run.tokenizer(), folder, weights=None)
         if backbone.quantization is not None and not merge:
             quantization.write_note(folder)
         (folder / "README.md").write_text(model_card(run, content, merged=merge), encoding="utf-8")
@@ -81,37 +81,57 @@ def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
     for layer in layers:
         base: Any = layer.get_base_layer()
         if uses[id(getattr(base, "weight", None))] > 1:
-            # Added to a head, an adapter must not come into the embeddings that share its weights; nor the reverse.
+            # Embeddings and head share this weight; an adapter of one must not change the other.
             base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
         base.to(torch.float32)
         layer.merge()
         base.to(dtype)
     with warnings.catch_warnings():
-        # It finds each layer merged already, and a head that is no longer tied, and says so.
+        # PEFT warns that the layers are merged already, and that the head is no longer tied.
         warnings.simplefilter("ignore")
         return model.merge_and_unload().to(dtype)
 
 
 def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> None:
-    """Write weights (safetensors), tokenizer, chat template and generation config; of a LoRA model only the adapter.
+    """Write a model as a Hugging Face folder, atomically; of a LoRA model only the adapter.
 
-    Beside an adapter on a 4-bit base a note says so. Of a sharded model the first rank writes; all ranks must call it.
+    All ranks must call it for a sharded model; the first rank writes.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        folder: The folder. An earlier model there is replaced.
+    """
+    weights = whole_weights(model)
+    if weights is not None and not weights:
+        return
+    remove_parts(folder)
+    with atomic_folder(folder) as part:
+        _write_model(model, tokenizer, part, weights)
+        remove(folder)
+
+
+def _write_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    """Write weights (safetensors), tokenizer, chat template and generation config; note a 4-bit base of an adapter.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        folder: An empty folder.
+        weights: All weights of a sharded model; None for the model's own.
     """
     from transformers import GenerationConfig
 
-    gathered = whole_weights(model)
-    if gathered is not None and not gathered:
-        return
-    more: dict[str, Any] = {} if gathered is None else {"state_dict": gathered}
+    more: dict[str, Any] = {} if weights is None else {"state_dict": weights}
     generation = GenerationConfig(
-        # A judge is measured greedily. The base's own settings are for chats, and servers take them up unasked.
+        # A judge is evaluated greedily. Servers would apply the base's settings, which are for chats.
         do_sample=False,
         bos_token_id=tokenizer.hf.bos_token_id,
         eos_token_id=list(tokenizer.stop_ids),
         pad_token_id=tokenizer.pad_id,
     )
     if hasattr(model, "peft_config"):
-        # A DPO policy also holds the reference's adapter, which is not what was trained.
+        # A DPO policy also holds the adapter of the reference, which was not trained.
         model.save_pretrained(str(folder), selected_adapters=["default"], save_embedding_layers=False, **more)
         generation.save_pretrained(folder)
         if quantization.is_4bit(without_adapter(model)):
@@ -123,49 +143,41 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> Non
 
 
 @contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of `folder` at the end, so that a kill leaves none that is half done.
+def new_folder(to: Path) -> Iterator[Path]:
+    """Make a folder to write into that appears at `to` when the block ends, and not at all if it raises.
 
     Raises:
-        UserError: There is something in `folder` already.
+        UserError: There is something at `to` already, or the folder cannot be made.
     """
-    folder = folder.absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already, expected a new or an empty folder; choose another one with --to")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror or error}; choose another one with --to") from error
-    try:
+    to = to.absolute()
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UserError(f"{to} exists already, expected a new or an empty folder; choose another one with --to")
+    with ExitStack() as stack:
+        try:
+            remove_parts(to)
+            part = stack.enter_context(atomic_folder(to))
+        except OSError as error:
+            raise UserError(f"{to} cannot be made: {error.strerror or error}; choose another one with --to") from error
         yield part
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def main(argv: list[str]) -> None:
     """Run `judgelit export`."""
     parser = OneLineErrors(
         prog="judgelit export",
-        description="Write what a run has trained as a Hugging Face folder: weights, tokenizer, chat template, "
+        description="Write the trained model of a run as a Hugging Face folder: weights, tokenizer, chat template, "
         "generation config and a model card with recipe and scores.",
     )
     parser.add_argument("run", help="The folder of `judgelit fit` or `judgelit run`, or a checkpoint in it.")
     parser.add_argument("--to", required=True, help="The folder to write.")
     parser.add_argument(
-        "--merge",
-        action="store_true",
-        help="Merge a LoRA adapter into its base model, rather than write the adapter alone.",
+        "--merge", action="store_true", help="Merge a LoRA adapter into its base model. Otherwise it is written alone."
     )
-    parser.add_argument(
-        "--dtype", type=DType | None, help="The dtype of the weights written; that of the trained ones if not given."
-    )
+    parser.add_argument("--dtype", type=DType | None, help="Dtype of the weights; by default that of the trained ones.")
     args = parser.parse_args(argv)
     run = find_run(args.run)
     export_run(run, Path(args.to), args.merge, args.dtype)
-    adapter = run.backbone.uses_lora and not args.merge
+    is_adapter = run.backbone.uses_lora and not args.merge
     if args.merge and not run.backbone.uses_lora:
-        print("the run has trained the whole model: there is no adapter to merge")
-    print(f"{'adapter' if adapter else 'model'} of {run.checkpoint} written to {args.to}")
+        print("there is no adapter to merge: the run has trained all weights")
+    print(f"{'adapter' if is_adapter else 'model'} of {run.checkpoint} written to {args.to}")

@@ -1,4 +1,4 @@
-"""The folder that a run leaves: whose it is, and how files get into it whole."""
+"""The folder of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,30 +9,41 @@ import yaml
 from judgelit.atomic import write_text
 from judgelit.errors import UserError
 
-_ANOTHER = "choose another folder with --output"
+_ADVICE = "choose another folder with --output"
 
 
-def refuse_used_folder(root: Path, remedy: str) -> None:
-    """Refuse a folder in which another run has left something to lose; `remedy` says what the user can do."""
-    for left in ("checkpoints", "model", "results.json"):
-        if (root / left).exists():
-            raise UserError(f"{root} holds another run ({left} is there); {remedy}")
+def refuse_used_folder(root: Path, advice: str) -> None:
+    """Refuse a folder that holds the checkpoints, model or results of another run.
+
+    Args:
+        root: The folder.
+        advice: What the user can do; the end of the error.
+
+    Raises:
+        UserError: It does.
+    """
+    for name in ("checkpoints", "model", "results.json"):
+        if (root / name).exists():
+            raise UserError(f"{root} holds another run ({name} is there); {advice}")
 
 
 def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Make `folder` this run's, or find that it is already.
+    """Write a run's configuration into its folder, or find that the same configuration is there.
+
+    Args:
+        folder: The folder. It is made if there is none.
+        files: Texts of the configuration by file name; one of the names is `config.yaml`.
 
     Raises:
-        UserError: Another run is in it.
+        UserError: The folder holds another run.
     """
     if not (folder / "config.yaml").exists():
-        refuse_used_folder(folder, _ANOTHER)
+        refuse_used_folder(folder, _ADVICE)
     for name, text in files.items():
         path = folder / name
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            key = _first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
-            raise UserError(f"{folder} holds another run ({name}: {key}); {_ANOTHER}")
-    folder.mkdir(parents=True, exist_ok=True)
+            difference = _first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
+            raise UserError(f"{folder} holds another run ({name}: {difference}); {_ADVICE}")
     for name, text in files.items():
         write_text(folder / name, text)
 
@@ -42,4 +53,4 @@ def _first_difference(old: Any, new: Any, key: str = "") -> str:
         for name in [*old, *new]:
             if old.get(name) != new.get(name):
                 return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-    return f"{key or 'it'} is {old!r} there and {new!r} here"
+    return f"{key or 'the text'}: found {old!r} there and {new!r} here"

@@ -1,6 +1,6 @@
-"""The README.md of an exported judge: what it is made of, how it was trained, what was measured of it.
+"""Model card: the README.md of an exported judge, with its base, its training and its scores.
 
-A configuration may hold passwords. So only numbers and the strings of settings that are named here are ever shown.
+A configuration may hold passwords. So the card shows only numbers and a few settings whose names are listed here.
 """
 
 import json
@@ -16,17 +16,17 @@ from judgelit import __version__
 from judgelit.runs.trained_run import Scores, TrainedRun
 
 _VERSIONS = ("torch", "lightning", "transformers", "peft", "bitsandbytes")
-_OF_SOURCES = ("path", "split", "name")
-"""Strings that say which data a source reads."""
+_SOURCE_SETTINGS = ("path", "split", "name")
+"""Settings of a data source that are shown although they are strings."""
 
 
 def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str:
-    """The card of a checkpoint's model as Markdown with the hub's metadata on top.
+    """The model card of a checkpoint, in Markdown with the hub's metadata on top.
 
     Args:
-        run: Where the checkpoint is from.
+        run: The run of the checkpoint.
         content: The checkpoint.
-        merged: Whether an adapter has been merged into its base.
+        merged: Whether an adapter was merged into its base.
     """
     backbone = run.backbone
     adapter = backbone.uses_lora and not merged
@@ -40,7 +40,7 @@ def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str
     }
     what = "A LoRA adapter" if adapter else "A model"
     if adapter and backbone.quantization:
-        what += f" for the base in {backbone.quantization}, in which judgelit loads it,"
+        what += f" for its base quantised to {backbone.quantization}, as judgelit loads it,"
     parts = [
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---",
         f"# {run.method} judge on {_shown(base)}",
@@ -58,7 +58,7 @@ def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str
 
 
 def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names and values of what was trained on what, and how."""
+    """Rows of the training table: a name and a value each."""
     backbone, model, data = run.backbone, run.of_model, run.of_data
     trainer = run.settings.get("trainer") or {}
     yield "base model", _shown(_origin(backbone.name_or_path))
@@ -85,28 +85,29 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     for callback in callbacks:
         if callback["class_path"].endswith(".GlobalBatch"):
-            # It says how many of them make a step, whatever the number of devices.
+            # It sets the micro-batches of a step for any number of devices, so accumulation says nothing.
             batch |= callback["init_args"]
             break
     else:
         batch["accumulate_grad_batches"] = trainer.get("accumulate_grad_batches")
     yield "batch", _numbers({**batch, "devices": trainer.get("devices")})
-    yield "clipped at norm", str(trainer.get("gradient_clip_val"))
+    yield "gradient clipping", str(trainer.get("gradient_clip_val"))
     yield "seed", str(run.settings.get("seed_everything"))
 
 
 def _adapter_settings(run: TrainedRun) -> dict[str, Any]:
+    """Settings of the LoRA adapter: the run's, or those of the adapter that it started from."""
     backbone = run.backbone
     if backbone.adapter is None:
         assert backbone.lora is not None
         return vars(backbone.lora)
-    kept = json.loads((Path(backbone.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = json.loads((Path(backbone.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
     names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
-    return {name: kept[there] for name, there in names.items()}
+    return {name: saved[there] for name, there in names.items()}
 
 
 def _origin(name_or_path: str) -> str:
-    """The model that a run began with, where `name_or_path` is what an earlier run has left."""
+    """The base model: if `name_or_path` is the model of an earlier run, the base of that run."""
     earlier = Path(name_or_path).parent / "config.yaml"
     try:
         settings = yaml.safe_load(earlier.read_text(encoding="utf-8"))
@@ -117,7 +118,7 @@ def _origin(name_or_path: str) -> str:
 
 
 def _sources(sources: Any) -> Iterator[str]:
-    """What data came from, each source in its own words."""
+    """A description of each data source."""
     for source in sources if isinstance(sources, list) else [sources]:
         if isinstance(source, str):
             yield _shown(source)
@@ -126,7 +127,7 @@ def _sources(sources: Any) -> Iterator[str]:
             if inner := settings.get("sources"):
                 yield from _sources(inner)
                 continue
-            named = [_shown(settings[name]) for name in _OF_SOURCES if isinstance(settings.get(name), str)]
+            named = [_shown(settings[name]) for name in _SOURCE_SETTINGS if isinstance(settings.get(name), str)]
             made = _sources(settings["tasks"]) if isinstance(settings.get("tasks"), Mapping) else ()
             kind = str(source.get("class_path", "")).rsplit(".", 1)[-1]
             yield " ".join(filter(None, [kind, *named, *made, _numbers(settings)]))
@@ -137,7 +138,7 @@ def _called(spec: Mapping[str, Any]) -> str:
 
 
 def _numbers(settings: Mapping[str, Any]) -> str:
-    """Those settings that are numbers or lists of them."""
+    """Settings that are numbers or lists of numbers."""
 
     def is_number(value: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
@@ -150,7 +151,7 @@ def _numbers(settings: Mapping[str, Any]) -> str:
 
 
 def _shown(name: str) -> str:
-    """A hub name as it is; of a path its last part, and of an address neither its user nor its query."""
+    """A name that holds no secret: a hub name, the last part of a path, an address without user and query."""
     if "://" in name:
         return re.sub(r"://[^/@]*@", "://", name.split("?")[0].split("#")[0])
     return Path(name).name if Path(name).exists() or name.startswith(("/", ".", "~")) else name
@@ -158,14 +159,14 @@ def _shown(name: str) -> str:
 
 def _scores_table(scores: Scores) -> str:
     if not scores:
-        return "None was measured of these weights."
+        return "These weights were not evaluated."
     metrics = list(dict.fromkeys(metric for by_metric in scores.values() for metric in by_metric))
     rows = (
         (name, *(_figure(metric, by_metric.get(metric, {})) for metric in metrics))
         for name, by_metric in scores.items()
     )
     return (
-        "Percent over both orders of each pair, with 95% intervals over questions where they were kept.\n\n"
+        "In percent, over both orders of each pair, with 95% bootstrap intervals over questions where known.\n\n"
         + _table(("set", *metrics), rows)
     )
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are folders, a part from each process: read whole or in part, and never trusted to run code."""
+"""Reading sharded checkpoints: folders to which each rank has written a part. No code in them is ever run."""
 
 import io
 import pickle
@@ -26,18 +26,18 @@ _PLAIN = {
     ("pathlib", "WindowsPath"),
     *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
 }
-"""All that the index of a checkpoint is made of, by module and name."""
+"""Classes that the index of a checkpoint may contain, by module and name."""
 
 
 class ShardReader(dcp.FileSystemReader):
-    """PyTorch's reader, which would execute whatever the index of a checkpoint, a pickle, says."""
+    """PyTorch's reader with a check of the index: it is a pickle, and a pickle can run code."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """Read the index.
 
         Raises:
-            UnpicklingError: It holds more than an index does.
-            FileNotFoundError: A rank's own index is asked for, as PyTorch does where it finds none of all ranks.
+            UnpicklingError: The index contains more than an index needs.
+            FileNotFoundError: PyTorch asks for the index of one rank, as it does if there is no index of all ranks.
         """
         if kwargs.get("rank") is not None:
             raise FileNotFoundError("it has no index of all ranks")
@@ -47,13 +47,13 @@ class ShardReader(dcp.FileSystemReader):
 
 
 class PlainLoads(dcp.DefaultLoadPlanner):
-    """PyTorch's planner, which would execute whatever stands in place of a number in a shard, a pickle too."""
+    """PyTorch's planner with a check of values that are no tensors: they are pickles, and a pickle can run code."""
 
     def load_bytes(self, read_item: Any, value: io.BytesIO) -> None:
-        """Read what is no tensor, such as a learning rate.
+        """Read a value that is no tensor, such as a learning rate.
 
         Raises:
-            UnpicklingError: It is more than plain values.
+            UnpicklingError: It contains more than plain values.
         """
         torch.load(value, weights_only=True)
         value.seek(0)
@@ -61,19 +61,19 @@ class PlainLoads(dcp.DefaultLoadPlanner):
 
 
 def shapes_in(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights in a sharded checkpoint.
+    """Shapes of the weights in a sharded checkpoint, by name.
 
     Raises:
-        UserError: It is broken.
+        UserError: The checkpoint is broken.
     """
     return {name: tuple(entry.size) for name, entry in _weights(folder).items()}
 
 
 def weights_in(folder: Path) -> dict[str, Tensor]:
-    """The whole weights in a sharded checkpoint, by name, on the host; no other process is needed.
+    """Whole weights of a sharded checkpoint, by name, on the CPU. This process reads the shards of all ranks.
 
     Raises:
-        UserError: It is broken.
+        UserError: The checkpoint is broken.
     """
     found = {name: torch.empty(entry.size, dtype=entry.properties.dtype) for name, entry in _weights(folder).items()}
     load_shards({_WEIGHTS: found}, folder, alone=True)
@@ -81,12 +81,12 @@ def weights_in(folder: Path) -> dict[str, Tensor]:
 
 
 def load_shards(state: dict[str, Any], folder: Path, alone: bool = False) -> None:
-    """Fill the tensors of `state`, each of this process's part, from a sharded checkpoint.
+    """Fill the tensors of `state` from a sharded checkpoint.
 
     Args:
-        state: A nested dictionary of tensors.
+        state: A nested dictionary of tensors; each is this rank's part.
         folder: The checkpoint.
-        alone: Whether this process loads by itself, rather than all of them together.
+        alone: True if this process alone calls it; otherwise all ranks must.
 
     Raises:
         UserError: The checkpoint is broken.
@@ -98,10 +98,10 @@ def load_shards(state: dict[str, Any], folder: Path, alone: bool = False) -> Non
 
 
 def load_meta(folder: Path) -> dict[str, Any]:
-    """What a sharded checkpoint holds beside tensors.
+    """The part of a sharded checkpoint that is no tensor.
 
     Raises:
-        UserError: It is broken.
+        UserError: The checkpoint is broken.
     """
     try:
         found: dict[str, Any] = torch.load(folder / META, map_location="cpu", weights_only=True)
@@ -135,7 +135,7 @@ def _weights(folder: Path) -> dict[str, TensorStorageMetadata]:
 
 def _refusal(folder: Path, error: BaseException) -> UserError:
     if isinstance(error, dcp.api.CheckpointException) and error.failures:
-        # Of each rank the error itself and a traceback, which would be all that can be seen of the message.
+        # The message would be little but tracebacks; the first rank's own error says what is wrong.
         error = next(iter(error.failures.values()))[0]
     what = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{folder} cannot be read as a sharded checkpoint ({what}); expected a whole one: name another")
+    return UserError(f"{folder} cannot be read as a sharded checkpoint ({what}); expected a complete one: name another")

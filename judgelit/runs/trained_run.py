@@ -1,4 +1,4 @@
-"""What a run has left: a checkpoint, the configuration that it came from, and what was measured of it."""
+"""A trained run: a checkpoint, the run's configuration, and the scores of the trained judge."""
 
 import csv
 import json
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 _LAST = Path("checkpoints") / "last.ckpt"
 _PREFIX = "model."
-"""A LightningModule of judgelit keeps its model under this name."""
+"""Start of the weights' names in a checkpoint: the modules of judgelit keep their model under `model`."""
 
 Scores = dict[str, dict[str, dict[str, float | None]]]
-"""{set: {metric: {"value": ..., "low": ..., "high": ...}}}; a figure without interval has a value alone."""
+"""{set: {metric: {"value": ..., "low": ..., "high": ...}}}; without an interval, `value` alone."""
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A checkpoint of `judgelit fit` in its run's folder."""
+    """A checkpoint of `judgelit fit` with its run."""
 
     folder: Path
-    """Where the run's config.yaml is."""
+    """The folder of the run, with its config.yaml."""
     checkpoint: Path
-    """The file, or of a sharded run the folder."""
+    """The checkpoint: a file, or a folder if it is sharded."""
     settings: Mapping[str, Any]
-    """The resolved configuration."""
+    """The run's resolved configuration."""
 
     @property
     def backbone(self) -> Backbone:
-        """The model that the run has trained.
+        """The description of the model that the run has trained.
 
         Raises:
-            UserError: The configuration describes none.
+            UserError: The configuration does not describe one.
         """
         parser = OneLineErrors()
         parser.add_argument("--backbone", type=Backbone)
@@ -53,27 +53,27 @@ class TrainedRun:
 
     @property
     def method(self) -> str:
-        """`SFT`, `DPO` or whatever else the module is called for."""
+        """Name of the module without `Module`: `SFT` or `DPO`."""
         return self.settings["model"]["class_path"].rsplit(".", 1)[-1].removesuffix("Module")
 
     @property
     def of_model(self) -> Mapping[str, Any]:
-        """The settings of the module."""
+        """The module's settings."""
         return self.settings["model"]["init_args"]
 
     @property
     def of_data(self) -> Mapping[str, Any]:
-        """The settings of the data module."""
+        """The data module's settings."""
         return (self.settings.get("data") or {}).get("init_args") or {}
 
     @property
     def recipe_folder(self) -> Path | None:
-        """The folder of the `judgelit run` that this run is a stage of, if it is one."""
+        """The folder of the `judgelit run` of which this run is a stage; None if it is not a stage."""
         above = self.folder.resolve().parent
         return above.parent if above.name == "stages" and (above.parent / "config.yaml").is_file() else None
 
     def tokenizer(self) -> ChatTokenizer:
-        """The tokenizer that the run has read its data with.
+        """The tokenizer that the run was trained with.
 
         Raises:
             UserError: It cannot be loaded.
@@ -84,10 +84,10 @@ class TrainedRun:
         )
 
     def load(self) -> dict[str, Any]:
-        """The checkpoint, its tensors mapped from the file rather than read; of a sharded one its weights alone.
+        """The checkpoint, with tensors memory-mapped from the file. Of a sharded one, the weights alone are read.
 
         Raises:
-            UserError: It is no whole checkpoint.
+            UserError: The checkpoint is incomplete, or the file is none.
         """
         if self.checkpoint.is_dir():
             from judgelit.runs.sharded_checkpoints import load_meta, weights_in
@@ -98,30 +98,32 @@ class TrainedRun:
             content["state_dict"]
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, KeyError) as error:
             raise UserError(
-                f"{self.checkpoint}: found no whole checkpoint ({first_line(error)[:120]}), expected one that "
-                "`judgelit fit` has saved; export another one, or train on from that"
+                f"{self.checkpoint}: found no complete checkpoint ({first_line(error)[:120]}), expected one that "
+                "`judgelit fit` has saved; name another one, or continue the run from another one"
             ) from error
         return content
 
     def scores(self, step: int) -> Scores:
-        """What was measured of the judge after `step` optimizer steps, nothing if it was not."""
+        """Scores of the judge after `step` optimizer steps; empty if it was not evaluated then."""
         recipe = self.recipe_folder
         if recipe is None:
             return _logged_scores(self.folder / "csv", step)
         path = recipe / "results.json"
-        # The recipe measures what each training has ended with.
+        # `judgelit run` evaluates the last checkpoint of each training.
         if not path.is_file() or not (self.folder / "done.json").is_file() or self.checkpoint.name != _LAST.name:
             return {}
         return json.loads(path.read_text(encoding="utf-8"))["stages"].get(self.folder.name.rsplit("-", 1)[-1], {})
 
 
 def find_run(path: str | Path) -> TrainedRun:
-    """The run that `path` names: its folder, by which its last checkpoint is meant, or a checkpoint in it.
+    """Find a run and its checkpoint.
 
-    Of a run of the whole recipe it is the last training that has saved.
+    Args:
+        path: A checkpoint; or the folder of `judgelit fit`, for its last checkpoint; or the folder of `judgelit run`,
+            for the last training that has saved one.
 
     Raises:
-        UserError: There is no run, or it has not saved.
+        UserError: There is no run, or it has saved no checkpoint.
     """
     path = Path(path)
     if not path.exists():
@@ -136,7 +138,7 @@ def find_run(path: str | Path) -> TrainedRun:
     if (path / "config.yaml").is_file() and (path / "stages").is_dir():
         trained = sorted(stage for stage in (path / "stages").iterdir() if (stage / _LAST).exists())
         if not trained:
-            raise UserError(f"{path}: found no stage with {_LAST}; the run has to go on until a training has saved")
+            raise UserError(f"{path}: found no stage with {_LAST}; continue the run until a training has saved one")
         path = trained[-1]
     settings = _settings(path)
     if not (path / _LAST).exists():
@@ -147,11 +149,11 @@ def find_run(path: str | Path) -> TrainedRun:
 
 
 def check_weights(run: TrainedRun, outline: "CausalLM", content: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The trained weights of a checkpoint, by their names in the model.
+    """The trained weights of a checkpoint by their names in the model, once their shapes are checked.
 
     Args:
-        run: Where the checkpoint is from.
-        outline: The model that the run's configuration describes.
+        run: The run of the checkpoint.
+        outline: The model that the run's configuration describes, without weights.
         content: The checkpoint.
 
     Raises:
@@ -188,7 +190,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _logged_scores(folder: Path, step: int) -> Scores:
-    """Metrics that `JudgeEvaluation` has logged at `step`."""
+    """Metrics that the callback `JudgeEvaluation` has logged at `step`."""
     scores: Scores = {}
     for path in sorted(folder.glob("*/metrics.csv")):
         with path.open(encoding="utf-8", newline="") as lines:

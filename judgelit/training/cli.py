@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from judgelit.atomic import write_json
 from judgelit.batches.datamodules import DPODataModule, SFTDataModule
 from judgelit.batches.judge_datamodule import JudgeDataModule
 from judgelit.errors import UserError, first_line
@@ -25,6 +26,7 @@ from judgelit.runs.csv_log import RunLog
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
 from judgelit.runs.folder import refuse_used_folder
+from judgelit.runs.peak_memory import peak_memory
 from judgelit.training.callbacks import LastStep, LogLines, Padding, SaveConfig, Throughput
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
@@ -203,14 +205,18 @@ class TrainingCLI(LightningCLI):
         return None if found is None else str(found)
 
     def after_fit(self) -> None:
-        """Write the trained model as a Hugging Face folder."""
+        """Write the trained model as a Hugging Face folder, then `fit.json`, which says that the model is complete."""
         if self._get(self.config, "trainer")["fast_dev_run"]:
             return
-        folder = Path(self.trainer.default_root_dir) / "model"
-        if self.trainer.is_global_zero or self.model.sharding is not None:
-            save_model(self.model.model, self.datamodule.tokenizer, folder)
+        root = Path(self.trainer.default_root_dir)
         if self.trainer.is_global_zero:
-            print(f"model written to {folder}")
+            (root / "fit.json").unlink(missing_ok=True)
+        if self.trainer.is_global_zero or self.model.sharding is not None:
+            save_model(self.model.model, self.datamodule.tokenizer, root / "model")
+        if self.trainer.is_global_zero:
+            print(f"model written to {root / 'model'}")
+            cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}
+            write_json(root / "fit.json", cost)
 
 
 @rank_zero_only

@@ -18,7 +18,7 @@ Judgelit = Callable[..., None]
 
 @pytest.fixture
 def judgelit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Judgelit:
-    """The command line in this process, in a folder of its own."""
+    """Run a command of judgelit in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> None:
@@ -29,7 +29,7 @@ def judgelit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Judgelit:
 
 @pytest.fixture
 def refused(judgelit: Judgelit, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must be refused with status 2; returns its one line."""
+    """Run a command that must be refused with exit code 2; returns the error."""
 
     def run(*arguments: str) -> str:
         capsys.readouterr()
@@ -46,7 +46,7 @@ def refused(judgelit: Judgelit, capsys: pytest.CaptureFixture[str]) -> Callable[
 
 
 def in_a_process(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
-    """The command line as a user starts it, in a process that can be killed."""
+    """Start a command of judgelit as a process, as a user does."""
     return subprocess.Popen(
         [sys.executable, "-m", "judgelit.cli", *arguments],
         cwd=folder,
@@ -60,7 +60,7 @@ def in_a_process(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
 def shortened_quickstart(folder: Path) -> Path:
     """Write the quickstart with little data and few steps; returns its run.yaml.
 
-    Every prompt is a hurried one and every judgment a glance, which even an hour-old model learns in some steps.
+    All prompts are of the brief kind and all judgments are glances: a model learns to write these in few steps.
     """
     configs: dict[str, dict[str, Any]] = {
         name: yaml.safe_load((configs_folder() / "quickstart" / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -80,8 +80,8 @@ def shortened_quickstart(folder: Path) -> Path:
     for config, steps in ((sft, 10), (dpo, 2)):
         config["trainer"]["callbacks"] = config["trainer"]["callbacks"][:1]
         config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = steps
-        for unneeded in ("val", "judge"):
-            config["data"]["init_args"].pop(unneeded)
+        for removed in ("val", "judge"):
+            config["data"]["init_args"].pop(removed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in configs.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")

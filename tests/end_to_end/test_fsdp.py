@@ -1,4 +1,4 @@
-"""The shipped sharded configurations, run as a user runs them: on one process, on two, and on two nodes."""
+"""The shipped FSDP configurations on one process, on two, and on two nodes."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def logged(run: Path) -> dict[tuple[str, int], float]:
 
 
 def judged(run: Path) -> dict[str, str]:
-    """Each judgment after the last step, whichever rank has made it."""
+    """Judgments of all ranks after the last step."""
     records = [
         json.loads(line) for path in run.glob("judgments/*-step4*.jsonl") for line in path.read_text().splitlines()
     ]
@@ -40,14 +40,14 @@ def judged(run: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs are, with the configuration for CPUs cut down to four steps."""
+    """A folder with the configuration for CPUs, shortened to four steps, and its run on two processes."""
     folder = tmp_path_factory.mktemp("fsdp")
     config = yaml.safe_load(Path(find("fsdp/cpu")).read_text())
     config["trainer"]["max_steps"] = 4
-    # Two ranks of five prompts, in batches of four: the first has three batches and the second two.
+    # So that one rank has three batches of judge prompts and the other two.
     judge = config["data"]["init_args"]["judge"]
     judge["sets"]["held_out"]["init_args"]["count"], judge["batch_size"] = 9, 4
-    # Two steps an epoch, so that an epoch ends and another begins.
+    # Two steps an epoch, so that the run has two epochs.
     config["data"]["init_args"]["train"]["init_args"]["tasks"]["count"] = 64
     config["trainer"]["callbacks"][1]["init_args"] |= {"every_n_train_steps": 3, "save_top_k": -1}
     (folder / "cpu.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_process_logs_the_same_as_two(folder: Path) -> None:
+def test_one_process_and_two_log_the_same(folder: Path) -> None:
     fit(folder, "cpu.yaml", "--trainer.devices", "1", "--trainer.default_root_dir", "one")
     one, two = logged(folder / "one"), logged(folder / "two")
     assert {name for name, _ in one} >= {"train/loss", "val/loss", "judge/held_out/accuracy"}
@@ -68,7 +68,7 @@ def test_one_process_logs_the_same_as_two(folder: Path) -> None:
         assert (weight - weights[1][name]).abs().max() < 1e-5
 
 
-def test_two_nodes_of_torchrun_train_the_same(folder: Path) -> None:
+def test_two_nodes_under_torchrun_log_the_same(folder: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -81,7 +81,7 @@ def test_two_nodes_of_torchrun_train_the_same(folder: Path) -> None:
     assert logged(folder / "nodes") == logged(folder / "two")
 
 
-def test_goes_on_on_one_process_and_is_evaluated_on_two(folder: Path) -> None:
+def test_a_run_of_two_processes_is_continued_on_one_and_evaluated_on_two(folder: Path) -> None:
     checkpoint = "two/checkpoints/epoch=1-step=3.ckpt"
     assert sorted(path.name for path in (folder / checkpoint).iterdir()) == [
         ".metadata",
@@ -92,7 +92,7 @@ def test_goes_on_on_one_process_and_is_evaluated_on_two(folder: Path) -> None:
     where = ["--ckpt_path", checkpoint, "--trainer.default_root_dir"]
     fit(folder, "cpu.yaml", "--trainer.devices", "1", *where, "again")
     again, two = logged(folder / "again"), logged(folder / "two")
-    # The step of the checkpoint is logged after it was saved.
+    # A step is logged after its checkpoint is saved.
     assert [step for name, step in again if name == "train/loss"] == [2, 3]
     assert again == pytest.approx({key: two[key] for key in again}, abs=1e-5)
     said = finish(start(*JUDGELIT, "validate", "--config", "cpu.yaml", *where, "two", folder=folder))
@@ -101,7 +101,7 @@ def test_goes_on_on_one_process_and_is_evaluated_on_two(folder: Path) -> None:
     assert said.count("9 judgments written") == 2
 
 
-def test_is_exported_from_any_checkpoint(folder: Path) -> None:
+def test_any_checkpoint_can_be_exported(folder: Path) -> None:
     finish(start(*JUDGELIT, "export", "two", "--to", "judge", folder=folder))
     found, wanted = (load_file(folder / name / "model.safetensors") for name in ("judge", "two/model"))
     assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -110,7 +110,7 @@ def test_is_exported_from_any_checkpoint(folder: Path) -> None:
     assert earlier.keys() == wanted.keys() and not all(torch.equal(earlier[name], wanted[name]) for name in wanted)
 
 
-def test_configurations_for_gpus_run_on_processes(folder: Path, model_folders: dict[str, str]) -> None:
+def test_the_configurations_for_gpus_run_on_two_processes(folder: Path, model_folders: dict[str, str]) -> None:
     sft = "".join(f'{{"prompt": "is {n} odd?", "completion": "{n} is it. [[A]]"}}\n' for n in range(40))
     (folder / "sft.jsonl").write_text(sft)
     dpo = "".join(f'{{"prompt": "is {n} odd?", "chosen": "yes [[A]]", "rejected": "no [[B]]"}}\n' for n in range(40))
@@ -126,11 +126,11 @@ def test_configurations_for_gpus_run_on_processes(folder: Path, model_folders: d
     fit(
         folder, "fsdp/dpo", *here, "--model.backbone.name_or_path=runs/fsdp-sft/model", "--data.train=dpo.jsonl", *again
     )
-    # In bfloat16, log-probabilities depend on what else is in the batch.
+    # In bfloat16, log-probabilities depend on the other examples of the batch.
     assert logged(folder / "precomputed") == pytest.approx(found, rel=0.01)
 
 
-def test_shards_need_the_strategy(folder: Path) -> None:
+def test_sharded_and_plain_checkpoints_are_not_interchangeable(folder: Path) -> None:
     plain = yaml.safe_load((folder / "cpu.yaml").read_text())
     plain["trainer"]["devices"] = 1
     del plain["trainer"]["strategy"]
@@ -140,7 +140,6 @@ def test_shards_need_the_strategy(folder: Path) -> None:
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "found a sharded checkpoint, expected a file; strategy FSDP2" in said
-    # Nor the other way round.
     fit(folder, "plain.yaml", "--trainer.max_steps", "1", "--trainer.default_root_dir", "plain")
     where = ["--trainer.devices", "1", "--trainer.default_root_dir", "plain", "--ckpt_path", "last"]
     process = start(*JUDGELIT, "fit", "--config", "cpu.yaml", *where, folder=folder)
@@ -149,7 +148,7 @@ def test_shards_need_the_strategy(folder: Path) -> None:
     assert "found a checkpoint of a run that was not sharded" in said
 
 
-def test_a_step_that_devices_cannot_share_is_refused(folder: Path) -> None:
+def test_a_global_batch_that_devices_cannot_share_is_refused(folder: Path) -> None:
     process = start(*JUDGELIT, "fit", "--config", "cpu.yaml", "--trainer.devices", "3", folder=folder)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2

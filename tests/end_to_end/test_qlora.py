@@ -1,4 +1,4 @@
-"""The QLoRA configurations as they are shipped, on a tiny model and for some steps."""
+"""The shipped QLoRA configurations on a tiny model, for a few steps."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def logged(run: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(lines) if row["train/loss"]]
 
 
-def test_warmup_enhancement_and_merged_export(
+def test_warmup_enhancement_and_export_of_the_merged_judge(
     judgelit: Callable[..., None], llama: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = widened(llama, tmp_path / "model")
@@ -61,7 +61,7 @@ def test_warmup_enhancement_and_merged_export(
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), "runs/qlora-dpo/model")
     with torch.no_grad():
         judge = AutoModelForCausalLM.from_pretrained("judge")(IDS).logits
-        # The run has rounded weights to bfloat16 before it quantised them, which moves some of them by a level.
+        # The run rounded weights to bfloat16 before it quantised them, so some of them differ by one level.
         near, far = (
             (judge - model(input_ids=IDS).logits).square().mean().sqrt() for model in (quantized, plain.eval())
         )

@@ -1,4 +1,4 @@
-"""The quickstart as a user runs it: to its end, again, killed and continued, and its parts by hand."""
+"""The quickstart: run to its end, run again, killed and continued; and its stages as single commands."""
 
 import json
 import random
@@ -36,7 +36,7 @@ STAGES = [
 
 def to_the_end(folder: Path, config: Path) -> str:
     process = in_a_process(folder, "run", "--config", str(config), "--output", "runs/short")
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
 
@@ -69,13 +69,13 @@ def test_results_hold_every_metric_of_every_stage(finished: Path) -> None:
     assert found["cost"]["04-sft"]["tokens"] > 0 and found["cost"]["04-sft"]["peak_memory_bytes"] > 0
 
 
-def test_the_warm_judge_gives_verdicts_and_the_untrained_model_none(finished: Path) -> None:
+def test_the_warm_judge_gives_verdicts_and_the_base_gives_none(finished: Path) -> None:
     stages = results(finished)["stages"]
     assert stages["base"]["in_distribution"]["no_verdict"]["value"] == 1
     assert stages["sft"]["in_distribution"]["no_verdict"]["value"] < 0.5
 
 
-def test_figures_can_be_recomputed_from_the_judgments(finished: Path) -> None:
+def test_metrics_can_be_recomputed_from_the_judgments(finished: Path) -> None:
     stages = finished / "runs/short/stages"
     pairs = FileSource(str(stages / "01-pairs/harder.jsonl")).read(PreferencePair)
     lines = (stages / "08-dpo-judged/harder.jsonl").read_text(encoding="utf-8").splitlines()
@@ -110,7 +110,7 @@ def test_plain_transformers_loads_the_export(finished: Path) -> None:
     assert tokenizer.apply_chat_template([{"role": "user", "content": "1+1=?"}], tokenize=False)
 
 
-def test_a_second_call_redoes_nothing(finished: Path) -> None:
+def test_a_second_run_repeats_no_stage(finished: Path) -> None:
     folder = finished / "runs/short"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")}
     old = results(finished)
@@ -122,7 +122,7 @@ def test_a_second_call_redoes_nothing(finished: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
-def test_killed_anywhere_and_continued_it_ends_the_same(finished: Path, tmp_path: Path, seed: int) -> None:
+def test_a_run_killed_anywhere_and_continued_ends_the_same(finished: Path, tmp_path: Path, seed: int) -> None:
     config = shortened_quickstart(tmp_path / "configs")
     rng = random.Random(seed)
     for _ in range(4):
@@ -138,7 +138,7 @@ def test_killed_anywhere_and_continued_it_ends_the_same(finished: Path, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_within_training_it_resumes_from_the_checkpoint(finished: Path, tmp_path: Path) -> None:
+def test_a_run_killed_in_training_continues_from_the_checkpoint(finished: Path, tmp_path: Path) -> None:
     config = shortened_quickstart(tmp_path / "configs")
     checkpoint = tmp_path / "runs/short/stages/04-sft/checkpoints/last.ckpt"
     process = in_a_process(tmp_path, "run", "--config", str(config), "--output", "runs/short")
@@ -151,7 +151,7 @@ def test_killed_within_training_it_resumes_from_the_checkpoint(finished: Path, t
     assert results(tmp_path)["stages"] == results(finished)["stages"]
 
 
-def test_the_recipe_with_lora_merges_the_enhanced_adapter_into_the_export(
+def test_a_recipe_with_lora_exports_the_merged_judge(
     finished: Path, judgelit: Callable[..., None], tmp_path: Path
 ) -> None:
     base = str(finished / "runs/short/export")
@@ -180,14 +180,14 @@ def test_the_recipe_with_lora_merges_the_enhanced_adapter_into_the_export(
         assert not torch.allclose(export(ids).logits, enhanced(ids).logits, atol=1e-3)
 
 
-def test_another_run_in_the_folder_is_refused(finished: Path, refused: Callable[..., str]) -> None:
+def test_a_folder_with_another_run_is_refused(finished: Path, refused: Callable[..., str]) -> None:
     config = finished / "configs/run.yaml"
     line = refused("run", "--config", str(config), "--output", str(finished / "runs/short"), "--seed", "7")
     assert "holds another run" in line and "--output" in line
     assert len(list((finished / "runs/short").rglob("done.json"))) == len(STAGES)
 
 
-def test_fit_validate_and_predict_by_hand(
+def test_fit_validate_and_predict(
     judgelit: Callable[..., None], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sft = [
@@ -229,7 +229,7 @@ def test_fit_validate_and_predict_by_hand(
     assert "other weights" in refused("validate", *dpo[:-1], "--ckpt_path", "runs/quickstart-dpo/checkpoints/last.ckpt")
 
 
-def test_dpo_from_scratch_can_be_validated_against_its_own_start(
+def test_dpo_of_random_weights_can_be_validated(
     judgelit: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     dpo = ["--config", "quickstart/dpo", "--data.train.init_args.tasks.init_args.count=40", "--data.judge.limit=2"]
@@ -241,7 +241,7 @@ def test_dpo_from_scratch_can_be_validated_against_its_own_start(
 
 
 @pytest.mark.parametrize("form", ["list.json", "data.json", "one_line.jsonl", "text.json"])
-def test_a_data_file_is_read_as_data_whatever_it_holds(
+def test_every_form_of_data_file_is_read(
     judgelit: Callable[..., None], tmp_path: Path, form: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [{"prompt": f"{number}+1=?", "completion": str(number + 1)} for number in range(1 if "one" in form else 3)]

@@ -1,4 +1,4 @@
-"""Runs that are killed, and runs that go on with another number of processes, as a user starts them."""
+"""Runs that are killed, told to end, or continued on another number of processes."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ KILLS = Path(__file__).parents[2] / "benchmarks/kills.py"
 
 
 @pytest.mark.slow
-def test_killed_runs_end_as_those_left_alone(tmp_path: Path) -> None:
+def test_killed_and_continued_runs_end_like_unbroken_ones(tmp_path: Path) -> None:
     options = ["--kills=2", "--steps=14", f"--output={tmp_path}", "--cases", "sft", "dpo-ranks"]
     found = subprocess.run([sys.executable, str(KILLS), *options], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout + found.stderr
@@ -27,13 +27,13 @@ def test_killed_runs_end_as_those_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
+def test_a_run_of_two_processes_is_continued_on_one(tmp_path: Path) -> None:
     def fit(ranks: int, steps: int, folder: str, *more: str) -> str:
         process = in_a_process(
             tmp_path,
             "fit",
             "--config=quickstart/sft",
-            # 23 examples: 12 micro-batches an epoch, of which 10 are trained on.
+            # 23 examples are 12 micro-batches an epoch; the run uses 10 of them.
             "--data.train.init_args.tasks.init_args.count=28",
             "--data.val=null",
             "--data.judge=null",
@@ -66,18 +66,18 @@ def test_a_run_of_two_processes_goes_on_with_one(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         with (tmp_path / folder / "csv/version_0/metrics.csv").open(newline="", encoding="utf-8") as file:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
-    # The same examples in the same steps with the same dropout; only sums are rounded differently.
+    # Examples, steps and dropout are the same; only the rounding of sums differs.
     assert len(losses[0]) == 16 and losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_all_processes_end_when_the_first_is_told_to(tmp_path: Path) -> None:
+def test_all_processes_end_after_a_sigterm_to_the_first(tmp_path: Path) -> None:
     command = ["fit", "--config", "fsdp/cpu", "--trainer.max_steps=500", "--trainer.default_root_dir=run"]
     process = start(*JUDGELIT, *command, folder=tmp_path)
     log = tmp_path / "run/csv/version_0/metrics.csv"
     while process.poll() is None and not (log.exists() and log.read_text(encoding="utf-8").count("\n") > 3):
         time.sleep(0.05)
-    # The other process gets no signal, and the two are amid an exchange more often than not.
+    # The second process gets no signal, and often waits for the first in a collective operation.
     process.terminate()
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 143, said

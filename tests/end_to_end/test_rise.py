@@ -1,4 +1,4 @@
-"""The recipe at its own size, run on a shrunken model of the same architecture."""
+"""The shipped RISE configurations on a tiny model of the same architecture."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def first_row(run: Path) -> dict[str, float]:
 
 @pytest.fixture
 def folder(tmp_path: Path, model_folders: dict[str, str]) -> Path:
-    """Where a model of Qwen2.5's layers and examples are."""
+    """A folder with a tiny model of Qwen2.5's architecture and with examples."""
     widened(model_folders["qwen2"], tmp_path / "base")
     rows: list[dict[str, Any]] = [
         {"prompt": f"is {n} odd?", "completion": f"{n} is it. [[A]]", "chosen": "yes [[A]]", "rejected": "no [[B]]"}
@@ -48,7 +48,7 @@ def test_warmup_and_enhancement(folder: Path, size: str, devices: int) -> None:
     said = fit(folder, f"rise/{size}/enhancement", *short, "--data.train=dpo.jsonl")
     assert f"model written to runs/rise-{size}-enhancement/model" in said
     row = first_row(folder / f"runs/rise-{size}-enhancement")
-    # Before the first step the policy is its reference: the adapter that it starts from.
+    # Before the first step the policy equals the reference: the adapter that it starts from.
     assert row["train/rewards/margin"] == row["train/kl"] == 0
     assert row["train/loss"] == pytest.approx(math.log(2) + 1.5 * row["train/nll"], rel=1e-5)
     merge = ["--merge", "--dtype", "float32"]

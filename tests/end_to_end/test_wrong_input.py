@@ -1,4 +1,4 @@
-"""Each mistake a user can make is one line that says where it is, and exit status 2."""
+"""A mistake of the user gives one line that says where it is, and exit code 2."""
 
 import json
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def lines(path: Path, *rows: Any) -> str:
 
 
 def fit(kind: str, data: str, *more: str) -> list[str]:
-    unneeded = ["--data.val=null", "--data.judge=null", "--trainer.callbacks=null"]
-    return ["fit", "--config", f"quickstart/{kind}", f"--data.train={data}", "--trainer.max_steps=2", *unneeded, *more]
+    without = ["--data.val=null", "--data.judge=null", "--trainer.callbacks=null"]
+    return ["fit", "--config", f"quickstart/{kind}", f"--data.train={data}", "--trainer.max_steps=2", *without, *more]
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
         (["--config=quickstart/sft", "--trainer.max_steps=-5"], ["max_steps"]),
     ],
 )
-def test_wrong_values_are_named_without_noise(refused: Refused, arguments: list[str], said: list[str]) -> None:
+def test_a_wrong_value_is_named_in_a_short_line(refused: Refused, arguments: list[str], said: list[str]) -> None:
     line = refused("fit", *arguments)
     assert all(word in line for word in said) and len(line) < 400, line
 
 
-def test_a_mistake_in_the_last_configuration_costs_no_work(refused: Refused, tmp_path: Path) -> None:
+def test_a_mistake_in_the_second_configuration_is_refused_before_any_work(refused: Refused, tmp_path: Path) -> None:
     path = shortened_quickstart(tmp_path / "configs")
     dpo = tmp_path / "configs/dpo.yaml"
     dpo.write_text(dpo.read_text(encoding="utf-8").replace("max_steps", "max_stepz"), encoding="utf-8")
@@ -129,12 +129,12 @@ def test_unknown_command_and_config(refused: Refused) -> None:
         ([GOOD, [1, 2]], ["data.jsonl:2"]),
     ],
 )
-def test_broken_training_data(refused: Refused, tmp_path: Path, rows: list[Any], said: list[str]) -> None:
+def test_broken_training_data_is_refused(refused: Refused, tmp_path: Path, rows: list[Any], said: list[str]) -> None:
     line = refused(*fit("sft", lines(tmp_path / "data.jsonl", *rows)))
     assert all(word in line for word in said), line
 
 
-def test_missing_training_data(refused: Refused, tmp_path: Path) -> None:
+def test_missing_training_data_is_refused(refused: Refused, tmp_path: Path) -> None:
     assert "nowhere.jsonl" in refused(*fit("sft", str(tmp_path / "nowhere.jsonl")))
 
 
@@ -146,7 +146,7 @@ def test_missing_training_data(refused: Refused, tmp_path: Path) -> None:
         ({**PAIR, "question": " "}, ["pairs.jsonl:2", "question"]),
     ],
 )
-def test_broken_pairs(refused: Refused, tmp_path: Path, row: dict[str, Any], said: list[str]) -> None:
+def test_broken_pairs_are_refused(refused: Refused, tmp_path: Path, row: dict[str, Any], said: list[str]) -> None:
     path = lines(tmp_path / "pairs.jsonl", PAIR, row)
     for command in (
         ["evaluate", "--model", "nano", "--pairs", path, "--output", "scores"],
@@ -156,12 +156,12 @@ def test_broken_pairs(refused: Refused, tmp_path: Path, row: dict[str, Any], sai
         assert all(word in line for word in said), line
 
 
-def test_chosen_equal_to_rejected(refused: Refused, tmp_path: Path) -> None:
+def test_chosen_equal_to_rejected_is_refused(refused: Refused, tmp_path: Path) -> None:
     line = refused(*fit("dpo", lines(tmp_path / "dpo.jsonl", PREFERRED, {**PREFERRED, "rejected": "2"})))
     assert "dpo.jsonl:2" in line and "chosen" in line and "rejected" in line
 
 
-def test_tokenizer_without_chat_template(refused: Refused, tmp_path: Path) -> None:
+def test_a_tokenizer_without_chat_template_is_refused(refused: Refused, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(NANO_FOLDER)
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path / "bare")
@@ -171,13 +171,13 @@ def test_tokenizer_without_chat_template(refused: Refused, tmp_path: Path) -> No
     assert "no chat template" in line
 
 
-def test_lora_target_that_matches_no_layer(refused: Refused, tmp_path: Path, llama: str) -> None:
+def test_a_lora_target_that_matches_no_layer_is_refused(refused: Refused, tmp_path: Path, llama: str) -> None:
     adapted = [f"--model.backbone.name_or_path={llama}", "--model.backbone.lora.target_modules=[q_projj]"]
     line = refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), *adapted))
     assert "q_projj" in line and "q_proj," in line
 
 
-def test_prompts_longer_than_the_context(refused: Refused, tmp_path: Path) -> None:
+def test_prompts_longer_than_the_context_are_refused(refused: Refused, tmp_path: Path) -> None:
     long = {"messages": [{"role": "user", "content": "what? " * 300}], "completion": "2"}
     line = refused(*fit("sft", lines(tmp_path / "data.jsonl", long, long)))
     assert "256" in line and "longer" in line
@@ -192,7 +192,7 @@ def test_a_long_prompt_among_others_is_skipped_and_counted(
     assert "1 skipped" in caplog.text
 
 
-def test_samples_without_any_verdict(refused: Refused, tmp_path: Path) -> None:
+def test_samples_without_any_verdict_are_refused(refused: Refused, tmp_path: Path) -> None:
     path = lines(tmp_path / "pairs.jsonl", PAIR)
     short = ["--settings.sampling.max_new_tokens=8", "--settings.sampling.temperature=1"]
     line = refused("synthesize", "enhancement", "--pairs", path, "--model", "nano", "--output", "dpo.jsonl", *short,
@@ -200,7 +200,7 @@ def test_samples_without_any_verdict(refused: Refused, tmp_path: Path) -> None:
     assert "verdict" in line
 
 
-def test_nan_loss_stops_and_saves_the_ids(refused: Refused, tmp_path: Path) -> None:
+def test_a_nan_loss_stops_the_run_and_saves_the_ids(refused: Refused, tmp_path: Path) -> None:
     rows = [{**GOOD, "pair_id": f"pair-{number}"} for number in range(3)]
     rate = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1e38", "--trainer.gradient_clip_val=null"]
     line = refused(*fit("sft", lines(tmp_path / "data.jsonl", *rows), *rate, "--trainer.max_steps=5"))
@@ -209,20 +209,20 @@ def test_nan_loss_stops_and_saves_the_ids(refused: Refused, tmp_path: Path) -> N
     assert set(saved["ids"]) <= {"pair-0", "pair-1", "pair-2"} and saved["ids"]
 
 
-def test_a_folder_with_another_run(judgelit: Callable[..., None], refused: Refused, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused(judgelit: Callable[..., None], refused: Refused, tmp_path: Path) -> None:
     data = lines(tmp_path / "data.jsonl", GOOD)
     judgelit(*fit("sft", data))
     assert "runs/quickstart-sft" in refused(*fit("sft", data))
 
 
-def test_model_and_adapter_that_are_not_there(refused: Refused, tmp_path: Path, llama: str) -> None:
+def test_a_missing_model_or_adapter_is_refused(refused: Refused, tmp_path: Path, llama: str) -> None:
     data = lines(tmp_path / "data.jsonl", GOOD)
     assert "nowhere" in refused(*fit("sft", data, "--model.backbone.name_or_path=./nowhere"))
     adapter = "--model.backbone.adapter=./nowhere"
     assert "adapter_config.json" in refused(*fit("sft", data, f"--model.backbone.name_or_path={llama}", adapter))
 
 
-def test_values_out_of_range(refused: Refused, tmp_path: Path) -> None:
+def test_values_out_of_range_are_refused(refused: Refused, tmp_path: Path) -> None:
     data = lines(tmp_path / "data.jsonl", PREFERRED)
     assert "beta" in refused(*fit("dpo", data, "--model.loss.beta=-1"))
     assert "label_smoothing" in refused(*fit("dpo", data, "--model.loss.label_smoothing=0.7"))

@@ -1,6 +1,8 @@
-"""Checkpoints on disk: whole or not there."""
+"""Checkpoints on disk: complete or absent."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from judgelit.runs.checkpoints import NOT_SAVED, AtomicCheckpoints, mend, newest
 
 
 class KillError(Exception):
-    """In place of the signal."""
+    """Stands for a signal where the process must live on."""
 
 
 def content(number: int) -> dict[str, Any]:
@@ -24,38 +26,44 @@ def step_in(path: Path) -> int:
     return AtomicCheckpoints().load_checkpoint(path, weights_only=True)["global_step"]
 
 
+KILLED_SAVE = """
+import os, sys
+from pathlib import Path
+import torch
+from judgelit.runs.checkpoints import AtomicCheckpoints
+
+def half(what, file):
+    file.write(b"half of it")
+    file.flush()
+    os._exit(9)
+
+def dead(*_):
+    os._exit(9)
+
+moment, place = sys.argv[1:]
+owner, stand_in = {"save": (torch, half), "fsync": (os, dead), "replace": (Path, dead)}[moment]
+setattr(owner, moment, stand_in)
+AtomicCheckpoints().save_checkpoint({"state_dict": {}, "global_step": 2}, place)
+"""
+
+
 @pytest.mark.parametrize("moment", ["save", "fsync", "replace"])
-def test_a_save_that_is_cut_off_leaves_the_last_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
+def test_a_killed_save_keeps_the_last_checkpoint(tmp_path: Path, moment: str) -> None:
     place = tmp_path / "checkpoints/last.ckpt"
     AtomicCheckpoints().save_checkpoint(content(1), place)
-
-    def half(what: Any, file: Any) -> None:
-        file.write(b"half of it")
-        raise KillError
-
-    def dead(*_: Any) -> None:
-        raise KillError
-
-    owner, name, stand_in = {
-        "save": (torch, "save", half),
-        "fsync": (os, "fsync", dead),
-        "replace": (Path, "replace", dead),
-    }[moment]
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, name, stand_in)
-        with pytest.raises(KillError):
-            AtomicCheckpoints().save_checkpoint(content(2), place)
+    killed = subprocess.run([sys.executable, "-c", KILLED_SAVE, moment, str(place)], check=False)
+    assert killed.returncode == 9
     assert step_in(place) == 1
-    assert [path.name for path in place.parent.glob("*.part")] == ["last.ckpt.part"]
+    assert len(list(place.parent.glob("*.part"))) == 1
     mend([place.parent])
     assert [path.name for path in place.parent.iterdir()] == ["last.ckpt"]
     AtomicCheckpoints().save_checkpoint(content(2), place)
     assert step_in(place) == 2
 
 
-def test_it_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_on_the_disk_before_it_replaces_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     sync, replace = os.fsync, Path.replace
 
@@ -73,17 +81,17 @@ def test_it_is_on_the_disk_before_it_takes_the_place(tmp_path: Path, monkeypatch
     assert done == ["sync file", "replace", "sync folder"]
 
 
-def test_a_file_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+def test_a_file_replaces_a_sharded_checkpoint(tmp_path: Path) -> None:
     place = tmp_path / "last.ckpt"
     folder_checkpoint(place, 1)
     AtomicCheckpoints().save_checkpoint(content(2), place)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"] and step_in(place) == 2
 
 
-def test_what_must_not_be_saved_is_not(tmp_path: Path) -> None:
+def test_a_checkpoint_that_must_not_be_saved_is_not_written(tmp_path: Path) -> None:
     place = tmp_path / "last.ckpt"
     AtomicCheckpoints().save_checkpoint(content(1), place)
-    AtomicCheckpoints().save_checkpoint({**content(2), NOT_SAVED: "stopped amid an update"}, place)
+    AtomicCheckpoints().save_checkpoint({**content(2), NOT_SAVED: "stopped in an optimizer step"}, place)
     assert step_in(place) == 1
 
 
@@ -97,7 +105,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, left: int) -> None:
 
 
 @pytest.mark.parametrize("other", [{"weight": torch.ones(1)}, [1]])
-def test_another_file_of_torch_is_refused(tmp_path: Path, other: Any) -> None:
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, other: Any) -> None:
     torch.save(other, tmp_path / "model.ckpt")
     with pytest.raises(UserError, match="no state_dict"):
         AtomicCheckpoints().load_checkpoint(tmp_path / "model.ckpt", weights_only=True)
@@ -110,7 +118,7 @@ def folder_checkpoint(place: Path, number: int) -> None:
 
 
 class FolderStrategy:
-    """The part of Lightning's strategy that writes a folder, on one process, file by file."""
+    """Lightning's strategy as far as it writes a sharded checkpoint, on one process, file by file."""
 
     _save_distributed_checkpoint = True
     is_global_zero = True
@@ -133,7 +141,7 @@ class FolderStrategy:
 
 
 @pytest.mark.parametrize("dies_after", [0, 1])
-def test_a_folder_is_swapped_only_when_it_is_whole(tmp_path: Path, dies_after: int) -> None:
+def test_a_folder_is_swapped_only_when_it_is_complete(tmp_path: Path, dies_after: int) -> None:
     place = tmp_path / "last.ckpt"
     whole: Any = FolderStrategy()
     checkpoints.swap_folders(whole)
@@ -171,13 +179,13 @@ def test_a_kill_between_the_two_moves_of_a_swap_loses_nothing(
         with pytest.raises(KillError):
             strategy.save_checkpoint(content(2), place)
     assert place.exists() == (move == 1)
-    # Before and after: not all ranks look when the first has mended it.
+    # Other ranks may look before or after the first rank has tidied the folder.
     assert newest([tmp_path]) == place
     mend([tmp_path])
     assert newest([tmp_path]) == place and torch.load(place / "meta.pt") == 1
 
 
-def test_the_newest_is_the_one_written_last_and_whole(tmp_path: Path) -> None:
+def test_the_newest_is_the_complete_checkpoint_written_last(tmp_path: Path) -> None:
     assert newest([tmp_path, tmp_path / "missing"]) is None
     for age, name in enumerate(["epoch=0-step=4.ckpt", "last.ckpt", "epoch=0-step=6.ckpt", "last.ckpt.part"]):
         path = tmp_path / name
@@ -188,6 +196,6 @@ def test_the_newest_is_the_one_written_last_and_whole(tmp_path: Path) -> None:
     folder = tmp_path / "epoch=0-step=8.ckpt"
     folder_checkpoint(folder, 8)
     assert newest([tmp_path]) == folder
-    # One that is being deleted is the folder changed last, but no checkpoint.
+    # A folder that is being deleted was changed last, but is no checkpoint.
     (folder / "meta.pt").unlink()
     assert newest([tmp_path]) == tmp_path / "epoch=0-step=6.ckpt"

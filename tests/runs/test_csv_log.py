@@ -1,4 +1,4 @@
-"""The log of a run that was stopped."""
+"""The CSV log of a run that is stopped and continued."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ def fill(log: RunLog, first: int, last: int) -> None:
         log.save()
 
 
-def test_a_rewound_log_ends_as_one_that_was_never_stopped(tmp_path: Path) -> None:
+def test_a_continued_log_equals_that_of_a_run_without_a_stop(tmp_path: Path) -> None:
     whole = RunLog(tmp_path / "whole")
     fill(whole, 0, 6)
     fill(stopped := RunLog(tmp_path / "stopped"), 0, 5)
@@ -31,7 +31,7 @@ def test_a_rewound_log_ends_as_one_that_was_never_stopped(tmp_path: Path) -> Non
         file.write("9,0.1")  # a row that a kill cut off
     continued = RunLog(tmp_path / "stopped")
     continued.rewind(4, [{"train/loss": torch.tensor(math.pi / 4).item(), "step": 3}])
-    # Row 4 was still to come when the checkpoint was made: it is the one of step 3 that `more` brings.
+    # The row of step 3 was pending when the checkpoint was saved: it is the row in `more`.
     assert continued.rows == 5
     continued.log_metrics({"val/loss": 1 / 4}, 3)
     fill(continued, 4, 6)
@@ -40,7 +40,7 @@ def test_a_rewound_log_ends_as_one_that_was_never_stopped(tmp_path: Path) -> Non
     assert written(continued)[3] == {"step": "2", "train/loss": repr(torch.tensor(math.pi / 3).item())}
 
 
-def test_a_log_may_be_rewound_to_nothing_and_keeps_no_column_of_what_it_dropped(tmp_path: Path) -> None:
+def test_a_log_rewound_to_nothing_keeps_no_column(tmp_path: Path) -> None:
     fill(RunLog(tmp_path), 0, 4)
     log = RunLog(tmp_path)
     log.rewind(0)
@@ -50,7 +50,7 @@ def test_a_log_may_be_rewound_to_nothing_and_keeps_no_column_of_what_it_dropped(
     assert log.path.read_text(encoding="utf-8").split() == ["step,train/loss", "0,1.0"]
 
 
-def test_only_whole_rows_count_when_the_file_is_shorter_than_the_checkpoint_says(tmp_path: Path) -> None:
+def test_a_missing_log_is_rewound_to_nothing(tmp_path: Path) -> None:
     log = RunLog(tmp_path)
     log.rewind(100)
     assert log.rows == 0 and not log.path.exists()

@@ -1,4 +1,4 @@
-"""Runs that go on from each of their checkpoints, against the run that was never stopped."""
+"""Runs continued from each of their checkpoints, against the run without a stop."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ from judgelit.training.sft import SFTModule
 
 WALL_CLOCK = re.compile(r"(train|validate)/(time|device/.*|.*_per_sec)")
 MODEL_CHECKPOINT = "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint"
-# 28 examples, 7 micro-batches an epoch: the last window of an epoch is half a one.
+# 28 examples, 7 micro-batches an epoch: the last global batch of an epoch has one micro-batch instead of two.
 RUN = [
     "fit",
     "--config=quickstart/sft",
@@ -37,7 +37,7 @@ RUN = [
     MODEL_CHECKPOINT,
     "--trainer.callbacks.save_last=true",
 ]
-# When checkpoints are made, and when validation is.
+# When checkpoints are saved and when the run validates.
 RHYTHMS = {
     "steps, validation within epochs": ["--trainer.callbacks.every_n_train_steps=1", "--trainer.val_check_interval=4"],
     "steps, validation at the end of epochs": ["--trainer.callbacks.every_n_train_steps=1"],
@@ -84,7 +84,7 @@ def keep_each(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     ("rhythm", "end"),
     [*((rhythm, "max_steps") for rhythm in RHYTHMS), ("steps, validation at the end of epochs", "max_epochs")],
 )
-def test_from_any_checkpoint_it_goes_on_to_the_same_end(
+def test_a_run_continued_from_any_checkpoint_ends_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rhythm: str, end: str
 ) -> None:
     unbroken = tmp_path / "unbroken/run"
@@ -99,11 +99,11 @@ def test_from_any_checkpoint_it_goes_on_to_the_same_end(
     assert [row["step"] for row in losses] == [str(step) for step in range(8 if end == "max_epochs" else 12)]
     kept = sorted((tmp_path / "kept").iterdir())
     assert kept
-    # The last but one was made at the last step, of a run that then still had to validate and to end.
+    # The last but one was saved at the last step, before the validation and the end of the run.
     some = sorted({0, len(kept) // 3, 2 * len(kept) // 3, len(kept) - 2})
     for number, folder in enumerate(kept[index] for index in some):
         if number % 2 == 0:
-            # The killed run went on for long after its checkpoint.
+            # The killed run had trained on for long after its checkpoint.
             shutil.copytree(unbroken / "csv", folder / "run/csv", dirs_exist_ok=True)
         monkeypatch.chdir(folder)
         main([*run, "--ckpt_path=last"])
@@ -112,7 +112,7 @@ def test_from_any_checkpoint_it_goes_on_to_the_same_end(
             assert torch.equal(weight, trained[name]), (folder.name, name)
 
 
-WINDOW = 8, 9  # the micro-batches of the first window of the second epoch
+GLOBAL_BATCH = 8, 9  # micro-batches of the first global batch of the second epoch
 
 
 def stop(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
@@ -123,15 +123,15 @@ def stop(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     def training_step(self: SFTModule, *batch: Any) -> torch.Tensor:
         nonlocal seen
         seen += 1
-        if seen == WINDOW[1] and how == "an error":
+        if seen == GLOBAL_BATCH[1] and how == "an error":
             raise RuntimeError("something else failed")
-        if seen == WINDOW[0] and how == "SIGTERM":
+        if seen == GLOBAL_BATCH[0] and how == "SIGTERM":
             os.kill(os.getpid(), signal.SIGTERM)
         return forward(self, *batch)
 
     def step(self: torch.optim.AdamW, closure: Any = None) -> Any:
         found = update(self, closure)
-        if seen == 7 and how == "an error amid an update":
+        if seen == 7 and how == "an error in an optimizer step":
             raise RuntimeError("something else failed")
         return found
 
@@ -140,15 +140,15 @@ def stop(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["an error", "SIGTERM", "an error amid an update"])
-def test_stopped_within_a_window_the_window_is_done_again(
+@pytest.mark.parametrize("how", ["an error", "SIGTERM", "an error in an optimizer step"])
+def test_a_global_batch_in_which_a_run_stops_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = [
         *RUN,
         "--trainer.callbacks.save_on_exception=true",
-        f"--trainer.callbacks.every_n_train_steps={2 if 'amid' in how else 100}",
+        f"--trainer.callbacks.every_n_train_steps={2 if 'optimizer' in how else 100}",
         "--trainer.max_steps=7",
         "--trainer.val_check_interval=2",
     ]
@@ -157,8 +157,8 @@ def test_stopped_within_a_window_the_window_is_done_again(
         stop(patch, how)
         main([*run, "--trainer.default_root_dir=stopped"])
     last = torch.load("stopped/checkpoints/last.ckpt", weights_only=True)
-    # Amid the update of the fourth step there is nothing to save: the checkpoint of the second stays.
-    assert last["global_step"] == (2 if "amid" in how else 4)
+    # In the fourth optimizer step nothing is saved: the checkpoint of the second step is kept.
+    assert last["global_step"] == (2 if "optimizer" in how else 4)
     main([*run, "--trainer.default_root_dir=stopped", "--ckpt_path=last"])
     assert logged(tmp_path / "stopped") == logged(tmp_path / "unbroken")
     ends = [

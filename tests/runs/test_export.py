@@ -1,4 +1,4 @@
-"""A run's checkpoint as a Hugging Face folder: what other programs load from it is what was trained."""
+"""Export of a checkpoint as a Hugging Face folder: other programs load from it the model that was trained."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from judgelit.cli import main
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.models.lora import LoRA
-from judgelit.runs.export import export_run, merge_adapter, written_whole
+from judgelit.runs.export import export_run, merge_adapter, new_folder
 from judgelit.runs.trained_run import find_run
 from judgelit.shipped_configs import find
 from judgelit.training.sft import SFTModule
@@ -33,7 +33,7 @@ IDS = torch.arange(3, 40)[None]
 CHAT = [{"role": "system", "content": "You judge."}, {"role": "user", "content": "is 3 odd?"}]
 SECRET = "hunter2"
 
-# What another program does with the folders: it knows transformers and PEFT, and nothing of judgelit.
+# A program that loads the folders with transformers and PEFT, without judgelit.
 OTHER_PROGRAM = """
 import json, sys, torch
 from peft import PeftModel
@@ -75,7 +75,7 @@ def tied(model_folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def runs(llama: str, tied: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two steps each, at learning rates that move the weights far."""
+    """Runs of two steps each, at learning rates that change the weights much."""
     folder = tmp_path_factory.mktemp("runs")
     rows = [
         {"prompt": f"is {n} odd?", "completion": f"{n} is it. [[A]]", "chosen": "yes [[A]]", "rejected": "no [[B]]"}
@@ -133,7 +133,7 @@ def logits(model: Any) -> Tensor:
 
 
 def sharded(run: Path, to: Path, rename: Callable[[str], str] = str) -> Path:
-    """A copy of a run whose checkpoint is in the form that a sharded one has."""
+    """Copy a run and make its checkpoint a sharded one."""
     path = Path(shutil.copytree(run, to)) / "checkpoints/last.ckpt"
     content = torch.load(path, weights_only=True)
     path.unlink()
@@ -157,7 +157,7 @@ class Touch:
 def exported(
     runs: dict[str, Path], llama: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Path], dict[str, dict[str, Any]]]:
-    """Folders by name, and what another program finds in them."""
+    """Exported folders by name, and what another program computes with them."""
     folder = tmp_path_factory.mktemp("exported")
     folders: dict[str, tuple[str, str | None, bool]] = {}
     for run, merge in (
@@ -187,12 +187,12 @@ Exported = tuple[dict[str, Path], dict[str, dict[str, Any]]]
 
 
 @pytest.mark.parametrize("name", ["full", "full-tied", "lora", "lora-merged", "dpo", "dpo-merged", "nf4", "nf4-merged"])
-def test_another_program_computes_what_judgelit_does(
+def test_another_program_computes_the_same_logits(
     exported: Exported, runs: dict[str, Path], llama: str, tied: str, name: str
 ) -> None:
     found = exported[1][name]
     wanted = of_judgelit(runs[name.removesuffix("-merged")])
-    # Merged, the sum of base and adapter is taken before the product with the input rather than after it.
+    # A merged model adds base and adapter before it multiplies with the input, so it rounds differently.
     worst = (found["logits"] - wanted).abs().max().item()
     assert worst <= (1e-5 * wanted.abs().max().item() if "merged" in name else 1e-6)
     start = logits(Backbone(tied if "tied" in name else llama).build())
@@ -202,7 +202,7 @@ def test_another_program_computes_what_judgelit_does(
 
 
 @pytest.mark.parametrize("name", ["full", "full-tied", "lora-merged", "nf4-merged"])
-def test_a_whole_model_has_what_servers_look_for(
+def test_an_exported_model_has_the_files_that_servers_need(
     exported: Exported, runs: dict[str, Path], llama: str, tied: str, name: str
 ) -> None:
     folder, base = exported[0][name], Path(tied if "tied" in name else llama)
@@ -234,7 +234,7 @@ def test_a_whole_model_has_what_servers_look_for(
 
 
 @pytest.mark.parametrize("name", ["lora", "dpo", "nf4"])
-def test_an_adapter_is_alone_and_as_it_was_trained(exported: Exported, runs: dict[str, Path], name: str) -> None:
+def test_an_adapter_is_exported_alone_and_unchanged(exported: Exported, runs: dict[str, Path], name: str) -> None:
     folder = exported[0][name]
     assert {path.name for path in folder.iterdir()} - {"judgelit.json"} == {
         "README.md",
@@ -257,7 +257,7 @@ def test_an_adapter_is_alone_and_as_it_was_trained(exported: Exported, runs: dic
 
 
 @pytest.mark.parametrize("name", ["full", "full-tied", "lora-merged", "dpo", "nf4"])
-def test_a_sharded_checkpoint_gives_the_same(
+def test_a_sharded_checkpoint_exports_the_same_model(
     exported: Exported, runs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     run = name.removesuffix("-merged")
@@ -270,9 +270,7 @@ def test_a_sharded_checkpoint_gives_the_same(
 
 
 @pytest.mark.parametrize("name", ["lora", "nf4"])
-def test_an_adapter_is_loaded_on_the_base_that_it_was_trained_on(
-    exported: Exported, runs: dict[str, Path], llama: str, name: str
-) -> None:
+def test_an_adapter_is_loaded_on_its_own_base(exported: Exported, runs: dict[str, Path], llama: str, name: str) -> None:
     quantization = "nf4" if name == "nf4" else None
     wanted = of_judgelit(runs[name])
     for folder in (exported[0][name], runs[name] / "model"):
@@ -318,7 +316,7 @@ def test_another_dtype_keeps_tied_weights_tied(runs: dict[str, Path], exported: 
         LoRA(r=4, rslora=True),
     ],
 )
-def test_an_adapter_of_tied_weights_comes_into_one_of_their_uses(
+def test_an_adapter_of_tied_weights_changes_only_one_of_them(
     tied: str, lora: LoRA, tmp_path: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
     model = Backbone(tied, lora=lora).build_unquantized()
@@ -332,7 +330,7 @@ def test_an_adapter_of_tied_weights_comes_into_one_of_their_uses(
     torch.testing.assert_close(logits(loaded), wanted, rtol=1e-5, atol=1e-4)
 
 
-def test_of_a_base_only_the_configuration_is_read(runs: dict[str, Path], llama: str, tmp_path: Path) -> None:
+def test_only_the_configuration_of_a_base_is_read(runs: dict[str, Path], llama: str, tmp_path: Path) -> None:
     weights = Path(llama) / "model.safetensors"
     hidden = weights.rename(tmp_path / "hidden")
     try:
@@ -345,7 +343,9 @@ def test_of_a_base_only_the_configuration_is_read(runs: dict[str, Path], llama: 
     assert {path.name for path in tmp_path.iterdir()} == {"full", "lora", "nf4"}
 
 
-def test_nothing_to_merge_is_a_note(runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_merge_without_adapter_gives_a_note(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main(["export", str(runs["full"]), "--to", str(tmp_path / "out"), "--merge"])
     assert "there is no adapter to merge" in capsys.readouterr().out
     assert (tmp_path / "out/model.safetensors").exists()
@@ -360,25 +360,25 @@ def test_an_earlier_checkpoint_can_be_named(runs: dict[str, Path], tmp_path: Pat
     assert (tmp_path / "out/adapter_model.safetensors").exists()
 
 
-class TestWrittenWhole:
-    def test_it_appears_at_the_end(self, tmp_path: Path) -> None:
-        with written_whole(tmp_path / "new/out") as part:
+class TestNewFolder:
+    def test_the_folder_appears_at_the_end(self, tmp_path: Path) -> None:
+        with new_folder(tmp_path / "new/out") as part:
             (part / "file").write_text("x")
             assert not (tmp_path / "new/out").exists()
         assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
         assert (tmp_path / "new/out/file").read_text() == "x"
 
     def test_a_failure_leaves_nothing(self, tmp_path: Path) -> None:
-        with pytest.raises(RuntimeError), written_whole(tmp_path / "out") as part:
+        with pytest.raises(RuntimeError), new_folder(tmp_path / "out") as part:
             (part / "file").write_text("x")
             raise RuntimeError
         assert not list(tmp_path.iterdir())
 
-    def test_what_a_kill_has_left_is_swept_away(self, tmp_path: Path) -> None:
-        (tmp_path / "out.part").mkdir()
-        (tmp_path / "out.part/half").write_text("x")
+    def test_an_incomplete_folder_that_a_kill_left_is_removed(self, tmp_path: Path) -> None:
+        (tmp_path / ".out.0123abcd.part").mkdir()
+        (tmp_path / ".out.0123abcd.part/half").write_text("x")
         (tmp_path / "out").mkdir()
-        with written_whole(tmp_path / "out") as part:
+        with new_folder(tmp_path / "out") as part:
             (part / "file").write_text("y")
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
@@ -398,7 +398,7 @@ class TestWrittenWhole:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., str]:
-    """Ask for an export that must be refused with status 2, one line, and nothing written; returns the line."""
+    """Run an export that must be refused with exit code 2 and one line, and write nothing; returns the line."""
 
     def run(*arguments: str | Path) -> str:
         capsys.readouterr()
@@ -407,14 +407,14 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
         assert exit_.value.code == 2
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error: ")]
         assert len(said) == 1
-        assert not (tmp_path / "out").exists() and not (tmp_path / "out.part").exists()
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.part"))
         return said[0]
 
     return run
 
 
 def copied(run: Path, to: Path, **backbone: Any) -> Path:
-    """A run with another backbone in its configuration."""
+    """Copy a run and change the backbone in its configuration."""
     shutil.copytree(run, to)
     settings = yaml.safe_load((to / "config.yaml").read_text(encoding="utf-8"))
     settings["model"]["init_args"]["backbone"].update(backbone)
@@ -458,7 +458,7 @@ class TestRefusals:
     ) -> None:
         path = copied(runs["lora"], tmp_path / "run") / "checkpoints/last.ckpt"
         path.write_bytes(path.read_bytes()[:size])
-        assert "found no whole checkpoint" in refused(tmp_path / "run")
+        assert "found no complete checkpoint" in refused(tmp_path / "run")
 
     def test_what_is_no_checkpoint_or_would_run_code(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
@@ -466,7 +466,7 @@ class TestRefusals:
         path = copied(runs["lora"], tmp_path / "run") / "checkpoints/last.ckpt"
         for content in ({"weights": 1}, {"state_dict": {}, "code": Path}, [1]):
             torch.save(content, path)
-            assert "found no whole checkpoint" in refused(tmp_path / "run")
+            assert "found no complete checkpoint" in refused(tmp_path / "run")
 
     def test_a_broken_sharded_checkpoint(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
@@ -525,7 +525,7 @@ class TestRefusals:
     def test_an_adapter_on_random_weights(
         self, refused: Callable[..., str], runs: dict[str, Path], tmp_path: Path
     ) -> None:
-        assert "random weights no file holds" in refused(copied(runs["lora"], tmp_path / "run", name_or_path="nano"))
+        assert "random weights are in no file" in refused(copied(runs["lora"], tmp_path / "run", name_or_path="nano"))
 
     def test_a_folder_with_something_in_it(self, runs: dict[str, Path], tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
@@ -543,7 +543,7 @@ class TestRefusals:
 
 
 class TestModelCard:
-    def test_it_says_what_was_trained_on_what_and_how(self, exported: Exported) -> None:
+    def test_the_card_names_base_data_and_settings(self, exported: Exported) -> None:
         card = (exported[0]["dpo"] / "README.md").read_text(encoding="utf-8")
         _, front, text = card.split("---\n", 2)
         metadata = yaml.safe_load(front)
@@ -557,7 +557,7 @@ class TestModelCard:
         assert rows["lr scheduler"] == "WarmupCosine warmup 0.1, floor 0.0"
         assert rows["trained for"].startswith("2 optimizer steps, ")
         assert rows["batch"] == "batch_size 2, accumulate_grad_batches 4"
-        assert "None was measured" in text and f"transformers {transformers.__version__}" in text
+        assert "were not evaluated" in text and f"transformers {transformers.__version__}" in text
         merged = yaml.safe_load((exported[0]["dpo-merged"] / "README.md").read_text(encoding="utf-8").split("---\n")[1])
         assert merged["library_name"] == "transformers"
 
@@ -640,5 +640,5 @@ class TestModelCard:
         earlier = shutil.copy(run / "checkpoints/last.ckpt", tmp_path / "run/stages/04-sft/checkpoints/earlier.ckpt")
         for unmeasured in (tmp_path / "run", earlier):
             main(["export", str(unmeasured), "--to", str(tmp_path / "out")])
-            assert "None was measured" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+            assert "were not evaluated" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
             shutil.rmtree(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Sharded checkpoints: whole on one process, and no code of theirs is run."""
+"""Sharded checkpoints: one process reads them whole, and runs no code in them."""
 
 import pickle
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_weights_come_back_with_name_shape_and_dtype(tmp_path: Path) -> None:
     assert state["optimizer_0"]["lr"] == 0.1 and torch.equal(state["optimizer_0"]["mean"], torch.ones(2))
 
 
-def test_what_stands_in_place_of_a_number_is_not_run(tmp_path: Path) -> None:
+def test_code_in_place_of_a_number_is_not_run(tmp_path: Path) -> None:
     folder = saved(tmp_path / "last.ckpt", rate=Touch(tmp_path / "touched"))
     with pytest.raises(UserError, match="cannot be read as a sharded checkpoint"):
         load_shards({"optimizer_0": {"lr": 0.0}}, folder)
@@ -48,7 +48,7 @@ def test_what_stands_in_place_of_a_number_is_not_run(tmp_path: Path) -> None:
     assert set(weights_in(folder)) == {"a", "b"}
 
 
-def test_an_index_of_one_rank_is_not_taken_in_place_of_that_of_all(tmp_path: Path) -> None:
+def test_the_index_of_one_rank_is_not_read(tmp_path: Path) -> None:
     folder = saved(tmp_path / "last.ckpt")
     # Harmless, but no index: PyTorch then looks for the rank's own.
     (folder / ".metadata").write_bytes(pickle.dumps(torch.Size([1])))
@@ -59,7 +59,7 @@ def test_an_index_of_one_rank_is_not_taken_in_place_of_that_of_all(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("left", "why"), [(None, "No such file"), (0, ""), (100, "")])
-def test_a_broken_shard_is_said_in_its_own_words(left: int | None, why: str, tmp_path: Path) -> None:
+def test_a_broken_shard_is_refused_in_one_line(left: int | None, why: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "last.ckpt")
     for shard in folder.glob("*.distcp"):
         content = shard.read_bytes()
@@ -67,7 +67,7 @@ def test_a_broken_shard_is_said_in_its_own_words(left: int | None, why: str, tmp
         if left is not None:
             shard.write_bytes(content[:left])
     with pytest.raises(
-        UserError, match=f"cannot be read as a sharded checkpoint .*{why}.*; expected a whole one"
+        UserError, match=f"cannot be read as a sharded checkpoint .*{why}.*; expected a complete one"
     ) as said:
         weights_in(folder)
     assert "Traceback" not in str(said.value) and "dict_keys" not in str(said.value)

@@ -1,4 +1,4 @@
-"""What `judgelit run` promises beyond its stages: its folder is its own."""
+"""The folder of a run: it takes no second run."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from judgelit.errors import UserError
 from judgelit.runs.folder import claim_folder
 
 
-def test_a_folder_is_claimed_once_and_found_again(tmp_path: Path) -> None:
+def test_a_folder_can_be_claimed_again_by_the_same_run(tmp_path: Path) -> None:
     files = {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"}
     claim_folder(tmp_path / "run", files)
     claim_folder(tmp_path / "run", files)
@@ -18,11 +18,13 @@ def test_a_folder_is_claimed_once_and_found_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"config.yaml": "seed: 2\n", "sft.yaml": "model: a\n"}, "config.yaml: seed is 1 there and 2 here"),
-        ({"config.yaml": "seed: 1\n", "sft.yaml": "model: {b: 1}\n"}, "sft.yaml: model is 'a' there and"),
+        ({"config.yaml": "seed: 2\n", "sft.yaml": "model: a\n"}, "config.yaml: seed: found 1 there and 2 here"),
+        ({"config.yaml": "seed: 1\n", "sft.yaml": "model: {b: 1}\n"}, "sft.yaml: model: found 'a' there and"),
     ],
 )
-def test_a_changed_configuration_is_refused_and_named(tmp_path: Path, changed: dict[str, str], said: str) -> None:
+def test_another_configuration_is_refused_by_the_key_that_differs(
+    tmp_path: Path, changed: dict[str, str], said: str
+) -> None:
     claim_folder(tmp_path, {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"})
     with pytest.raises(UserError, match=said):
         claim_folder(tmp_path, changed)

@@ -1,0 +1,1 @@
+"""`judgelit run`: the recipe, from preference pairs to a measured judge, as stages that can be resumed."""

@@ -1,0 +1,43 @@
+"""The command `judgelit run`."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import yaml
+
+from judgelit.errors import UserError
+from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.pipeline.recipe import Recipe
+from judgelit.pipeline.run import Run
+from judgelit.runs.folder import claim_folder
+
+
+def main(argv: list[str]) -> None:
+    """Run `judgelit run`.
+
+    Raises:
+        UserError: A setting is wrong, or the folder holds another run.
+    """
+    parser = OneLineErrors(prog="judgelit run", description=Recipe.__doc__)
+    parser.add_argument("--config", action="config", help="A YAML file, or the name of a shipped configuration.")
+    parser.add_class_arguments(Recipe)
+    parsed = parser.parse_args(argv)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError(
+            f"WORLD_SIZE: found {os.environ['WORLD_SIZE']}, as set by a launcher such as torchrun, expected 1; start "
+            "`judgelit run` without a launcher, and set trainer.devices in the sft and dpo files"
+        )
+    with raise_user_errors():
+        settings = parser.instantiate(parsed)
+    recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
+    # The run's config.yaml names the copies of both files beside it, so that the folder alone is enough to run again.
+    resolved = {**yaml.safe_load(parser.dump(parsed)), "sft": "sft.yaml", "dpo": "dpo.yaml"}
+    files = {
+        "config.yaml": yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
+        "sft.yaml": Path(recipe.sft.absolute).read_text(encoding="utf-8"),
+        "dpo.yaml": Path(recipe.dpo.absolute).read_text(encoding="utf-8"),
+    }
+    run = Run(recipe)
+    claim_folder(run.folder, files)
+    run.go()

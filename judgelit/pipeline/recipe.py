@@ -1,0 +1,49 @@
+"""Settings of `judgelit run`."""
+
+from dataclasses import dataclass
+
+from jsonargparse.typing import Path_fr
+
+from judgelit.errors import UserError
+from judgelit.judging.prompts import Templates
+from judgelit.records.sources import Sources
+from judgelit.synthesis.enhancement import Enhancement
+from judgelit.synthesis.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Train a judge on preference pairs and measure it: warm-up by SFT, enhancement by DPO, evaluation, export."""
+
+    output: str
+    """Folder of the run."""
+    train: Sources
+    """Labelled pairs to train on."""
+    sets: dict[str, Sources]
+    """Held-out pairs by name. Their questions are left out of `train`."""
+    teacher: Teacher
+    """Writes the judgments of the warm-up."""
+    sft: Path_fr
+    """Configuration of `judgelit fit` for the warm-up. The run sets its training data."""
+    dpo: Path_fr
+    """Configuration of `judgelit fit` for the enhancement. The run sets its training data and its starting model."""
+    templates: Templates = Templates()  # noqa: RUF009 (frozen)
+    """Judge prompts for training and evaluation; one is drawn for each pair."""
+    enhancement: Enhancement = Enhancement()  # noqa: RUF009 (frozen)
+    """How judgments of the warm judge are sampled and paired."""
+    enhancement_pairs: int | None = None
+    """Sample judgments of only this many pairs, the first of `train`."""
+    max_new_tokens: int = 1024
+    """Longest judgment in evaluation, in tokens."""
+    batch_size: int = 64
+    """Judgments generated at once."""
+    seed: int = 0
+    """Seed of generated data, random weights, the sampler and sampling."""
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise UserError("sets: found none, expected at least one set of held-out pairs")
+        for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: found {value}, expected 1 or more")

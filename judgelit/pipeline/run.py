@@ -1,0 +1,247 @@
+"""The recipe as stages in order. A stage that has ended is not run again."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse.typing import Path_fr
+
+from judgelit import __version__
+from judgelit.atomic import write_json, write_text
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.evaluation.judgments import judge_pairs
+from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.generation.engine import Engine, EngineSpec, load_engine
+from judgelit.generation.journal import JournaledEngine
+from judgelit.models.backbone import Backbone, trained_folder
+from judgelit.pipeline.fit import check_fit, run_fit
+from judgelit.pipeline.recipe import Recipe
+from judgelit.pipeline.results import Results
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.sources import Source, Sources, as_sources, read_pairs
+from judgelit.runs.export import export_run
+from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
+from judgelit.runs.trained_run import find_run
+from judgelit.synthesis.enhancement import synthesize_enhancement
+from judgelit.synthesis.tasks.pairs import TaskPairs
+from judgelit.synthesis.warmup import synthesize_warmup
+
+Cost = dict[str, Any]
+"""What a stage reports: `tokens`, and `peak_memory_bytes` if the work was done in another process."""
+
+
+class Run:
+    """A recipe and its folder.
+
+    Args:
+        recipe: The settings.
+
+    Raises:
+        UserError: One of the two configurations of `judgelit fit` is wrong. Nothing has been written then.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.folder = Path(recipe.output)
+        self.results = Results(self.folder / "results.json", recipe.seed)
+        # Both configurations are checked before the first stage: a mistake in the second must not cost the first.
+        sft = check_fit(self.fit_arguments("04-sft", recipe.sft, self.path("02-warmup", "sft.jsonl")))
+        base: Any = sft.model.backbone
+        self.base: Backbone = base
+        self.tokenizer: ChatTokenizer = sft.datamodule.tokenizer
+        check_fit(self.dpo_arguments(self.base))
+
+    def go(self) -> None:
+        """Run all stages, then print the results."""
+        began = time.monotonic()
+        self.stage("01-pairs", self.make_pairs)
+        self.stage("02-warmup", self.make_warmup)
+        self.evaluate("03-base", "base", self.base)
+        self.stage("04-sft", self.train_sft)
+        warm = self.trained("04-sft")
+        self.evaluate("05-sft-judged", "sft", warm)
+        self.stage("06-enhancement", lambda folder: self.make_enhancement(folder, warm))
+        self.stage("07-dpo", lambda folder: self.train_dpo(folder, warm))
+        self.evaluate("08-dpo-judged", "dpo", self.trained("07-dpo"))
+        self.stage("09-export", self.export)
+        self.results.write()
+        self.results.print()
+        print(f"this call took {time.monotonic() - began:.0f} s")
+        print(f"results: {self.results.path}")
+        print(f"judge:   {self.folder / 'export'} (a Hugging Face folder)")
+        print(f"stages:  {self.folder / 'stages'} (data, judgments, logs, checkpoints)")
+
+    def stage(self, name: str, work: Callable[[Path], Cost]) -> bool:
+        """Do `work` in the stage's folder and return True, or return False if its `done.json` is there."""
+        folder = self.path(name)
+        done = folder / "done.json"
+        if done.exists():
+            print(f"{name}: done before")
+            self.results.cost[name] = json.loads(done.read_text(encoding="utf-8"))
+            return False
+        print(f"{name}: begins", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        reset_peak_memory()
+        began = time.monotonic()
+        cost = work(folder)
+        seconds = round(time.monotonic() - began, 2)
+        self.results.cost[name] = {"seconds": seconds, "peak_memory_bytes": peak_memory(), **cost}
+        write_json(done, self.results.cost[name])
+        self.results.write()
+        return True
+
+    def make_pairs(self, folder: Path) -> Cost:
+        """Read or generate all pairs. Pairs with a held-out question are not trained on."""
+        sets = {name: read_pairs(self.seeded(value)) for name, value in self.recipe.sets.items()}
+        train = read_pairs(self.seeded(self.recipe.train))
+        held_out = {pair.question_key for pairs in sets.values() for pair in pairs}
+        kept = [pair for pair in train if pair.question_key not in held_out]
+        if not kept:
+            raise UserError(f"train: the questions of all {len(train)} pairs are held out; expected some that are not")
+        for name, pairs in {"train": kept, **sets}.items():
+            write_records(folder / f"{name}.jsonl", pairs)
+        counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
+        print(f"{len(kept)} training pairs ({len(train) - len(kept)} left out: their questions are held out); {counts}")
+        return {"tokens": 0}
+
+    def make_warmup(self, folder: Path) -> Cost:
+        """Make the SFT set from the teacher's judgments."""
+        examples, report = synthesize_warmup(
+            self.pairs("train"),
+            self.recipe.teacher,
+            self.recipe.templates,
+            self.tokenizer,
+            folder / "journal.sqlite",
+            max_prompt_tokens=self.tokenizer.context - self.recipe.max_new_tokens,
+            seed=self.recipe.seed,
+        )
+        write_records(folder / "sft.jsonl", examples)
+        _write_card(folder / "README.md", "Judgments for the warm-up", str(report), report.templates)
+        print(report)
+        return self.tokens_in(example.completion for example in examples)
+
+    def train_sft(self, folder: Path) -> Cost:
+        """Warm up by SFT."""
+        data = self.path("02-warmup", "sft.jsonl")
+        return run_fit("04-sft", folder, self.fit_arguments("04-sft", self.recipe.sft, data))
+
+    def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
+        """Make the DPO set from judgments that are sampled from the warm judge."""
+        settings = self.recipe.enhancement
+        examples, report = synthesize_enhancement(
+            self.pairs("train")[: self.recipe.enhancement_pairs],
+            self.engine(warm),
+            self.recipe.templates,
+            folder / "journal.sqlite",
+            max_prompt_tokens=self.tokenizer.context - settings.sampling.max_new_tokens,
+            settings=settings,
+            seed=self.recipe.seed,
+        )
+        write_records(folder / "dpo.jsonl", examples)
+        _write_card(folder / "README.md", "Judgments for the enhancement", str(report), {})
+        print(report)
+        return self.tokens_in(text for example in examples for text in (example.chosen, example.rejected))
+
+    def train_dpo(self, folder: Path, warm: Backbone) -> Cost:
+        """Enhance the warm judge by DPO; it is also the reference."""
+        return run_fit("07-dpo", folder, self.dpo_arguments(warm))
+
+    def evaluate(self, stage: str, judge: str, backbone: Backbone) -> None:
+        """Judge all held-out sets in both orders."""
+
+        def work(folder: Path) -> Cost:
+            engine = JournaledEngine(self.engine(backbone), folder / "journal.sqlite")
+            texts: list[str] = []
+            for name in self.recipe.sets:
+                judgments = judge_pairs(
+                    engine, PAIRS, name, self.pairs(name), self.recipe.templates, self.recipe.max_new_tokens
+                )
+                write_records(folder / f"{name}.jsonl", judgments)
+                texts += [judgment.text for judgment in judgments]
+            return self.tokens_in(texts)
+
+        is_new = self.stage(stage, work)
+        for name in self.recipe.sets:
+            rows = read_rows(str(self.path(stage, f"{name}.jsonl")))
+            judgments = [Judgment.from_dict(row, line) for line, row in rows]
+            self.results.add(judge, name, self.pairs(name), judgments)
+        if is_new:
+            self.results.write()
+
+    def export(self, folder: Path) -> Cost:
+        """Write the trained judge as a Hugging Face folder, with an adapter merged into its base."""
+        to = self.folder / "export"
+        # A run that was killed between the end of the export and that of the stage has left one.
+        shutil.rmtree(to, ignore_errors=True)
+        export_run(find_run(self.path("07-dpo")), to, merge=True, tokenizer=self.tokenizer)
+        return {"tokens": 0}
+
+    def fit_arguments(self, stage: str, config: Path_fr, train: Path) -> list[str]:
+        """Arguments of `judgelit fit`: its configuration, and what this run sets."""
+        return [
+            f"--config={config.absolute}",
+            f"--trainer.default_root_dir={self.path(stage)}",
+            f"--seed_everything={self.recipe.seed}",
+            f"--data.init_args.train={train}",
+            f"--data.init_args.seed={self.recipe.seed}",
+            f"--data.init_args.cache={self.path(stage, 'cache')}",
+        ]
+
+    def dpo_arguments(self, start: Backbone) -> list[str]:
+        """Arguments of the enhancement's fit, which starts from the model or adapter of `start`."""
+        data = self.path("06-enhancement", "dpo.jsonl")
+        arguments = self.fit_arguments("07-dpo", self.recipe.dpo, data)
+        arguments.append(f"--model.init_args.backbone.name_or_path={start.name_or_path}")
+        if start.adapter is not None:
+            arguments.append(f"--model.init_args.backbone.adapter={start.adapter}")
+        return arguments
+
+    def trained(self, stage: str) -> Backbone:
+        """The model that a stage has trained, with the base's dtype and attention."""
+        trained = trained_folder(str(self.path(stage, "model")), self.base.dtype)
+        return replace(trained, attention=self.base.attention, trust_remote_code=self.base.trust_remote_code)
+
+    def engine(self, backbone: Backbone) -> Engine:
+        """An engine for a model, with this run's tokenizer."""
+        spec = EngineSpec(
+            backbone.adapter or backbone.name_or_path,
+            backbone.dtype,
+            quantization=backbone.quantization,
+            attention=backbone.attention,
+            batch_size=self.recipe.batch_size,
+            trust_remote_code=backbone.trust_remote_code,
+        )
+        return load_engine(spec, self.tokenizer)
+
+    def pairs(self, name: str) -> list[PreferencePair]:
+        """Pairs of the first stage: `train`, or a held-out set."""
+        return read_pairs(str(self.path("01-pairs", f"{name}.jsonl")))
+
+    def seeded(self, value: Sources) -> list[Source]:
+        """Sources; those that generate pairs and name no seed get the run's."""
+        return [
+            replace(source, seed=self.recipe.seed) if isinstance(source, TaskPairs) and source.seed is None else source
+            for source in as_sources(value)
+        ]
+
+    def tokens_in(self, texts: Any) -> Cost:
+        """Number of tokens in all texts."""
+        return {"tokens": sum(len(self.tokenizer.text_ids(text)) for text in texts)}
+
+    def path(self, stage: str, *more: str) -> Path:
+        """A stage's folder, or a file in it."""
+        return self.folder.joinpath("stages", stage, *more)
+
+
+def _write_card(path: Path, title: str, report: str, templates: Mapping[str, int]) -> None:
+    """Write the data card of a training set."""
+    lines = [f"# {title}", "", f"Made by judgelit {__version__}. {report}"]
+    if templates:
+        lines += ["", "| template | judgments |", "|---|---|", *(f"| {name} | {n} |" for name, n in templates.items())]
+    write_text(path, "\n".join(lines) + "\n")
