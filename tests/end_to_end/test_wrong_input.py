@@ -86,7 +86,7 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     line = refused("run", "--config", str(path))
-    assert "'cuont'" in line and "'count'" in line and len(line) < 120
+    assert "cuont'" in line and "'count'" in line and len(line) < 120
 
 
 @pytest.mark.parametrize(
