@@ -1,9 +1,9 @@
 """Command-line parsers that report each mistake as one line: the key, what was found, what was expected.
 
 jsonargparse checks a class from a configuration with a parser for that class, which is of the same type as the parser
-around it. So a mistake is described where it is found, by the parser that knows the key, the value and the expected
-type, and each parser around it adds its part of the key. jsonargparse tries every type of a union and keeps only the
-text of what failed; `_mistakes` and `_failures` keep the rest.
+around it. So the parser that finds a mistake knows the key, the value and the expected type; it describes the mistake,
+and each parser around it adds its part of the key. jsonargparse tries every type of a union and keeps only the texts of
+the errors; `_mistakes` and `_failures` keep the objects.
 """
 
 import argparse
@@ -24,28 +24,28 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _REQUIRED = "the following arguments are required: "
 """How argparse and jsonargparse begin their list of missing keys."""
 _MAX_CHARACTERS = 600
-"""Longest line for a mistake that only its library can describe."""
+"""Longest line for a message of argparse or jsonargparse."""
 _MAX_NAMED = 8
-"""Known keys that are listed where none is near the unknown one."""
+"""Up to so many known keys are listed if none is near the unknown one."""
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """What is wrong with the value of one key, or with several keys that are missing."""
+    """An unknown key, a wrong value of one key, or keys that are missing."""
 
     kind: Literal["unknown", "missing", "wrong"]
     keys: tuple[str, ...]
     advice: str = ""
 
     def inside(self, outer: str) -> "Mistake":
-        """The same mistake with the key of the value that it is in before its own."""
+        """The same mistake with the key of the surrounding value in front."""
         return replace(self, keys=tuple(f"{outer}.{key}" for key in self.keys))
 
 
 _mistakes: list[Mistake] = []
-"""Mistakes inside of the value that is being checked."""
+"""Mistakes inside the value that is being checked."""
 _failures: list[tuple[type, Exception]] = []
-"""Classes that could not be built, with the reasons."""
+"""Classes whose constructor failed, with the exception."""
 
 
 class OneLineErrors(ArgumentParser):
@@ -57,7 +57,7 @@ class OneLineErrors(ArgumentParser):
         self._current: tuple[argparse.Action, Any] | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the mistake as one line; the parser of a nested class leaves that to the outermost parser."""
+        """Raise the mistake as one line; the parser of a nested class records it for the parser around it."""
         mistake = _mistake_of(ex)
         if mistake is None and message.startswith(_REQUIRED):
             mistake = Mistake("missing", tuple(message.removeprefix(_REQUIRED).split(", ")))
@@ -86,11 +86,14 @@ class OneLineErrors(ArgumentParser):
         finally:
             del _mistakes[before:]
 
-    def _parse_known_args_internal(self, *args: Any, **kwargs: Any) -> Any:
-        # The parser of a class is used again for a value of the same class inside of it.
+    def _parse_known_args_internal(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
+        if not self.exit_on_error and args:
+            # jsonargparse passes the null of a value in a nested class on as `None`, which it then does not read.
+            args = [f"{one.removesuffix('None')}null" if one.endswith("=None") else one for one in args]
+        # A value may contain a value of its own class, which the same parser then checks.
         before, outer, self._current = len(_mistakes), self._current, None
         try:
-            namespace, unknown = super()._parse_known_args_internal(*args, **kwargs)
+            namespace, unknown = super()._parse_known_args_internal(args, namespace, **kwargs)
         except (TypeError, ValueError, KeyError) as error:
             if self._current is not None:
                 action, value = self._current
@@ -113,7 +116,7 @@ class OneLineErrors(ArgumentParser):
         return values
 
     def _blame(self, error: Exception, inner: list[Mistake], action: argparse.Action, value: Any, key: str) -> None:
-        """Attach to an error what is wrong: the last mistake inside of the value, or the value itself."""
+        """Attach the mistake to an error: the last one inside the value, or else the value itself."""
         if inner:
             _set_mistake(error, inner[-1] if _is_command(action) else inner[-1].inside(key))
         elif _mistake_of(error) is None and (kind := getattr(action, "_typehint", None)) is not None:
@@ -162,7 +165,7 @@ class OneLineErrors(ArgumentParser):
 def raise_user_errors() -> Iterator[None]:
     """Raise the UserError that a class raised while jsonargparse built objects from a configuration.
 
-    jsonargparse replaces it by a ValueError if the class is one of several that the configuration may name there.
+    jsonargparse replaces it by a ValueError if the class is one of several types that the key accepts.
     """
     before = len(_failures)
     try:
@@ -173,9 +176,11 @@ def raise_user_errors() -> Iterator[None]:
             cause = cause.__cause__
         if cause is not None:
             raise cause from None
-        if len(_failures) == before:
+        # jsonargparse quotes every reason; any other ValueError is a bug.
+        quoted = [one for one in _failures[before:] if str(one[1]).split("\n")[0] in str(error)]
+        if not quoted:
             raise
-        failed, reason = _failures[-1]
+        failed, reason = quoted[-1]
         if isinstance(reason, UserError):
             raise reason from None
         raise UserError(f"{failed.__name__}: {first_line(reason)}") from reason

@@ -80,6 +80,17 @@ def test_print_config_is_resolved_and_names_the_model_once(name: str, capsys: py
     assert "tokenizer" not in config["data"]["init_args"]
 
 
+def test_null_is_accepted_in_nested_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    nulls = ["--model.backbone.quantization=null", "--model.backbone.lora=null", "--data.tokens_per_batch=null"]
+    required = ["--model.backbone.name_or_path=nano", "--data.train=judgments.jsonl"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "qlora/sft", *required, *nulls, "--print_config"])
+    assert exit_.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    backbone = config["model"]["init_args"]["backbone"]
+    assert backbone["quantization"] is backbone["lora"] is config["data"]["init_args"]["tokens_per_batch"] is None
+
+
 def test_a_shipped_configuration_is_found_by_path_and_by_short_name() -> None:
     for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
         assert Path(find(name)).samefile(shipped()["quickstart/run"])
