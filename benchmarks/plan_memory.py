@@ -1,14 +1,14 @@
-"""`judgelit plan`'s peak memory against that of real training on this machine's CPU, one fresh process a setting.
+"""Peak memory planned by `judgelit plan` against that of real training on the CPU, one new process a setting.
 
     python benchmarks/plan_memory.py --model DIR --data-sft FILE --data-dpo FILE [--batch 2] [--first 0] [--only NAME]
 
-Each process trains on one batch of the data, two steps through `judgelit fit`, in float32 but where the setting's name
-says otherwise; where gradients accumulate, on two batches, four steps. Measured is the peak of resident memory from
-the first step on, less what was resident before the model was built: libraries, tokenizer and data. The processes are
-forked from one in which a small model has been trained, so that all libraries are there by then. Saving is left out;
-on a CPU it would hold the checkpoint once more. glibc is told to give blocks of 64 KB and more back when they are
-freed (MALLOC_MMAP_THRESHOLD_), so that the figure is what tensors take; with `--malloc default` it also holds what the
-allocator keeps to itself. The last line is the claim: the plan's largest relative error.
+Each process trains with `judgelit fit` for two steps on one batch of the data, in float32 unless the setting's name has
+another dtype. If gradients accumulate, it trains for four steps on two batches. The measured figure is the peak of
+resident memory from the first step on, minus the resident memory before the model was built (libraries, tokenizer,
+data). Each process is forked from one that has trained a small model, so all libraries are loaded. No checkpoint is
+saved, because on a CPU saving holds a second copy of the weights. glibc returns released blocks of 64 KB and more to
+the system (MALLOC_MMAP_THRESHOLD_), so the figure is the memory of tensors; with `--malloc default` it also includes
+the allocator's unused blocks. The last line is the claim: the largest relative error of the plan.
 """
 
 import argparse
@@ -54,20 +54,20 @@ def main() -> None:
     parser.add_argument("--data-sft", required=True)
     parser.add_argument("--data-dpo", required=True)
     parser.add_argument("--batch", type=int, default=2, help="examples of the batch")
-    parser.add_argument("--first", type=int, default=0, help="the first of them in the data")
+    parser.add_argument("--first", type=int, default=0, help="index of the first example in the data")
     parser.add_argument("--malloc", choices=["exact", "default"], default="exact")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args = parser.parse_args()
     wanted = ALONE | (EXACT if args.malloc == "exact" else {})
     if any(os.environ.get(name) != value for name, value in wanted.items()):
-        # They are read when a process starts.
+        # glibc and CUDA read these variables when a process starts.
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | wanted)
     warm_up()
     pairs = {}
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            arguments = described(name, args, Path(folder))
-            pairs[name] = [apart(planned, arguments), apart(measured, arguments)]
+            arguments = fit_arguments(name, args, Path(folder))
+            pairs[name] = [in_new_process(planned, arguments), in_new_process(measured, arguments)]
         print(f"{name}: planned {pairs[name][0] / 1e6:.0f} MB, measured {pairs[name][1] / 1e6:.0f} MB", flush=True)
     worst = max(abs(plan / found - 1) for plan, found in pairs.values())
     claim = {
@@ -82,12 +82,12 @@ def main() -> None:
     print(json.dumps(claim))
 
 
-def described(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
-    """The arguments of `judgelit fit`; the data is one step, which every epoch repeats."""
+def fit_arguments(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
+    """The arguments of `judgelit fit`; each epoch is the same single step."""
     kind = name[:3]
     lines = Path(args.data_sft if kind == "sft" else args.data_dpo).read_text(encoding="utf-8").splitlines()
     data = folder / "data.jsonl"
-    # Where two batches make a step, the larger one comes second in some epoch.
+    # With two batches a step, the larger one is the second in some epoch.
     count = args.batch * (2 if name.endswith("accumulating") else 1)
     data.write_text("\n".join(lines[args.first : args.first + count]) + "\n", encoding="utf-8")
     return [
@@ -108,27 +108,26 @@ def described(name: str, args: argparse.Namespace, folder: Path) -> list[str]:
 
 
 def planned(arguments: list[str]) -> int:
-    """What `judgelit plan` says, in bytes."""
+    """The peak planned by `judgelit plan`, in bytes."""
     from judgelit.planning.estimate import estimate
-    from judgelit.planning.plan import describe, run_of
-    from judgelit.planning.savings import needed
+    from judgelit.planning.plan import ConfigurationOnly, planned_run
+    from judgelit.planning.savings import needed_bytes
     from judgelit.planning.workload import read_workload
-    from judgelit.training.cli import TrainingCLI
 
-    settings = describe(TrainingCLI, arguments)
-    run = run_of(settings.model, settings.trainer, 1)
-    work = read_workload(settings.datamodule, run)
-    return needed(run, estimate(run, work.collate(work.rows)))
+    configured = ConfigurationOnly(["fit", *arguments])
+    run = planned_run(configured.model, configured.trainer, 1)
+    work = read_workload(configured.datamodule, run)
+    return needed_bytes(run, estimate(run, work.collate(work.largest)))
 
 
-def apart(function: Callable[[list[str]], int], arguments: list[str]) -> int:
-    """The result of a function, called in a process of its own."""
+def in_new_process(function: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Call a function in a forked process and return its result."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as processes:
         return processes.submit(function, arguments).result()
 
 
 def measured(arguments: list[str]) -> int:
-    """What training needs, in bytes: the peak of the steps beyond what the process had before the model."""
+    """The measured memory of training in bytes: peak of the steps minus the memory before the model was built."""
     import lightning as L
 
     from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
@@ -139,7 +138,7 @@ def measured(arguments: list[str]) -> int:
         found = 0
 
         def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-            # The data is there by now, the model is not.
+            # The data has been read; the model has not been built.
             reset_peak_memory()
             Meter.before = peak_memory()
 
@@ -156,14 +155,14 @@ def measured(arguments: list[str]) -> int:
             return trainer
 
         def after_fit(self) -> None:
-            """Leave nothing behind."""
+            """Write no model."""
 
     Measured(["fit", *arguments])
     return Meter.found
 
 
 def warm_up() -> None:
-    """A step of the built-in model, which brings into memory what libraries load where they are first used."""
+    """Train the built-in model for one step, so that libraries load everything that they load at first use."""
     import bitsandbytes  # noqa: F401
     import torch
 

@@ -1,134 +1,293 @@
-"""Command-line parsers whose complaints are one line and name the nearest thing that exists."""
+"""Command-line parsers that report each mistake as one line: the key, what was found, what was expected.
 
+jsonargparse checks a class from a configuration with a parser for that class, which is of the same type as the parser
+around it. So the parser that finds a mistake knows the key, the value and the expected type; it describes the mistake,
+and each parser around it adds its part of the key. jsonargparse tries every type of a union and keeps only the texts of
+the errors; `_mistakes` and `_failures` keep the objects.
+"""
+
+import argparse
 import difflib
-import inspect
-import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, auto_cli, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, Path, add_instantiator, auto_cli, set_parsing_settings
 
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 
 # The text below a dataclass's field is its help on the command line.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-_UNKNOWN = (
-    r"unrecognized arguments: (?:--)?([\w.]+)",
-    r"does not accept option '([\w.]+)'",
-    r"Option '([\w.]+)' is not accepted",
-    r"[Kk]ey '([\w.]+)' is not expected",
-)
+_REQUIRED = "the following arguments are required: "
+"""How argparse and jsonargparse begin their list of missing keys."""
+_MAX_CHARACTERS = 600
+"""Longest line for a message of argparse or jsonargparse."""
+_MAX_NAMED = 8
+"""Up to so many known keys are listed if none is near the unknown one."""
 
 
-_EXPECTED = r"Expected a (?:typing\.)?(?:Literal\[([^\]]*)\]|<class '(int|float|bool|str)'>)"
-_WRONG = (
-    r'Parser key "[\w.]+":\s+Expected a path but \S+ either not accessible or invalid',
-    r"Problem with given class_path [^\n]*(?:\n[^\n]+)?",
-    r"Import path [^\n]*",
-)
+@dataclass(frozen=True)
+class Mistake:
+    """An unknown key, a wrong value of one key, or keys that are missing."""
+
+    kind: Literal["unknown", "missing", "wrong"]
+    keys: tuple[str, ...]
+    advice: str = ""
+
+    def inside(self, outer: str) -> "Mistake":
+        """The same mistake with the key of the surrounding value in front."""
+        return replace(self, keys=tuple(f"{outer}.{key}" for key in self.keys))
+
+
+_mistakes: list[Mistake] = []
+"""Mistakes inside the value that is being checked."""
+_failures: list[tuple[type, Exception]] = []
+"""Classes whose constructor failed, with the exception."""
 
 
 class OneLineErrors(ArgumentParser):
-    """Raises UserError instead of printing usage and leaving; takes no abbreviated keys."""
+    """A parser that raises UserError instead of printing its usage, and accepts no abbreviated keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # A key with its end missing is a mistake too.
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self._current: tuple[argparse.Action, Any] | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Turn what the parser found wrong into one line."""
-        raise UserError(explain(message, self)) from ex
+        """Raise the mistake as one line; the parser of a nested class records it for the parser around it."""
+        mistake = _mistake_of(ex)
+        if mistake is None and message.startswith(_REQUIRED):
+            mistake = Mistake("missing", tuple(message.removeprefix(_REQUIRED).split(", ")))
+        if self.exit_on_error:
+            raise UserError(self._line(mistake) if mistake else _on_one_line(message)) from ex
+        if mistake is not None:
+            _mistakes.append(mistake)
+        super().error(message, ex)
+
+    def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
+        """Check a whole configuration; an unknown key is reported with the nearest one of this parser."""
+        try:
+            super().validate(namespace, *args, **kwargs)
+        except KeyError as error:
+            if _mistake_of(error) is None and (mistake := self._first_unknown(namespace)) is not None:
+                _set_mistake(error, mistake)
+            raise
+
+    def _check_value_key(self, action: argparse.Action, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        before = len(_mistakes)
+        try:
+            return super()._check_value_key(action, value, key, *args, **kwargs)
+        except (TypeError, ValueError, KeyError) as error:
+            self._blame(error, _mistakes[before:], action, value, key)
+            raise
+        finally:
+            del _mistakes[before:]
+
+    def _parse_known_args_internal(self, args: Any = None, namespace: Any = None, **kwargs: Any) -> Any:
+        if not self.exit_on_error and args:
+            # jsonargparse passes the null of a value in a nested class on as `None`, which it then does not read.
+            args = [f"{one.removesuffix('None')}null" if one.endswith("=None") else one for one in args]
+        # A value may contain a value of its own class, which the same parser then checks.
+        before, outer, self._current = len(_mistakes), self._current, None
+        try:
+            namespace, unknown = super()._parse_known_args_internal(args, namespace, **kwargs)
+        except (TypeError, ValueError, KeyError) as error:
+            if self._current is not None:
+                action, value = self._current
+                self._blame(error, _mistakes[before:], action, value, action.dest)
+            raise
+        finally:
+            self._current = outer
+            del _mistakes[before:]
+        if unknown:
+            unexpected = argparse.ArgumentError(None, f"found {unknown[0]!r}, expected an option such as --key=value")
+            if unknown[0].startswith("--"):
+                _set_mistake(unexpected, self._unknown(unknown[0].removeprefix("--").partition("=")[0]))
+            raise unexpected
+        return namespace, unknown
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        # argparse calls this for each option, just before it calls the option's action.
+        values = super()._get_values(action, arg_strings)
+        self._current = action, values
+        return values
+
+    def _blame(self, error: Exception, inner: list[Mistake], action: argparse.Action, value: Any, key: str) -> None:
+        """Attach the mistake to an error: the last one inside the value, or else the value itself."""
+        if inner:
+            _set_mistake(error, inner[-1] if _is_command(action) else inner[-1].inside(key))
+        elif _mistake_of(error) is None and (kind := getattr(action, "_typehint", None)) is not None:
+            _set_mistake(error, Mistake("wrong", (key,), _wrong_value(value, kind, error)))
+
+    def _line(self, mistake: Mistake) -> str:
+        positional = [action.dest for action in self._actions if not action.option_strings]
+        keys = [key.partition(".")[2] if key.split(".")[0] in self._commands else key for key in mistake.keys]
+        if mistake.kind == "missing":
+            return "missing " + ", ".join(key if key in positional else f"--{key}" for key in keys)
+        (key,) = keys
+        return f"unknown key {key!r}; {mistake.advice}" if mistake.kind == "unknown" else f"{key}: {mistake.advice}"
+
+    def _unknown(self, key: str) -> Mistake:
+        # `--help` explains a command, `--x.help` the classes that `x` accepts.
+        known = [action.dest for action in self._actions if action.dest.split(".")[-1] != "help"]
+        return Mistake("unknown", (key,), _nearest(key, known))
+
+    def _first_unknown(self, namespace: Namespace, outer: str = "") -> Mistake | None:
+        """The first key of a configuration that is neither known nor the beginning of a known one."""
+        typed = {action.dest: hasattr(action, "_typehint") for action in self._actions}
+        for name, value in namespace.items(branches=True, nested=False):
+            key, mistake = outer + name, None
+            if typed.get(key) or name.startswith("__"):
+                continue
+            if key in self._commands:
+                mistake = self._commands[key]._first_unknown(value)
+            elif any(dest.startswith(f"{key}.") for dest in typed):
+                mistake = self._first_unknown(value, f"{key}.") if isinstance(value, Namespace) else None
+            elif key not in typed:
+                mistake = self._unknown(key)
+            if mistake is not None:
+                return mistake
+        return None
+
+    @property
+    def _commands(self) -> Mapping[str, Any]:
+        """Parsers of the subcommands by name."""
+        for action in self._actions:
+            if _is_command(action) and isinstance(action.choices, Mapping):
+                return action.choices
+        return {}
 
 
 @contextmanager
 def raise_user_errors() -> Iterator[None]:
-    """Bring to light a UserError that jsonargparse has wrapped while it built objects from a configuration."""
+    """Raise the UserError that a class raised while jsonargparse built objects from a configuration.
+
+    jsonargparse replaces it by a ValueError if the class is one of several types that the key accepts.
+    """
+    before = len(_failures)
     try:
         yield
     except ValueError as error:
-        inner: BaseException | None = error
-        while inner is not None and not isinstance(inner, UserError):
-            inner = inner.__cause__ or inner.__context__
-        if inner is None:
-            # Of each alternative of a union jsonargparse keeps the text alone, in a list of all that it tried.
-            tried = [
-                line.strip().removeprefix("- ") for line in str(error).splitlines() if line.lstrip().startswith("- ")
-            ]
-            said = [line for line in tried if not line.startswith(("Expected a ", "Does not validate "))]
-            if not said:
-                raise
-            raise UserError(said[-1]) from None
-        raise inner from None
-
-
-def explain(message: str, parser: Any) -> str:
-    """`message` on one line; for an unknown key with the nearest known one."""
-    # Of nested complaints, one about each alternative of each union, the innermost is about what the user wrote.
-    if found := re.findall(
-        r"unknown key '[^']+'; [^\n;]+|(?<=- )[\w.]+: found .*, expected [^\n]+|(?<=- )missing --.*", message
-    ):
-        return found[-1].strip()
-    for pattern in _UNKNOWN:
-        if found := re.findall(pattern, message):
-            return f"unknown key {found[-1]!r}; {_nearest(found[-1], _known_names(parser))}"
-    if (value := _wrong_value(" ".join(message.split()))) is not None:
-        return value
-    if required := re.fullmatch(r"the following arguments are required: (.*)", message.strip()):
-        return "missing " + ", ".join(f"--{name.removeprefix('fit.')}" for name in required[1].split(", "))
-    for pattern in _WRONG:
-        if wrong := re.search(pattern, message):
-            return " ".join(wrong.group(0).split()).rstrip(".")
-    lines = [line.strip(" -") for line in message.splitlines()]
-    line = " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)
-    return line.rstrip(";")[:600]
-
-
-def _wrong_value(message: str) -> str | None:
-    """What was found and expected, where a setting of a plain kind has a value of none of its kinds."""
-    if direct := re.search(rf'Parser key "([\w.]+)": {_EXPECTED}\.? Got value: (\S*)', message):
-        key, choices, kind, value = direct.groups()
-        kinds = [(choices, kind)]
-    elif nested := re.search(r"NestedArg\(key='([\w.]+)', val=(.*?)\)(?: |$)", message):
-        key, value = nested[1], nested[2].strip("'")
-        kinds = re.findall(_EXPECTED, message)
-    elif plain := re.fullmatch(
-        r'Parser key "([\w.]+)": Does not validate (?:(?!Parser key).)*Given value: (.*)', message
-    ):
-        key, value = plain.groups()
-        kinds = re.findall(_EXPECTED, message)
-    else:
-        return None
-    named = list(dict.fromkeys(one.strip("'") for choices, kind in kinds for one in (choices or kind).split(", ")))
-    simple = "Namespace(" not in value and not any(what in message for what in ("class_path", "Import path"))
-    return f"{key}: found {value!r}, expected {_either(named)}" if named and simple else None
-
-
-def _either(names: list[str]) -> str:
-    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
-def _nearest(key: str, known: set[str]) -> str:
-    parts = key.split(".")
-    wrong = next((part for part in parts if part not in known), parts[-1])
-    close = difflib.get_close_matches(wrong, known - set(parts), n=1, cutoff=0.5)
-    return f"the nearest known one is {close[0]!r}" if close else "see --help for those that exist"
-
-
-def _known_names(parser: Any) -> set[str]:
-    parsers = [parser, *getattr(parser._subcommands_action, "_name_parser_map", {}).values()]
-    names = {part for one in parsers for action in one._actions for part in str(action.dest).split(".")}
-    names |= {"class_path", "init_args"}
-    for module in [module for name, module in sys.modules.items() if name.startswith("judgelit.")]:
-        for thing in vars(module).values():
-            if inspect.isclass(thing) and thing.__module__.startswith("judgelit."):
-                names |= set(inspect.signature(thing.__init__).parameters) - {"self", "args", "kwargs"}
-    return names
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        # jsonargparse quotes every reason; any other ValueError is a bug.
+        quoted = [one for one in _failures[before:] if str(one[1]).split("\n")[0] in str(error)]
+        if not quoted:
+            raise
+        failed, reason = quoted[-1]
+        if isinstance(reason, UserError):
+            raise reason from None
+        raise UserError(f"{failed.__name__}: {first_line(reason)}") from reason
+    finally:
+        del _failures[before:]
 
 
 def call(function: Any, argv: list[str], prog: str) -> None:
     """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands."""
     with raise_user_errors():
         auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)
+
+
+def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
+    try:
+        return class_type(*args, **kwargs)
+    except Exception as error:
+        _failures.append((class_type, error))
+        raise
+
+
+add_instantiator(_build, object)
+
+
+def _is_command(action: argparse.Action) -> bool:
+    return isinstance(action, argparse._SubParsersAction)
+
+
+def _set_mistake(error: Exception, mistake: Mistake) -> None:
+    error.mistake = mistake  # type: ignore[attr-defined]
+
+
+def _mistake_of(error: BaseException | None) -> Mistake | None:
+    """The mistake that is attached to an error or to one that caused it."""
+    while error is not None:
+        if (mistake := getattr(error, "mistake", None)) is not None:
+            return mistake
+        error = error.__cause__
+    return None
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """Advice for an unknown key: the nearest known one at the place where the key goes wrong."""
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        above = "".join(f"{one}." for one in parts[:depth])
+        here = {one.removeprefix(above).split(".")[0] for one in known if one.startswith(above)}
+        if part not in here:
+            break
+    if close := difflib.get_close_matches(part, here, n=1):
+        return f"the nearest known one is {close[0]!r}"
+    if elsewhere := [one for one in known if one.endswith(f".{parts[-1]}")]:
+        return f"the nearest known one is {elsewhere[0]!r}"
+    if 0 < len(here) <= _MAX_NAMED:
+        return f"expected {_either(sorted(here))}"
+    return "see --help for those that exist"
+
+
+def _wrong_value(value: Any, kind: Any, error: Exception) -> str:
+    """What was found and expected; for a class also the nearest known one, or why it cannot be imported."""
+    kinds = list(_alternatives(kind))
+    line = f"found {_shortened(repr(value))}, expected {_either(list(dict.fromkeys(map(_name, kinds))))}"
+    known = [one.__name__ for kind in kinds if isinstance(kind, type) for one in _subclasses(kind)]
+    if isinstance(value, str) and (close := difflib.get_close_matches(value, known, n=1)):
+        return f"{line}; the nearest known one is {close[0]!r}"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return f"{line}: {first_line(cause)}" if isinstance(cause, ImportError | AttributeError) else line
+
+
+def _alternatives(kind: Any) -> Iterator[Any]:
+    """The values of a literal or the types of a union, None left out."""
+    if get_origin(kind) in (Union, UnionType):
+        for one in get_args(kind):
+            yield from _alternatives(one)
+    elif get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif kind is not NoneType:
+        yield kind
+
+
+def _name(kind: Any) -> str:
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Callable and inner:
+        return f"a class or function that returns {_either([_name(one) for one in _alternatives(inner[-1])])}"
+    if origin is list:
+        return f"a list of {_name(inner[0])}"
+    if not isinstance(kind, type) or inner:
+        return str(kind).replace("typing.", "")
+    return "an existing file" if issubclass(kind, Path) else kind.__name__
+
+
+def _subclasses(kind: type) -> set[type]:
+    below: set[type] = set(type.__subclasses__(kind))
+    return below.union(*map(_subclasses, below))
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _on_one_line(message: str) -> str:
+    lines = [line.strip(" -") for line in message.splitlines()]
+    line = " ".join(line.rstrip(".") + ";" if line.endswith(".") else line for line in lines if line)
+    return line.rstrip(";")[:_MAX_CHARACTERS]

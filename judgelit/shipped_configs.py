@@ -1,4 +1,4 @@
-"""The shipped configurations: where they are, what each is for, and a copy to change."""
+"""`judgelit configs`: find, list and copy the shipped configurations."""
 
 import difflib
 from pathlib import Path
@@ -7,23 +7,23 @@ from judgelit.errors import UserError
 
 
 def configs_folder() -> Path:
-    """The folder of shipped configurations: inside the installed package, or beside it in a checkout."""
+    """The folder of the shipped configurations: in the installed package, or next to it in a checkout."""
     package = Path(__file__).resolve().parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
 
 def shipped() -> dict[str, Path]:
-    """Every shipped configuration by its short name, such as `quickstart/run`."""
+    """Paths of the shipped configurations by short name, such as `quickstart/run`."""
     root = configs_folder()
     return {str(path.relative_to(root).with_suffix("")): path for path in sorted(root.rglob("*.yaml"))}
 
 
 def find(name: str) -> str:
-    """The path of a configuration given by path or by short name (`quickstart/run`, with or without `.yaml`).
+    """The path of a configuration that is given by its path or short name (`quickstart/run` or `quickstart/run.yaml`).
 
     Raises:
-        UserError: There is neither such a file nor such a shipped configuration.
+        UserError: No file and no shipped configuration has this name.
     """
     if Path(name).is_file():
         return name
@@ -32,8 +32,8 @@ def find(name: str) -> str:
     if short in known:
         return str(known[short])
     close = difflib.get_close_matches(short, known, n=1, cutoff=0.3)
-    hint = f"; the nearest shipped one is {close[0]}" if close else ""
-    raise UserError(f"config {name!r}: no such file, and no shipped configuration of that name{hint}")
+    hint = f"the nearest shipped one is {close[0]}" if close else "see judgelit configs list"
+    raise UserError(f"config {name!r}: found no such file and no shipped configuration of this name; {hint}")
 
 
 def main(argv: list[str]) -> None:
@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="judgelit configs", description="List or copy the shipped configurations.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="every shipped configuration and what it is for")
-    copy = commands.add_parser("copy", help="copy one into the current folder, to change it")
+    commands.add_parser("list", help="list the shipped configurations with their purpose")
+    copy = commands.add_parser("copy", help="copy one, to change it")
     copy.add_argument("name", help="short name, such as quickstart/run")
-    copy.add_argument("to", nargs="?", help="file or folder to write it to; by default its own file name here")
+    copy.add_argument("to", nargs="?", help="file or folder to write; default: the current folder")
     args = parser.parse_args(argv)
     if args.command == "list":
         width = max(map(len, shipped()))
@@ -56,21 +56,21 @@ def main(argv: list[str]) -> None:
 
 
 def copy_config(source: Path, target: Path) -> None:
-    """Copy a configuration, and beside it those that it names.
+    """Copy a configuration and the configurations that it names into one folder.
 
     Raises:
-        UserError: A file of that name is there already.
+        UserError: A file to write exists.
     """
     import yaml
 
     if target.is_dir():
         target /= source.name
     named = yaml.safe_load(source.read_text(encoding="utf-8")).values()
-    beside = [source.parent / value for value in named if isinstance(value, str) and value.endswith(".yaml")]
-    copies = {target: source, **{target.parent / path.name: path for path in beside}}
+    others = [source.parent / value for value in named if isinstance(value, str) and value.endswith(".yaml")]
+    copies = {target: source, **{target.parent / path.name: path for path in others}}
     for path in copies:
         if path.exists():
-            raise UserError(f"{path} exists already; give another place as second argument")
+            raise UserError(f"{path} exists already; give another file or folder as second argument")
     target.parent.mkdir(parents=True, exist_ok=True)
     for path, original in copies.items():
         path.write_text(original.read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line: help, its speed, names of configurations, exit codes."""
+"""The command line: help, speed, short names, exit codes."""
 
 import csv
 import math
@@ -69,9 +69,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
 
 
 @pytest.mark.parametrize("name", ["quickstart/sft", "quickstart/dpo"])
-def test_print_config_resolves_the_configuration_and_names_the_model_once(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_print_config_is_resolved_and_names_the_model_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["fit", "--config", name, "--trainer.max_steps=7", "--print_config"])
     assert exit_.value.code == 0
@@ -81,12 +79,23 @@ def test_print_config_resolves_the_configuration_and_names_the_model_once(
     assert "tokenizer" not in config["data"]["init_args"]
 
 
-def test_a_shipped_configuration_is_found_by_its_short_name_and_its_path() -> None:
+def test_null_is_accepted_in_nested_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    nulls = ["--model.backbone.quantization=null", "--model.backbone.lora=null", "--data.tokens_per_batch=null"]
+    required = ["--model.backbone.name_or_path=nano", "--data.train=judgments.jsonl"]
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "qlora/sft", *required, *nulls, "--print_config"])
+    assert exit_.value.code == 0
+    config = yaml.safe_load(capsys.readouterr().out)
+    backbone = config["model"]["init_args"]["backbone"]
+    assert backbone["quantization"] is backbone["lora"] is config["data"]["init_args"]["tokens_per_batch"] is None
+
+
+def test_a_shipped_configuration_is_found_by_path_and_by_short_name() -> None:
     for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
         assert Path(find(name)).samefile(shipped()["quickstart/run"])
 
 
-def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_found_before_a_shipped_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("a: 1\n")
     assert find("mine.yaml") == "mine.yaml"
@@ -94,14 +103,14 @@ def test_a_file_of_the_user_comes_before_a_shipped_one(tmp_path: Path, monkeypat
         find("quickstart/sfft")
 
 
-def test_configs_list_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+def test_configs_list_prints_one_line_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     main(["configs", "list"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(shipped())
     assert all(len(line.split()) > 3 for line in lines)
 
 
-def test_configs_copy_copies_a_file_and_overwrites_none(
+def test_configs_copy_writes_an_equal_file_and_overwrites_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,7 +122,7 @@ def test_configs_copy_copies_a_file_and_overwrites_none(
     assert "exists already" in capsys.readouterr().err
 
 
-def test_configs_copy_copies_the_files_that_a_recipe_names(tmp_path: Path) -> None:
+def test_configs_copy_copies_the_configurations_that_a_recipe_names(tmp_path: Path) -> None:
     main(["configs", "copy", "quickstart/run", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "sft.yaml", "dpo.yaml"}
     for path in tmp_path.iterdir():
@@ -129,7 +138,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["configs", "list"])
 
 
-def test_every_configuration_begins_with_what_it_does_and_its_command() -> None:
+def test_every_configuration_begins_with_its_purpose_and_its_command() -> None:
     for name, path in shipped().items():
         head = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
         assert len(head[0]) > 20, name

@@ -1,1 +1,1 @@
-"""Memory, time and cost of a configuration, from shapes alone."""
+"""Memory and time of a training configuration, planned from shapes alone."""

@@ -1,4 +1,4 @@
-"""What a training run needs of each GPU's memory, from its description alone: no weight is read."""
+"""Memory that a training run needs on each GPU, computed from its configuration; no weight is read."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ from judgelit.likelihood.logprobs import Scorer, head_logprobs, logit_transform
 from judgelit.models import flat_attention, quantization
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import without_adapter
-from judgelit.planning.memory_trace import ROW_KERNEL, LiveBytes, StepBytes, on_meta, trace_step
-from judgelit.planning.optimizer_memory import try_optimizer
+from judgelit.planning.memory_trace import ROW_KERNEL, LiveBytes, StepBytes, meta_batch, trace_step
+from judgelit.planning.optimizer_memory import measure_optimizer
 from judgelit.training.reference import AdapterReference, FrozenReference, ReferenceKind
 
 _CAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""In what precisions that are mixed layers compute."""
-_GATHERED = 2
-"""Sharded layers that stand whole at one time: the one that computes and the next, which is on its way."""
+"""The dtype in which layers compute, by mixed precision."""
+_GATHERED_LAYERS = 2
+"""Sharded layers that are whole at one time: the one that computes and the next one, which is being gathered."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """What of a training run its memory depends on."""
+class PlannedRun:
+    """The settings of a training run that its memory depends on."""
 
     backbone: Backbone
     optimizer: OptimizerCallable
@@ -43,15 +43,15 @@ class Run:
     """Whether an optimizer step takes several micro-batches."""
     gpus: int = 1
     sharded: bool = False
-    """Whether weights, gradients and optimizer state are shared out among GPUs (FSDP2) or each has them all."""
+    """Whether weights, gradients and optimizer state are sharded over the GPUs (FSDP2); if not, each GPU has all."""
     gpus_per_copy: int | None = None
-    """GPUs that share one copy of them, if there are several copies."""
+    """GPUs over which one copy is sharded, if there are several copies."""
     on_cpu: bool = False
-    """Whether the run takes no GPU at all."""
+    """Whether the run trains on a CPU."""
 
     @property
     def kind(self) -> Literal["adapter", "frozen", "precomputed"] | None:
-        """The reference's kind with `auto` made out."""
+        """The reference's kind; `auto` is resolved."""
         if self.reference == "auto":
             return "adapter" if self.backbone.uses_lora else "frozen"
         return self.reference
@@ -63,20 +63,20 @@ class Run:
 
     @property
     def share(self) -> float:
-        """The share of what is sharded that one GPU holds."""
+        """The fraction of sharded tensors that one GPU holds."""
         return 1 / (self.gpus_per_copy or self.gpus) if self.sharded else 1.0
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU (of the process, on a CPU), but for `parameters` and `trained`, which count weights.
+    """Bytes on one GPU, or of the process on a CPU; `parameters` and `trained` are numbers of weights.
 
     gradients: of all trained weights, with the copies that replicas exchange.
-    kept: activations that a forward pass leaves for the backward pass.
-    working: the most beside weights, reference, optimizer state, gathered weights and gradients, at any time.
-    gathered: sharded weights that stand whole while they are needed.
-    stepping: what the optimizer makes for a moment while it steps.
-    peak: the most at any time.
+    kept: activations that the forward pass saves for the backward pass.
+    working: peak of activations, logits and temporary tensors in a micro-batch.
+    gathered: sharded weights that are whole while layers compute.
+    stepping: temporary tensors of the optimizer's step.
+    peak: largest sum of all at one time.
     """
 
     parameters: int
@@ -92,38 +92,38 @@ class Memory:
     peak: int
 
 
-def estimate(run: Run, batch: Batch) -> Memory:
-    """What `run` needs for a batch, which should be its largest.
+def estimate(run: PlannedRun, batch: Batch) -> Memory:
+    """Memory that a run needs for a micro-batch, which should be its largest.
 
     Raises:
-        UserError: The model's configuration cannot be read, or settings do not go together.
+        UserError: The model's configuration cannot be read, or two settings exclude each other.
     """
-    model = outline(run)
+    model = meta_model(run)
     scoring = scoring_of(run, model)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    tried = {
-        dtype: try_optimizer(run.optimizer, dtype, on_cpu=run.on_cpu, sharded=run.sharded)
+    optimizers = {
+        dtype: measure_optimizer(run.optimizer, dtype, on_cpu=run.on_cpu, sharded=run.sharded)
         for dtype in {weight.dtype for weight in trained}
     }
-    optimizer = sum(tried[weight.dtype].kept(weight) for weight in trained) * run.share
-    moments = [tried[weight.dtype].moment * weight.numel() * run.share for weight in trained]
-    stepping = sum(moments) if any(one.at_once for one in tried.values()) else max(moments, default=0.0)
+    optimizer = sum(optimizers[weight.dtype].state_bytes(weight) for weight in trained) * run.share
+    moments = [optimizers[weight.dtype].temporary * weight.numel() * run.share for weight in trained]
+    stepping = sum(moments) if any(one.all_at_once for one in optimizers.values()) else max(moments, default=0.0)
     weights = _model_bytes(model, run.share)
     gradients = sum(map(_bytes, trained)) * run.share
-    # Sharded weights are gathered in the dtype that is computed in; others are cast, each time they are needed.
+    # Sharded weights are gathered in the dtype of the computation. Others are cast each time they are used.
     cast = _CAST.get(run.precision)
-    at_work = model if cast is None or not run.sharded else outline(run).to(cast)
-    step = _trace(run, at_work, batch, scoring, None if run.sharded else cast)
+    computing = model if cast is None or not run.sharded else meta_model(run).to(cast)
+    step = _trace(run, computing, batch, scoring, None if run.sharded else cast)
     reference = 0.0
     if run.kind == "frozen":
         reference = weights
     elif run.kind == "adapter" and run.backbone.adapter is not None:
         reference = sum(map(_bytes, trained)) * run.share
-    gathered = _gathered_bytes(at_work, model) if run.sharded and run.gpus > 1 else 0
-    # Replicas add up gradients in buckets of their own.
+    gathered = _gathered_bytes(computing, model) if run.sharded and run.gpus > 1 else 0
+    # DDP sums gradients in buckets, which are a second copy of them.
     buckets = gradients if run.gpus > 1 and not run.sharded else 0.0
-    there = weights + reference + optimizer + buckets
-    peak = there + max(step.peak + gathered, gradients + stepping)
+    constant = weights + reference + optimizer + buckets
+    peak = constant + max(step.peak + gathered, gradients + stepping)
     return Memory(
         parameters=sum(map(_elements, model.parameters())),
         trained=sum(weight.numel() for weight in trained),
@@ -139,8 +139,8 @@ def estimate(run: Run, batch: Batch) -> Memory:
     )
 
 
-def outline(run: Run) -> Any:
-    """The model on the meta device, in training mode, with the run's 4-bit weights, adapter and checkpoints."""
+def meta_model(run: PlannedRun) -> Any:
+    """The model on the meta device in training mode, with 4-bit weights, adapter and activation checkpointing."""
     from peft import get_peft_model
 
     backbone = run.backbone
@@ -157,23 +157,23 @@ def outline(run: Run) -> Any:
         enable({"use_reentrant": False})
     model: Any = base
     if backbone.uses_lora:
-        # As in training, the adapter comes last: PEFT looks at what the model is by then.
+        # As in training, the adapter comes last: PEFT chooses its layers by the type of the model's layers.
         outlined: Any = backbone.outline()
         model = get_peft_model(base, outlined.peft_config["default"])
     return model.train()
 
 
-def scoring_of(run: Run, model: Any) -> Layout:
-    """How log-probabilities are computed, as far as the model's configuration tells."""
+def scoring_of(run: PlannedRun, model: Any) -> Layout:
+    """How log-probabilities are computed, decided from the model's configuration."""
     why_not = cannot_share(without_adapter(model))
     if run.layout == "shared_prefix" and why_not is not None:
-        raise UserError(f"layout 'shared_prefix': this model cannot take it: {why_not}; use 'auto'")
+        raise UserError(f"layout 'shared_prefix': this model does not support it: {why_not}; use 'auto'")
     return Layout("concatenated" if why_not is not None or run.layout == "concatenated" else "shared_prefix")
 
 
-def head_bytes(run: Run, scored: int) -> int:
-    """The most that the head's logits and what becomes of them take, weights left out, with `scored` tokens."""
-    inner = without_adapter(outline(run))
+def head_peak_bytes(run: PlannedRun, scored: int) -> int:
+    """Peak bytes of logits and their gradients while the LM head scores `scored` tokens; weights are not counted."""
+    inner = without_adapter(meta_model(run))
     head = inner.get_output_embeddings().requires_grad_(False)
     hidden = torch.empty(scored, inner.config.get_text_config().hidden_size, dtype=head.weight.dtype, device="meta")
     hidden.requires_grad_()
@@ -183,10 +183,10 @@ def head_bytes(run: Run, scored: int) -> int:
     return round(live.peak)
 
 
-def _trace(run: Run, model: Any, batch: Batch, scoring: Layout, cast: torch.dtype | None) -> StepBytes:
+def _trace(run: PlannedRun, model: Any, batch: Batch, scoring: Layout, cast: torch.dtype | None) -> StepBytes:
     in_layers = {id(weight) for layer in _layers(model) for weight in layer.parameters()}
-    # A rank keeps its part of the gradients in float32 where it gathers weights in half precision.
-    wide = 2 if run.sharded and run.precision in _CAST else 1
+    # If weights are gathered in half precision, a rank still keeps its part of the gradients in float32.
+    widened = 2 if run.sharded and run.precision in _CAST else 1
     name = without_adapter(model).config.get_text_config()._attn_implementation
     policy = Scorer(model, scoring)
     reference: Any = None
@@ -203,16 +203,16 @@ def _trace(run: Run, model: Any, batch: Batch, scoring: Layout, cast: torch.dtyp
     return trace_step(
         policy,
         reference,
-        on_meta(batch, scoring, name),
+        meta_batch(batch, scoring, name),
         cast=cast,
         accumulates=run.accumulates,
-        # What stands outside of the layers is shared out only when the backward pass is over.
-        share=lambda weight: wide * run.share if id(weight) in in_layers else 1.0,
+        # Gradients of weights outside of the layers are sharded only after the backward pass.
+        share=lambda weight: widened * run.share if id(weight) in in_layers else 1.0,
     )
 
 
 def _quantize(model: Any, dtype: torch.dtype) -> None:
-    """Put 4-bit layers in place of a meta model's linear ones, as transformers does where it loads weights."""
+    """Replace the linear layers of a meta model by 4-bit ones, as transformers does when it loads weights."""
     from bitsandbytes.functional import quantize_4bit
     from bitsandbytes.nn import Linear4bit, Params4bit
 
@@ -222,7 +222,7 @@ def _quantize(model: Any, dtype: torch.dtype) -> None:
     for name, layer in linear:
         if layer is model.get_output_embeddings():
             continue
-        with _own_tables():
+        with _restored_tables():
             codes, state = quantize_4bit(
                 layer.weight.data,
                 compress_statistics=settings.bnb_4bit_use_double_quant,
@@ -246,8 +246,8 @@ def _quantize(model: Any, dtype: torch.dtype) -> None:
 
 
 @contextmanager
-def _own_tables() -> Iterator[None]:
-    """Keep bitsandbytes from remembering a table on the meta device, which later models would be quantised by."""
+def _restored_tables() -> Iterator[None]:
+    """Restore bitsandbytes' cache of tables, so that no later model is quantised by one on the meta device."""
     from bitsandbytes.functional import name2qmap
 
     known = dict(name2qmap)
@@ -259,7 +259,7 @@ def _own_tables() -> Iterator[None]:
 
 
 def _model_bytes(model: nn.Module, share: float) -> float:
-    """Bytes of weights; the scales of 4-bit ones and buffers are on every rank."""
+    """Bytes of weights, of which a rank holds `share`, and of 4-bit scales and buffers, which every rank holds."""
     weights = list(model.parameters())
     whole = chain(chain.from_iterable(map(_scales, weights)), model.buffers())
     return sum(map(_bytes, weights)) * share + sum(map(_bytes, whole))
@@ -284,17 +284,18 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 def _gathered_bytes(model: nn.Module, kept: nn.Module) -> int:
-    """Layers in turn, and all the rest from the forward pass to the end of the backward pass, trained weights with
-    their whole gradients.
+    """Peak bytes of gathered weights and of whole gradients that wait to be sharded.
+
+    Layers are gathered in turn; weights outside of layers stay gathered until the backward pass ends.
 
     Args:
         model: The model in the dtype in which weights are gathered.
-        kept: The same in that in which they are kept, and gradients summed.
+        kept: The model in the dtype in which weights are stored and gradients are summed.
     """
     layers = _layers(model)
     in_layers = [sum(map(_bytes, layer.parameters())) for layer in layers]
     trained = [sum(_bytes(one) for one in layer.parameters() if one.requires_grad) for layer in layers]
     rest = sum(map(_bytes, model.parameters())) - sum(in_layers)
-    # Gradients of a layer are copied into one piece before they are shared out.
+    # FSDP2 copies the gradients of a layer into one tensor before it reduces them.
     copied = (sum(_bytes(one) for one in layer.parameters() if one.requires_grad) for layer in _layers(kept))
-    return rest + _GATHERED * max(in_layers, default=0) + max(trained, default=0) + max(copied, default=0)
+    return rest + _GATHERED_LAYERS * max(in_layers, default=0) + max(trained, default=0) + max(copied, default=0)

@@ -1,7 +1,7 @@
-"""What a training step keeps in memory, found by taking the step itself on tensors that have sizes but no contents.
+"""Memory of a training step, measured by running the step on the meta device, where tensors have no contents.
 
-Nothing is fitted: model, loss and backward pass are the ones that train, run on the meta device while every storage
-that comes and goes is counted. Kernels that allocate otherwise on a real device have a stand-in here.
+Model, loss and backward pass are those of training. Each storage is counted from its creation to its release. Kernels
+that allocate other memory on a real device than on the meta device are replaced.
 """
 
 import weakref
@@ -23,76 +23,76 @@ from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import Scorer
 
 ROW_KERNEL = "judgelit-row-kernel"
-"""Name of the attention function that stands for a GPU's: one kernel over a flat row."""
+"""Name of the attention function that replaces a GPU's: one kernel over the flat batch."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make, from when they appear to when they are freed."""
+    """Counts the bytes of all storages that operations create, until they are released."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.peak = 0.0
         self.gradients = 0.0
-        """Those of `now` that `weigh` has named gradients."""
+        """Bytes of `now` that `mark_gradient` has marked."""
         self.gradients_at_peak = 0.0
         self._known: dict[int, tuple[float, bool]] = {}
 
-    def weigh(self, gradient: Tensor, share: float) -> None:
-        """Name a tensor a gradient, of which this rank keeps `share`."""
+    def mark_gradient(self, gradient: Tensor, share: float) -> None:
+        """Mark a tensor as a gradient of which this rank keeps the fraction `share`."""
         storage = gradient.untyped_storage()
         if storage._cdata in self._known:
-            self._forget(storage._cdata)
-        self._enter(storage, share, gradient=True)
+            self._remove(storage._cdata)
+        self._add(storage, share, gradient=True)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run an operation and count what it makes."""
-        # What an operation takes and none has made was there before; results may be views of it.
-        self._meet((args, kwargs), 0.0)
+        """Run an operation and count the storages that it creates."""
+        # An input that no counted operation created existed before, and results may be views of it.
+        self._add_new((args, kwargs), 0.0)
         found = func(*args, **(kwargs or {}))
-        self._meet(found, 1.0)
+        self._add_new(found, 1.0)
         if func is _gemm_4bit():
-            # The kernel makes the weights whole again, and frees them before it returns.
-            self._reach(self.now + args[2][0] * args[2][1] * args[0].element_size())
+            # The kernel dequantises the weights and releases them before it returns.
+            self._raise_peak(self.now + args[2][0] * args[2][1] * args[0].element_size())
         return found
 
-    def _meet(self, values: Any, share: float) -> None:
+    def _add_new(self, values: Any, share: float) -> None:
         for tensor in tree_leaves(values):
             if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._known:
-                self._enter(tensor.untyped_storage(), share, gradient=False)
+                self._add(tensor.untyped_storage(), share, gradient=False)
 
-    def _enter(self, storage: Any, share: float, gradient: bool) -> None:
+    def _add(self, storage: Any, share: float, gradient: bool) -> None:
         size, key = storage.nbytes() * share, storage._cdata
         self._known[key] = (size, gradient)
         self.now += size
         self.gradients += size * gradient
-        weakref.finalize(storage, self._forget, key)
-        self._reach(self.now)
+        weakref.finalize(storage, self._remove, key)
+        self._raise_peak(self.now)
 
-    def _forget(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         size, gradient = self._known.pop(key, (0.0, False))
         self.now -= size
         self.gradients -= size * gradient
 
-    def _reach(self, total: float) -> None:
+    def _raise_peak(self, total: float) -> None:
         if total > self.peak:
             self.peak, self.gradients_at_peak = total, self.gradients
 
 
 class DeviceKernels:
-    """While entered, operations that would be others on the meta device keep what they keep on a real one.
+    """Context in which operations save as much memory for the backward pass as on a real device.
 
-    Attention is one fused kernel, and with `cast` linear layers and attention compute as under autocast, which keeps a
-    copy of each trained weight until the forward pass is over. Functions of torch are exchanged by name: a mode for
-    torch functions would be off during the backward pass, which computes checkpointed layers again.
+    Attention is one fused kernel. With `cast`, linear layers and attention compute as under autocast, which keeps a
+    copy of each trained weight until the forward pass ends. Functions of torch are replaced by name, because a
+    `TorchFunctionMode` would be off in the backward pass, which computes checkpointed layers again.
     """
 
     def __init__(self, cast: torch.dtype | None) -> None:
         self.cast = cast
         self.copies: dict[int, Tensor] | None = {}
-        """Weights in the cast's dtype, by the weight's id; None: they are no longer kept."""
+        """Weights in the dtype `cast`, by the weight's id; None once the forward pass has ended."""
         self._linear: Any = F.linear
         self._patch = patch.multiple(F, linear=self.linear, scaled_dot_product_attention=self.attention)
 
@@ -106,11 +106,11 @@ class DeviceKernels:
     def attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any
     ) -> Tensor:
-        """In place of `scaled_dot_product_attention`."""
+        """Replacement of `scaled_dot_product_attention`."""
         return _FusedAttention.apply(self._as_cast(query), self._as_cast(key), self._as_cast(value), attn_mask)
 
     def linear(self, inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """In place of `linear`."""
+        """Replacement of `linear`."""
         if self.cast is None:
             return self._linear(inputs, weight, bias)
         return self._linear(self._as_cast(inputs), self._copy(weight), None if bias is None else self._as_cast(bias))
@@ -127,9 +127,10 @@ class DeviceKernels:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """What flash attention keeps: query, key, value, mask, output and a float32 log-sum-exp a query and head.
+    """Flash attention without contents: saves query, key, value, mask, output and a float32 log-sum-exp.
 
-    [S, H, L, D] queries with [S, G, M, D] keys and values to [S, H, L, D], laid out as [S, L, H, D].
+    Query is [S, H, L, D]; key and value are [S, G, M, D]; the output is [S, H, L, D], in memory [S, L, H, D]. The
+    log-sum-exp is [S, H, L].
     """
 
     @staticmethod
@@ -137,7 +138,7 @@ class _FusedAttention(torch.autograd.Function):
         size, heads, length, _ = query.shape
         out = query.new_empty(size, length, heads, value.shape[-1]).transpose(1, 2)
         lse = query.new_empty(size, heads, length, dtype=torch.float32)
-        # A bool mask is made one of numbers to add.
+        # A bool mask is converted to one that is added to the scores.
         added = None if mask is None else mask.to(query.dtype) if mask.dtype == torch.bool else mask
         ctx.save_for_backward(query, key, value, added, out, lse)
         return out
@@ -145,25 +146,25 @@ class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, _, _, lse = ctx.saved_tensors
-        # Row sums of gradient times output; in half precision the query's gradient is added up in float32.
-        work = [torch.empty_like(lse)]
+        # Row sums of gradient times output. In half precision the query's gradient is summed in float32.
+        temporary = [torch.empty_like(lse)]
         if query.dtype != torch.float32:
-            work.append(torch.empty_like(query, dtype=torch.float32))
+            temporary.append(torch.empty_like(query, dtype=torch.float32))
         return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
-def _row_kernel(
+def _flat_row_kernel(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     return _FusedAttention.apply(query, key, value, None).transpose(1, 2), None
 
 
-AttentionInterface.register(ROW_KERNEL, _row_kernel)
+AttentionInterface.register(ROW_KERNEL, _flat_row_kernel)
 AttentionMaskInterface.register(ROW_KERNEL, sdpa_mask)
 
 
 def _gemm_4bit() -> Any:
-    # It is there once bitsandbytes has been imported.
+    # The operation exists once bitsandbytes has been imported.
     return getattr(getattr(torch.ops.bitsandbytes, "gemm_4bit", None), "default", None)
 
 
@@ -173,11 +174,11 @@ class _Scores(Protocol):
 
 @dataclass(frozen=True)
 class StepBytes:
-    """Bytes of one rank beyond weights and optimizer state while it takes a micro-batch.
+    """Bytes of one rank in a micro-batch, without weights and optimizer state.
 
-    kept: what the forward pass leaves for the backward pass.
-    peak: the most at any time, gradients included.
-    gradients_at_peak: those of `peak` that are gradients.
+    kept: activations that the forward pass saves for the backward pass.
+    peak: largest number at one time, gradients included.
+    gradients_at_peak: bytes of gradients in `peak`.
     """
 
     kept: int
@@ -185,14 +186,14 @@ class StepBytes:
     gradients_at_peak: int
 
 
-def on_meta(batch: Batch, scoring: Layout, attention: str) -> Batch:
-    """`batch` without contents; padded rows come with the mask [K, 1, W, W] that `attention` would make of theirs."""
+def meta_batch(batch: Batch, scoring: Layout, attention: str) -> Batch:
+    """A batch on the meta device; padded rows have the mask [K, 1, W, W] that the attention function would build."""
     moved = batch.to("meta")
     if scoring.rows == "concatenated":
         rows = batch.padded
         count, width = rows.input_ids.shape
         dtype = torch.float32 if attention == "eager" else torch.bool
-        # The property's cached value: padded rows cannot be made without contents.
+        # The cached value of the property: padded rows can only be made where lengths can be read.
         vars(moved)["padded"] = PaddedBatch(
             rows.input_ids.to("meta"),
             torch.empty(count, 1, width, width, dtype=dtype, device="meta"),
@@ -210,16 +211,15 @@ def trace_step(
     accumulates: bool = False,
     share: Callable[[nn.Parameter], float] = lambda weight: 1.0,
 ) -> StepBytes:
-    """Take a micro-batch with a model on the meta device.
+    """Run forward and backward pass of a micro-batch on the meta device and measure their memory.
 
     Args:
-        policy: Its model is on the meta device, in training mode; its gradients are gone afterwards.
-        reference: Answers first and without gradient, where there is one.
-        batch: As `on_meta` gives it.
-        cast: The dtype of autocast, None without.
-        accumulates: Whether gradients are added to those of earlier micro-batches; otherwise there are none before the
-            backward pass.
-        share: The share of a trained weight's gradient that stays on a rank.
+        policy: Its model is on the meta device, in training mode; its gradients are removed at the end.
+        reference: Scores the batch first, without gradients; None for SFT and for a precomputed reference.
+        batch: From `meta_batch`.
+        cast: The dtype of autocast; None without autocast.
+        accumulates: Whether gradients of earlier micro-batches exist when the forward pass begins.
+        share: The fraction of a trained weight's gradient that stays on a rank.
     """
     trained = [weight for weight in policy.model.parameters() if weight.requires_grad]
     with DeviceKernels(cast) as kernels, LiveBytes() as live:
@@ -227,8 +227,10 @@ def trace_step(
         for weight in trained:
             if accumulates:
                 weight.grad = torch.empty_like(weight)
-                live.weigh(weight.grad, share(weight))
-            hooks.append(weight.register_post_accumulate_grad_hook(lambda one: live.weigh(one.grad, share(one))))
+                live.mark_gradient(weight.grad, share(weight))
+            hooks.append(
+                weight.register_post_accumulate_grad_hook(lambda one: live.mark_gradient(one.grad, share(one)))
+            )
         if reference is not None:
             reference.logprobs(batch)
         loss = policy.logprobs(batch).sums.sum()

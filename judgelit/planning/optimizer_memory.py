@@ -1,4 +1,4 @@
-"""What an optimizer needs of memory, found by letting it step."""
+"""Memory of an optimizer, measured in one step on a small weight."""
 
 import logging
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from judgelit.errors import UserError
 from judgelit.planning.memory_trace import LiveBytes
 
-_TRIED = 128
-"""Rows and columns of the weight that an optimizer is tried on."""
+_SIDE = 128
+"""Rows and columns of the small weight."""
 _SMALL = 4096
-"""Weights of fewer values have their state in 32 bits in 8-bit optimizers too (bitsandbytes' `min_8bit_size`)."""
+"""8-bit optimizers keep the state of smaller weights in 32 bits (bitsandbytes' `min_8bit_size`)."""
 _ONE_STATE = ("Lion", "SGD", "RMSprop", "Adagrad", "LARS")
 _SCALE_BLOCK = 256
 """Values of an 8-bit optimizer's state that share a float32 scale."""
@@ -22,27 +22,27 @@ _SCALE_BLOCK = 256
 
 @dataclass(frozen=True)
 class OptimizerMemory:
-    """What an optimizer keeps and makes, in bytes a weight.
+    """Memory of an optimizer, in bytes a weight.
 
-    state: what it keeps.
-    moment: what it makes for a moment while it steps.
-    at_once: whether it steps all weights together, and not one after the other.
-    small_state: what it keeps of tensors that are too small for 8 bits.
+    state: its state.
+    temporary: tensors that exist only while it steps.
+    all_at_once: whether it steps all weights together instead of one after the other.
+    small_state: its state for tensors that are too small for 8 bits.
     """
 
     state: float
-    moment: float
-    at_once: bool
+    temporary: float
+    all_at_once: bool
     small_state: float
 
-    def kept(self, weight: Tensor) -> float:
-        """Bytes of state that go with a weight."""
+    def state_bytes(self, weight: Tensor) -> float:
+        """Bytes of the state of a weight tensor."""
         return weight.numel() * (self.small_state if weight.numel() < _SMALL else self.state)
 
 
-def optimizer_over(weight: nn.Parameter, make: OptimizerCallable) -> torch.optim.Optimizer:
-    """A run's optimizer over one weight."""
-    # An optimizer for GPUs would say what takes its place here, where there may be none.
+def make_optimizer(weight: nn.Parameter, make: OptimizerCallable) -> torch.optim.Optimizer:
+    """Make a run's optimizer for one weight tensor."""
+    # Without a GPU, an optimizer for GPUs logs which other optimizer replaces it.
     logging.disable(logging.INFO)
     try:
         return make([{"params": [weight]}])
@@ -55,37 +55,37 @@ def uses_8_bits(optimizer: torch.optim.Optimizer) -> bool:
     return "8bit" in type(optimizer).__name__
 
 
-def try_optimizer(make: OptimizerCallable, dtype: torch.dtype, *, on_cpu: bool, sharded: bool) -> OptimizerMemory:
-    """Let a run's optimizer step once on a small weight.
+def measure_optimizer(make: OptimizerCallable, dtype: torch.dtype, *, on_cpu: bool, sharded: bool) -> OptimizerMemory:
+    """Measure the memory of a run's optimizer in one step on a small weight.
 
     Args:
-        make: Makes the optimizer of groups of weights.
-        dtype: The weights'.
-        on_cpu: Whether the run takes no GPU at all.
+        make: Makes the optimizer from groups of weights.
+        dtype: The dtype of the weights.
+        on_cpu: Whether the run trains on a CPU.
         sharded: Whether weights are sharded.
 
     Raises:
-        UserError: They are and the optimizer knows nothing of that.
+        UserError: Weights are sharded and the optimizer cannot step sharded weights.
     """
-    weight = nn.Parameter(torch.zeros(_TRIED, _TRIED, dtype=dtype))
+    weight = nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=dtype))
     weight.grad = torch.zeros_like(weight)
-    optimizer = optimizer_over(weight, make)
+    optimizer = make_optimizer(weight, make)
     if uses_8_bits(optimizer) and not on_cpu:
         if sharded:
             raise UserError(
                 f"optimizer: found {type(optimizer).__name__} with strategy FSDP2, expected one that can step sharded "
                 "weights, such as torch.optim.AdamW"
             )
-        # It works on GPUs alone; small weights have states of 32 bits.
+        # It runs only on GPUs, so its memory is computed: 8 bits a state and a float32 scale a block.
         states = 1 if any(name in type(optimizer).__name__ for name in _ONE_STATE) else 2
         return OptimizerMemory(states * (1 + 4 / _SCALE_BLOCK), 0.0, False, 4.0 * states)
     settings: dict[str, Any] = optimizer.param_groups[0]
-    at_once = not on_cpu and "foreach" in settings and settings["foreach"] is not False
-    at_once = at_once and not settings.get("fused")
-    if at_once:
+    all_at_once = not on_cpu and "foreach" in settings and settings["foreach"] is not False
+    all_at_once = all_at_once and not settings.get("fused")
+    if all_at_once:
         settings["foreach"] = True
     with LiveBytes() as live:
         optimizer.step()
     kept = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor) and value.ndim > 0]
     state = sum(value.numel() * value.element_size() for value in kept) / weight.numel()
-    return OptimizerMemory(state, live.peak / weight.numel() - state, at_once, state)
+    return OptimizerMemory(state, live.peak / weight.numel() - state, all_at_once, state)

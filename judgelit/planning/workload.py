@@ -1,4 +1,4 @@
-"""What a run has to compute: the batches of its data as the loader makes them, or batches of assumed lengths."""
+"""Work of a training run: batches of its data as the loader makes them, or batches of assumed lengths."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,18 +18,18 @@ from judgelit.batches.flat_batch import (
 from judgelit.errors import UserError
 from judgelit.likelihood.flops import forward_flops, passes
 from judgelit.likelihood.layouts import Layout
-from judgelit.planning.estimate import Run, outline, scoring_of
+from judgelit.planning.estimate import PlannedRun, meta_model, scoring_of
 
-Row = TokenizedCompletion | TokenizedPreference
-_READ = 1000
-"""Batches that are made to count what an epoch computes; it has the rest in proportion."""
+Example = TokenizedCompletion | TokenizedPreference
+_MOST_COUNTED = 1000
+"""Batches of an epoch of which operations are counted; further batches count in proportion."""
 _CANDIDATES = 8
-"""Of the batches with most tokens, how many are made to find the one that takes most memory."""
+"""Batches with most tokens that are made to find the one with the largest memory."""
 
 
 @dataclass(frozen=True)
-class Assumed:
-    """Lengths in place of data: tokens of a prompt and of each completion, examples of an epoch."""
+class AssumedLengths:
+    """Lengths to plan without data: tokens of a prompt and of each completion, examples of an epoch."""
 
     prompt: int
     completion: int
@@ -38,18 +38,20 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Workload:
-    """An epoch, and the largest of its micro-batches.
+    """Sizes of an epoch, and its largest micro-batch.
 
-    rows: those of the largest micro-batch, of one rank.
+    collate: makes a batch of tokenised examples.
+    largest: examples of the largest micro-batch of one rank.
     batches: micro-batches of an epoch, over all ranks.
-    tokens: of an epoch's examples, each prompt with each of its completions.
-    flops: operations of an epoch, forward, backward and the reference's.
-    reference_flops: those of the pass before training.
-    notes: what the reader of these figures should know.
+    examples: examples of an epoch.
+    tokens: tokens of these examples; a prompt counts once for each of its completions.
+    flops: operations of an epoch: forward pass, backward pass and reference.
+    reference_flops: operations that precompute the reference before training.
+    notes: remarks to print with the figures.
     """
 
     collate: Callable[[Sequence[Any]], Batch]
-    rows: tuple[Row, ...]
+    largest: tuple[Example, ...]
     batches: int
     examples: int
     tokens: float
@@ -58,20 +60,20 @@ class Workload:
     notes: tuple[str, ...]
 
 
-def read_workload(data: Any, run: Run, assumed: Assumed | None = None) -> Workload:
-    """The workload of a data module, read and tokenised as training would; or of assumed lengths.
+def read_workload(data: Any, run: PlannedRun, assumed: AssumedLengths | None = None) -> Workload:
+    """Read and tokenise the data as training does, or assume lengths.
 
     Raises:
         UserError: The data cannot be read.
     """
-    model = outline(run)
+    model = meta_model(run)
     scoring = scoring_of(run, model)
     collate: Any = flatten_completions if run.reference is None else flatten_preferences
     if assumed is not None:
-        rows, count = _assumed_rows(data, run, assumed), assumed.examples
-        batches = -(-count // len(rows))
-        read, share = [collate(rows)], count / len(rows)
-        note = f"data: not read; prompts of {assumed.prompt} and completions of {assumed.completion} tokens assumed"
+        largest, count = _assumed_examples(data, run, assumed), assumed.examples
+        batches = -(-count // len(largest))
+        counted, scale = [collate(largest)], count / len(largest)
+        note = f"data: not read; assumed prompts of {assumed.prompt} and completions of {assumed.completion} tokens"
         notes: tuple[str, ...] = (note,)
     else:
         try:
@@ -83,45 +85,39 @@ def read_workload(data: Any, run: Run, assumed: Assumed | None = None) -> Worklo
         lengths = data.rows("train").lengths
         longest = sorted(numbers, key=lambda batch: -int(lengths[batch].sum()))[:_CANDIDATES]
         made = [[loader.dataset[number] for number in batch] for batch in longest]
-        rows = max(made, key=lambda rows: places(collate(rows), scoring))
-        read = [collate([loader.dataset[number] for number in batch]) for batch in numbers[:_READ]]
-        batches, count, share = len(numbers), sum(map(len, numbers)), len(numbers) / len(read)
-        notes = (f"data: {_READ} of {batches} batches counted",) if batches > _READ else ()
-    forward = forward_flops(model, _joined(read)) * share
-    tokens = sum(batch.tokens for batch in read) * share
-    before = forward if run.kind == "precomputed" else 0.0
-    return Workload(
-        collate,
-        tuple(rows),
-        batches,
-        count,
-        tokens,
-        forward * passes(run.backbone.uses_lora, run.kind in ("adapter", "frozen")),
-        before,
-        notes,
-    )
+        largest = max(made, key=lambda examples: computed_tokens(collate(examples), scoring))
+        counted = [collate([loader.dataset[number] for number in batch]) for batch in numbers[:_MOST_COUNTED]]
+        batches, count, scale = len(numbers), sum(map(len, numbers)), len(numbers) / len(counted)
+        notes = (
+            (f"data: operations of {_MOST_COUNTED} of {batches} batches counted",) if batches > _MOST_COUNTED else ()
+        )
+    forward = forward_flops(model, _concatenate(counted)) * scale
+    step = forward * passes(run.backbone.uses_lora, run.kind in ("adapter", "frozen"))
+    tokens = sum(batch.tokens for batch in counted) * scale
+    precomputed = forward if run.kind == "precomputed" else 0.0
+    return Workload(collate, tuple(largest), batches, count, tokens, step, precomputed, notes)
 
 
-def places(batch: Batch, scoring: Layout) -> int:
-    """Places of a batch that the model computes, padding included."""
+def computed_tokens(batch: Batch, scoring: Layout) -> int:
+    """Tokens of a batch that the model computes, padding included."""
     return len(batch.input_ids) if scoring.rows == "shared_prefix" else batch.padded_tokens
 
 
-def _assumed_rows(data: Any, run: Run, assumed: Assumed) -> list[Row]:
+def _assumed_examples(data: Any, run: PlannedRun, assumed: AssumedLengths) -> list[Example]:
     completions = 1 if run.reference is None else 2
     length = assumed.prompt + completions * assumed.completion
     count = data.batch_size if data.tokens_per_batch is None else max(1, data.tokens_per_batch // length)
-    rows: list[Row] = []
+    examples: list[Example] = []
     for number in range(count):
         prompt = [number] * assumed.prompt
-        own = [[side] * assumed.completion for side in range(completions)]
-        one = TokenizedCompletion if completions == 1 else TokenizedPreference
-        rows.append(one(str(number), prompt, *own))
-    return rows
+        sides = [[side] * assumed.completion for side in range(completions)]
+        kind = TokenizedCompletion if completions == 1 else TokenizedPreference
+        examples.append(kind(str(number), prompt, *sides))
+    return examples
 
 
-def _joined(batches: Sequence[Batch]) -> Batch:
-    """One batch of the sizes of all, without contents."""
+def _concatenate(batches: Sequence[Batch]) -> Batch:
+    """Concatenate batches into one on the meta device."""
     starts = itertools.accumulate((len(batch.segments) for batch in batches), initial=0)
     segments = [
         Segment(one.start, one.length, None if one.prompt is None else one.prompt + start)

@@ -36,11 +36,26 @@ def fit(kind: str, data: str, *more: str) -> list[str]:
         ("--model.init_args.backbone.nam_or_path=nano", "nam_or_path", "name_or_path"),
         ("--data.init_args.batch_sise=3", "batch_sise", "batch_size"),
         ("--trainr.max_steps=3", "trainr", "trainer"),
+        ("--max_steps=3", "'max_steps'", "trainer.max_steps"),
+        ("--model.layoot=auto", "'model.layoot'", "layout"),
     ],
 )
 def test_unknown_argument_names_the_nearest(refused: Refused, argument: str, key: str, nearest: str) -> None:
     line = refused("fit", "--config", "quickstart/sft", argument)
     assert key in line and repr(nearest) in line
+
+
+def test_unknown_argument_without_a_near_one_lists_those_of_its_class(refused: Refused) -> None:
+    line = refused("fit", "--config", "quickstart/sft", "--model.backbone.lora.rank=3")
+    assert line == "unknown key 'model.backbone.lora.rank'; expected alpha, dropout, r, rslora or target_modules"
+
+
+def test_missing_arguments_are_named_in_full(refused: Refused) -> None:
+    nothing = ["--model=SFTModule", "--data=SFTDataModule"]
+    assert refused("fit", *nothing) == "missing --model.backbone.name_or_path"
+    assert refused("fit", *nothing, "--model.backbone.name_or_path=nano") == "missing --data.train"
+    assert refused("judge", "--output=labels") == "missing --model, --pairs"
+    assert refused("export") == "missing run, --to"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +101,7 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
     }
     path.write_text(yaml.safe_dump(config), encoding="utf-8")
     line = refused("run", "--config", str(path))
-    assert "'cuont'" in line and "'count'" in line and len(line) < 120
+    assert "cuont'" in line and "'count'" in line and len(line) < 120
 
 
 @pytest.mark.parametrize(
@@ -95,6 +110,10 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
         (["--config=quickstart/dpo", "--model.loss.kind=foo"], ["sigmoid", "foo"]),
         (["--config=quickstart/sft", "--model.backbone.dtype=int8"], ["bfloat16", "int8"]),
         (["--config=quickstart/sft", "--model=judgelit.training.sft.SFTModul"], ["SFTModul"]),
+        (
+            ["--config=quickstart/sft", "--model=SFTModul"],
+            ["model: found 'SFTModul'", "nearest known one is 'SFTModule'"],
+        ),
         (["--config=quickstart/sft", "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--config=quickstart/sft", "--trainer.max_steps=-5"], ["max_steps"]),
     ],

@@ -1,4 +1,4 @@
-"""`judgelit plan`: its figures against closed forms, and against what autograd really keeps."""
+"""Figures of `judgelit plan` against closed forms and against the tensors that autograd saves."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +20,11 @@ from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
-from judgelit.planning.estimate import Run, estimate
-from judgelit.planning.memory_trace import LiveBytes, on_meta, trace_step
-from judgelit.planning.plan import _window, length_of, parse_memory
-from judgelit.planning.savings import _share_out, changes, needed
-from judgelit.planning.workload import Assumed, read_workload
+from judgelit.planning.estimate import PlannedRun, estimate
+from judgelit.planning.memory_trace import LiveBytes, meta_batch, trace_step
+from judgelit.planning.plan import micro_batches_per_step, parse_memory, run_length
+from judgelit.planning.savings import changes, needed_bytes
+from judgelit.planning.workload import AssumedLengths, read_workload
 from judgelit.training.global_batch import GlobalBatch
 from judgelit.training.optimizers import PagedAdamW8bit
 
@@ -52,7 +52,7 @@ def save_config(folder: Path, kind: type = LlamaConfig, layers: int = LAYERS, **
     return str(folder)
 
 
-def some_batch(prompt: int = 70, chosen: int = 30, rejected: int = 25) -> Batch:
+def preference_batch(prompt: int = 70, chosen: int = 30, rejected: int = 25) -> Batch:
     rows = [
         TokenizedPreference(str(index), [index + 1] * (prompt + index), [7] * chosen, [8] * rejected)
         for index in range(3)
@@ -60,8 +60,8 @@ def some_batch(prompt: int = 70, chosen: int = 30, rejected: int = 25) -> Batch:
     return flatten_preferences(rows)
 
 
-def really_kept(model: torch.nn.Module, batch: Batch, scoring: Layout) -> int:
-    """Bytes of the storages that autograd saves in a forward pass on the CPU, weights left out."""
+def saved_bytes(model: torch.nn.Module, batch: Batch, scoring: Layout) -> int:
+    """Bytes of the storages that autograd saves in a forward pass on the CPU, without weights."""
     weights = {weight.untyped_storage().data_ptr() for weight in [*model.parameters(), *model.buffers()]}
     kept: dict[int, tuple[int, torch.Tensor]] = {}
 
@@ -79,7 +79,7 @@ def really_kept(model: torch.nn.Module, batch: Batch, scoring: Layout) -> int:
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config])
 @pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
 @pytest.mark.parametrize("lora", [None, LoRA(r=4)])
-def test_what_a_forward_pass_keeps_is_what_autograd_saves(
+def test_traced_activations_are_those_that_autograd_saves(
     tmp_path: Path, kind: type, layout: str, lora: LoRA | None
 ) -> None:
     from peft import LoraConfig, get_peft_model
@@ -91,46 +91,46 @@ def test_what_a_forward_pass_keeps_is_what_autograd_saves(
         model = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     for one in (model, outlined):
         (one if lora is None else one.get_base_model()).set_attn_implementation("judgelit")
-    batch, scoring = some_batch(), Layout(layout)  # type: ignore[arg-type]
-    found = trace_step(Scorer(outlined, scoring), None, on_meta(batch, scoring, "judgelit")).kept
-    assert found == pytest.approx(really_kept(model.train(), batch, scoring), rel=0.03)
+    batch, scoring = preference_batch(), Layout(layout)  # type: ignore[arg-type]
+    found = trace_step(Scorer(outlined, scoring), None, meta_batch(batch, scoring, "judgelit")).kept
+    assert found == pytest.approx(saved_bytes(model.train(), batch, scoring), rel=0.03)
 
 
-def test_checkpointing_keeps_the_input_of_each_layer(tmp_path: Path) -> None:
-    batch = some_batch()
+def test_activation_checkpointing_saves_the_input_of_each_layer(tmp_path: Path) -> None:
+    batch = preference_batch()
     kept = []
     for layers in (2, 6):
         backbone = Backbone(save_config(tmp_path / str(layers), layers=layers))
-        kept.append(estimate(Run(backbone, torch.optim.AdamW, on_cpu=True), batch).kept)
+        kept.append(estimate(PlannedRun(backbone, torch.optim.AdamW, on_cpu=True), batch).kept)
     assert kept[1] - kept[0] == 4 * len(batch.input_ids) * HIDDEN * 4
 
 
-def test_gradients_live_through_the_forward_pass_where_they_are_added_up(model_folder: str) -> None:
-    run = Run(Backbone(model_folder), torch.optim.AdamW, on_cpu=True)
-    once, more = (estimate(replace(run, accumulates=several), some_batch()) for several in (False, True))
+def test_accumulated_gradients_exist_during_the_forward_pass(model_folder: str) -> None:
+    run = PlannedRun(Backbone(model_folder), torch.optim.AdamW, on_cpu=True)
+    once, more = (estimate(replace(run, accumulates=several), preference_batch()) for several in (False, True))
     weights = 4 * once.parameters
     assert once.gradients == weights and once.optimizer == 2 * weights
     assert more.peak >= 4 * weights + more.kept
     assert once.peak < more.peak
 
 
-def test_sharding_divides_what_is_sharded(model_folder: str) -> None:
-    run = Run(Backbone(model_folder), torch.optim.AdamW)
-    whole, part = (estimate(one, some_batch()) for one in (run, replace(run, gpus=4, sharded=True)))
+def test_sharding_divides_weights_gradients_and_optimizer_state(model_folder: str) -> None:
+    run = PlannedRun(Backbone(model_folder), torch.optim.AdamW)
+    whole, part = (estimate(one, preference_batch()) for one in (run, replace(run, gpus=4, sharded=True)))
     assert part.weights == pytest.approx(whole.weights / 4, rel=0.01)
     assert (part.optimizer, part.gradients) == (whole.optimizer / 4, whole.gradients / 4)
     assert part.kept == whole.kept and part.gathered > 2 * 4 * VOCABULARY * HIDDEN
-    copies = estimate(replace(run, gpus=8, gpus_per_copy=4, sharded=True), some_batch())
+    copies = estimate(replace(run, gpus=8, gpus_per_copy=4, sharded=True), preference_batch())
     assert copies == part
-    replicas = estimate(replace(run, gpus=4), some_batch())
+    replicas = estimate(replace(run, gpus=4), preference_batch())
     assert replicas.gradients == 2 * whole.gradients and replicas.weights == whole.weights
 
 
-def test_4_bit_weights_can_be_loaded_afterwards(tmp_path: Path) -> None:
+def test_the_plan_leaves_no_meta_tables_in_bitsandbytes(tmp_path: Path) -> None:
     folder = save_config(tmp_path, tie_word_embeddings=False)
     tables = bitsandbytes.functional.name2qmap
     tables.clear()
-    estimate(Run(Backbone(folder, quantization="nf4", lora=LoRA(r=4)), torch.optim.AdamW), some_batch())
+    estimate(PlannedRun(Backbone(folder, quantization="nf4", lora=LoRA(r=4)), torch.optim.AdamW), preference_batch())
     assert not any(table.is_meta for table in tables.values())
 
 
@@ -138,7 +138,7 @@ def test_4_bit_weights_take_half_a_byte_and_their_scales(tmp_path: Path) -> None
     folder = save_config(tmp_path, tie_word_embeddings=False)
     backbone = Backbone(folder, "bfloat16", lora=LoRA(r=4))
     full, small = (
-        estimate(Run(replace(backbone, quantization=kind), PagedAdamW8bit, "auto"), some_batch())
+        estimate(PlannedRun(replace(backbone, quantization=kind), PagedAdamW8bit, "auto"), preference_batch())
         for kind in (None, "nf4")
     )
     linear = LAYERS * (HIDDEN * (HIDDEN + 2 * 32 + HIDDEN) + 3 * HIDDEN * 160)
@@ -151,24 +151,24 @@ def test_4_bit_weights_take_half_a_byte_and_their_scales(tmp_path: Path) -> None
 
 def test_an_8_bit_optimizer_keeps_two_bytes_a_weight(tmp_path: Path) -> None:
     backbone = Backbone(save_config(tmp_path), "bfloat16", lora=LoRA(r=64))
-    memory = estimate(Run(backbone, PagedAdamW8bit), some_batch())
-    plain = estimate(Run(backbone, torch.optim.AdamW), some_batch())
+    memory = estimate(PlannedRun(backbone, PagedAdamW8bit), preference_batch())
+    plain = estimate(PlannedRun(backbone, torch.optim.AdamW), preference_batch())
     assert plain.optimizer == 8 * plain.trained
     # Matrices of 64 x 32 and less stay in 32 bits.
     small = LAYERS * 2 * 64 * 32
     assert memory.optimizer == pytest.approx((memory.trained - small) * (2 + 8 / 256) + 8 * small, rel=1e-6)
 
 
-def test_a_frozen_reference_is_a_second_model_and_a_precomputed_one_none(model_folder: str) -> None:
-    run = Run(Backbone(model_folder), torch.optim.AdamW, "frozen")
-    frozen, none = (estimate(replace(run, reference=kind), some_batch()) for kind in ("frozen", "precomputed"))
+def test_a_frozen_reference_is_a_second_model_and_a_precomputed_one_takes_no_memory(model_folder: str) -> None:
+    run = PlannedRun(Backbone(model_folder), torch.optim.AdamW, "frozen")
+    frozen, none = (estimate(replace(run, reference=kind), preference_batch()) for kind in ("frozen", "precomputed"))
     assert frozen.reference == frozen.weights and none.reference == 0
     assert frozen.peak - none.peak == frozen.weights
     with pytest.raises(UserError, match="needs a LoRA policy"):
-        estimate(replace(run, reference="adapter"), some_batch())
+        estimate(replace(run, reference="adapter"), preference_batch())
 
 
-def test_storages_are_counted_while_they_live() -> None:
+def test_storages_are_counted_until_they_are_released() -> None:
     weight = torch.empty(1000)
     with LiveBytes() as live:
         view = weight.view(10, 100)
@@ -183,29 +183,29 @@ def test_storages_are_counted_while_they_live() -> None:
 
 
 def test_steps_and_operations(model_folder: str) -> None:
-    run = Run(Backbone(model_folder), torch.optim.AdamW)
+    run = PlannedRun(Backbone(model_folder), torch.optim.AdamW)
     data = SimpleNamespace(batch_size=4, tokens_per_batch=None)
-    work = read_workload(data, run, Assumed(prompt=50, completion=10, examples=40))
+    work = read_workload(data, run, AssumedLengths(prompt=50, completion=10, examples=40))
     linear = LAYERS * (HIDDEN * (HIDDEN + 2 * 32 + HIDDEN) + 3 * HIDDEN * 160)
     seen = LAYERS * HIDDEN * 60 * 61 // 2
     forward = 40 * (2 * linear * 60 + 2 * VOCABULARY * HIDDEN * 10 + 4 * seen)
     assert work.flops == 3 * forward and work.batches == 10 and work.tokens == 2400
     trainer = {"accumulate_grad_batches": 3, "limit_train_batches": None, "max_steps": -1, "max_epochs": 2}
-    length = length_of(work, trainer, gpus=2)
+    length = run_length(work, trainer, gpus=2)
     assert (length.steps, length.examples, length.flops) == (4, 80, 2 * work.flops)
     assert length.hours(2, tflops=1e-9, mfu=0.5) == pytest.approx(length.flops / 1000 / 3600)
-    assert length_of(work, trainer | {"max_steps": 3}, gpus=2).examples == 60
+    assert run_length(work, trainer | {"max_steps": 3}, gpus=2).examples == 60
     with pytest.raises(UserError, match="no end"):
-        length_of(work, trainer | {"max_epochs": -1}, gpus=2)
+        run_length(work, trainer | {"max_epochs": -1}, gpus=2)
 
 
-def test_mixed_precision_gathers_and_computes_in_half(model_folder: str) -> None:
-    run = Run(Backbone(model_folder), torch.optim.AdamW, gpus=4, sharded=True)
-    single, mixed = (estimate(one, some_batch()) for one in (run, replace(run, precision="bf16-mixed")))
+def test_mixed_precision_gathers_and_computes_in_16_bits(model_folder: str) -> None:
+    run = PlannedRun(Backbone(model_folder), torch.optim.AdamW, gpus=4, sharded=True)
+    single, mixed = (estimate(one, preference_batch()) for one in (run, replace(run, precision="bf16-mixed")))
     assert (mixed.weights, mixed.optimizer, mixed.gradients) == (single.weights, single.optimizer, single.gradients)
     assert single.gathered / 2 < mixed.gathered < single.gathered and mixed.kept < 0.7 * single.kept
-    # One GPU alone keeps a copy of all weights in half precision while autocast is at work.
-    alone = estimate(replace(run, gpus=1, sharded=False, precision="bf16-mixed"), some_batch())
+    # On one GPU, autocast keeps a 16-bit copy of all weights during the forward pass.
+    alone = estimate(replace(run, gpus=1, sharded=False, precision="bf16-mixed"), preference_batch())
     assert alone.working > mixed.working + mixed.parameters
 
 
@@ -213,24 +213,28 @@ def test_8_bit_optimizers_are_not_sharded(model_folder: str) -> None:
     class AdamW8bit(torch.optim.AdamW):
         pass
 
-    run = Run(Backbone(model_folder), AdamW8bit)
+    run = PlannedRun(Backbone(model_folder), AdamW8bit)
     with pytest.raises(UserError, match="AdamW8bit with strategy FSDP2"):
-        estimate(replace(run, gpus=2, sharded=True), some_batch())
-    setting, shared, _ = _share_out(run, ()) or ("", run, ())
-    assert setting.endswith("over 2 GPUs, with torch.optim.AdamW") and shared.optimizer is torch.optim.AdamW
+        estimate(replace(run, gpus=2, sharded=True), preference_batch())
+    # Sharding is the only change that is left for such a run.
+    small = replace(run, backbone=Backbone(model_folder, quantization="nf4", lora=LoRA(r=4)))
+    data = SimpleNamespace(batch_size=1, tokens_per_batch=None)
+    work = read_workload(data, small, AssumedLengths(prompt=50, completion=10, examples=40))
+    change = next(changes(small, work, 10**12, room=0))
+    assert "FSDP2" in change.setting and change.setting.endswith("over 2 GPUs, with torch.optim.AdamW")
 
 
-def test_a_step_over_all_devices_is_one() -> None:
+def test_the_global_batch_is_divided_among_devices() -> None:
     trainer = {"accumulate_grad_batches": 1, "callbacks": [GlobalBatch(16)]}
-    assert [_window(trainer, gpus) for gpus in (1, 8)] == [16, 2]
+    assert [micro_batches_per_step(trainer, gpus) for gpus in (1, 8)] == [16, 2]
     with pytest.raises(UserError, match="expected a multiple of the 3 devices"):
-        _window(trainer, 3)
+        micro_batches_per_step(trainer, 3)
 
 
 def test_changes_come_in_order_until_the_run_fits(model_folder: str) -> None:
-    run = Run(Backbone(model_folder, activation_checkpointing=False), torch.optim.AdamW, "frozen", on_cpu=True)
-    work = read_workload(SimpleNamespace(batch_size=8, tokens_per_batch=None), run, Assumed(300, 20, 40))
-    peak = needed(run, estimate(run, work.collate(work.rows)))
+    run = PlannedRun(Backbone(model_folder, activation_checkpointing=False), torch.optim.AdamW, "frozen", on_cpu=True)
+    work = read_workload(SimpleNamespace(batch_size=8, tokens_per_batch=None), run, AssumedLengths(300, 20, 40))
+    peak = needed_bytes(run, estimate(run, work.collate(work.largest)))
     found = list(changes(run, work, peak, room=0))
     assert [change.setting.split("=")[0] for change in found][:2] == [
         "--model.backbone.activation_checkpointing",
@@ -243,12 +247,12 @@ def test_changes_come_in_order_until_the_run_fits(model_folder: str) -> None:
 @pytest.mark.parametrize(
     ("text", "size"), [("24GB", 24 * 10**9), ("80GiB", 80 * 2**30), ("1.5 gb", 15 * 10**8), ("24", 24 * 10**9)]
 )
-def test_sizes(text: str, size: int) -> None:
+def test_sizes_are_read_in_every_unit(text: str, size: int) -> None:
     assert parse_memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["much", "24 apples", "0GB", "-3GB", ""])
-def test_what_is_no_size(text: str) -> None:
+def test_texts_that_are_not_sizes(text: str) -> None:
     with pytest.raises(UserError, match="expected a size such as 24GB"):
         parse_memory(text)
 

@@ -156,7 +156,7 @@ ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.j
         (["--model.layout=bad"], "layout: found 'bad', expected auto, shared_prefix or concatenated"),
         (["--model.backbone.quantization=int8"], "backbone.quantization: found 'int8', expected nf4"),
         (["--data.tokens_per_batch=many"], "tokens_per_batch: found 'many', expected int"),
-        (["--data.train=null"], "error: missing --train"),
+        (["--data.train=null"], "error: missing --data.train"),
         (["--data.group_by_length=maybe"], "group_by_length: found 'maybe', expected bool"),
         (["--trainer.max_steps=many"], "trainer.max_steps: found 'many', expected int"),
         (["--trainer.devices=x"], "trainer: `devices` selected with `CPUAccelerator` should be an int > 0"),
