@@ -57,7 +57,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setenv("COLUMNS", "200")
     for arguments, explained in (
         (["run"], ["Folder of the run.", "0 is greedy.", "Judgments sampled of each prompt."]),
-        (["tasks"], ["How many pairs"]),
+        (["tasks"], ["Number of pairs"]),
         (["judge"], ["Longest judgment, in tokens."]),
         (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),
         (["fit", "--model.help=SFTModule"], ["Hub name, a Hugging Face folder, or `nano`"]),

@@ -211,14 +211,6 @@ class TestMoving:
         for name, tensor in tensors(batch.to("cpu")).items():
             assert torch.equal(tensor, getattr(batch, name))
 
-    def test_pinning_takes_every_tensor_along(self, batch: PreferenceBatch, monkeypatch: pytest.MonkeyPatch) -> None:
-        # There may be no GPU to pin memory for: a pinned tensor is one greater here.
-        monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 1)
-        pinned = batch.pin_memory()
-        for name, tensor in tensors(batch).items():
-            assert torch.equal(getattr(pinned, name), tensor + 1)
-        assert (pinned.segments, pinned.ids, pinned.tokens) == (batch.segments, batch.ids, batch.tokens)
-
     def test_what_is_not_there_stays_away(self) -> None:
         batch = flatten_preferences([TokenizedPreference("x", [1], [2], [3])])
         assert batch.to("meta").reference is None
