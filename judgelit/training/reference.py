@@ -157,7 +157,7 @@ def build_reference(
     if kind == "frozen":
         if sharding is None:
             return FrozenReference(model)
-        copied = backbone.build(sharding, twin=model)
+        copied = backbone.build(sharding, copy_from=model)
         # Without a backward pass nothing else would free what is gathered of the root.
         without_adapter(copied).set_reshard_after_forward(True, recurse=False)
         return FrozenReference(model, copied)

@@ -15,12 +15,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
-from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
-from judgelit.models.shard_loading import FileWeights, build_without_weights, unfilled
+from judgelit.models.lora import LoRA, add_adapter
+from judgelit.models.shard_loading import FileWeights, build_without_weights
 from judgelit.models.sharding import decoder_layers
 from judgelit.training.fsdp import FSDP2
 
@@ -34,6 +35,12 @@ Results = dict[str, dict[str, Any]]
 def alone() -> dict[str, Callable[..., dict[str, Any]]]:
     """The runs, in this process."""
     return runpy.run_path(str(SCRIPT))["RUNS"]
+
+
+def without_weights(folder: str) -> Any:
+    """A folder's model, built without weights."""
+    config = AutoConfig.from_pretrained(folder)
+    return build_without_weights(lambda: AutoModelForCausalLM.from_config(config))
 
 
 def launch(ranks: int, plan: dict[str, tuple[str, dict[str, Any]]], folder: Path) -> Results:
@@ -112,6 +119,10 @@ def odd_folders(model_folders: dict[str, str], tmp_path_factory: pytest.TempPath
             "head",
             "qwen2",
             lambda found: {name.replace("model.embed_tokens", "lm_head"): weight for name, weight in found.items()},
+        ),
+        # Its configuration ties them.
+        "untied": changed(
+            "untied", "qwen2", lambda found: {**found, "lm_head.weight": found["model.embed_tokens.weight"] + 1}
         ),
     }
 
@@ -262,32 +273,47 @@ class TestBuilding:
     def test_missing_weights_are_refused_on_all_ranks(self, two: Results) -> None:
         assert "its files lack 3 weights of LlamaForCausalLM" in two["build incomplete"]["error"]
 
-    def test_reads_files_that_hold_just_the_model(
+    def test_a_head_that_the_files_untie_is_refused_on_all_ranks(self, two: Results) -> None:
+        error = two["build untied"]["error"]
+        assert "its files and its configuration disagree about lm_head.weight" in error
+
+    def test_files_are_read_by_shards_if_they_match_the_model(
         self, model_folders: dict[str, str], odd_folders: dict[str, str]
     ) -> None:
         for name, folder in {**model_folders, **odd_folders}.items():
-            model = build_without_weights(Backbone(folder)._from_scratch)
             # The head of GPT-NeoX is stored under another name.
-            elsewhere = name in ("gpt_neox", "without prefix", "incomplete")
-            assert (FileWeights.of(model, folder) is None) == elsewhere
+            matches = name not in ("gpt_neox", "without prefix", "incomplete", "untied")
+            assert (FileWeights.find(without_weights(folder), folder) is not None) == matches
 
-    def test_hollow_model_takes_no_memory(self, model_folders: dict[str, str]) -> None:
-        model = build_without_weights(Backbone(model_folders["qwen2"])._from_scratch)
+    def test_a_model_without_weights_takes_no_memory(self, model_folders: dict[str, str]) -> None:
+        model = without_weights(model_folders["qwen2"])
         assert all(weight.untyped_storage().nbytes() == weight.element_size() for weight in model.parameters())
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        assert not unfilled(model)
 
-    def test_buffers_nobody_computes_are_noticed(self) -> None:
-        class Model(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.register_buffer("scale", torch.ones(3), persistent=False)
-                self.loose = torch.ones(2)
+    def test_an_adapter_on_a_model_without_weights_has_weights(self, llama: str) -> None:
+        plain = dict(Backbone(llama, lora=LoRA(r=4)).build().named_parameters())
+        torch.manual_seed(0)
+        expected = add_adapter(AutoModelForCausalLM.from_pretrained(llama), LoRA(r=4), "llama")
+        torch.manual_seed(0)
+        found = dict(add_adapter(without_weights(llama), LoRA(r=4), "llama").named_parameters())
+        assert found.keys() == plain.keys()
+        adapter = {name: weight for name, weight in expected.named_parameters() if "lora_" in name}
+        assert adapter and all(torch.equal(found[name], weight) for name, weight in adapter.items())
 
-            def _init_weights(self, module: nn.Module) -> None:
-                pass
+    def test_buffers_have_their_values_also_if_only_the_constructor_knows_them(
+        self, model_folders: dict[str, str]
+    ) -> None:
+        class Model(LlamaForCausalLM):
+            def __init__(self, config: Any) -> None:
+                super().__init__(config)
+                self.register_buffer("scale", torch.full((3,), 2.0), persistent=False)
+                self.loose = torch.full((2,), 3.0)
 
-        assert unfilled(build_without_weights(Model)) == ["scale", ".loose"]  # type: ignore[arg-type, type-var]
+        config = AutoConfig.from_pretrained(model_folders["llama"])
+        model: Any = build_without_weights(lambda: Model(config))
+        assert model.scale.tolist() == [2, 2, 2] and model.loose.tolist() == [3, 3]
+        for (name, buffer), (_, expected) in zip(model.named_buffers(), Model(config).named_buffers(), strict=True):
+            assert torch.equal(buffer, expected), name
 
 
 class TestGeneration:
