@@ -103,6 +103,8 @@ class FirstRankWeights:
                 _check_same_parameters(model, whole)
                 state = whole.state_dict()
                 self._whole = {name: state[name] for name in self._names}
+                # Now only `_whole` holds the weights, so each is freed once it is sent.
+                whole.to("meta")  # type: ignore[arg-type]
             except Exception as error:
                 torch.distributed.broadcast_object_list([f"the first process: {error}"], 0)
                 raise
@@ -115,10 +117,10 @@ class FirstRankWeights:
         values, names = model.state_dict(), _present_names(model)
         for name in self._names:
             target = values[names[name]]
-            whole = torch.empty(target.shape, dtype=target.dtype, device=target.device)
             if self._whole:
-                # Freed once it is sent, which torch's `set_model_state_dict` would not do.
-                whole.copy_(self._whole.pop(name))
+                whole = self._whole.pop(name).to(target.device, target.dtype)
+            else:
+                whole = torch.empty(target.shape, dtype=target.dtype, device=target.device)
             if isinstance(target, DTensor):
                 target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))
             else:
