@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from judgelit.errors import UserError
 from judgelit.models.sharding import reshard
@@ -93,18 +92,13 @@ class FirstRankWeights:
         Raises:
             UserError: `load` failed, or it gave a model with other parameters; raised on all ranks.
         """
-        # Tied weights are sent once.
-        self._names = list({tensor: name for name, tensor in model.state_dict(keep_vars=True).items()}.values())
         self._whole: dict[str, Tensor] = {}
         failure: list[str | None] = [None]
         if torch.distributed.get_rank() == 0:
             try:
                 whole = load()
                 _check_same_parameters(model, whole)
-                state = whole.state_dict()
-                self._whole = {name: state[name] for name in self._names}
-                # Now only `_whole` holds the weights, so each is freed once it is sent.
-                whole.to("meta")  # type: ignore[arg-type]
+                self._whole = whole.state_dict()
             except Exception as error:
                 torch.distributed.broadcast_object_list([f"the first process: {error}"], 0)
                 raise
@@ -114,18 +108,13 @@ class FirstRankWeights:
 
     def load_into(self, model: nn.Module) -> None:
         """Send each rank its shards of the sharded model, which may have an adapter by now."""
-        values, names = model.state_dict(), _present_names(model)
-        for name in self._names:
-            target = values[names[name]]
-            if self._whole:
-                whole = self._whole.pop(name).to(target.device, target.dtype)
-            else:
-                whole = torch.empty(target.shape, dtype=target.dtype, device=target.device)
-            if isinstance(target, DTensor):
-                target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))
-            else:
-                torch.distributed.broadcast(whole, 0)
-                target.copy_(whole)
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        names = _present_names(model)
+        whole: dict[str, Any] = {names[name]: value for name, value in self._whole.items()}
+        # Not strict, because the weights of an adapter are not sent.
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+        set_model_state_dict(model, whole, options=options)
 
 
 @torch.no_grad()
