@@ -1,4 +1,4 @@
-"""Which model is trained, and how it is built: name, dtype, attention, quantisation, adapter."""
+"""Backbone: the model that is trained, its settings and how it is built."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -17,12 +17,11 @@ from judgelit.models.lora import (
     LoRA,
     adapter_folder,
     add_adapter,
-    brings_more,
+    replaces_base_weights,
     start_from_adapter,
-    without_adapter,
 )
-from judgelit.models.shard_loading import FileWeights, FirstRankWeights, TwinWeights, build_without_weights, unfilled
-from judgelit.models.sharding import Sharding, Weights
+from judgelit.models.shard_loading import FileWeights, FirstRankWeights, build_without_weights, copy_weights
+from judgelit.models.sharding import Sharding
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -36,29 +35,36 @@ class Backbone:
     """A causal language model and how it is fine-tuned."""
 
     name_or_path: str
-    """Hub name, a Hugging Face folder, or `nano`: the built-in small model, from scratch."""
+    """Model to train: a name on the Hugging Face hub, a folder in its format, or `nano`, a small built-in model that
+    starts from random weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """The weights' dtype."""
+    """Dtype of the model's weights. The weights of an adapter are always float32."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention kernel; flash_attention_2 needs a CUDA GPU and its package."""
+    """Attention kernel. `sdpa` suits most models. `eager` is slower and works for all. `flash_attention_2` needs a CUDA
+    GPU and the package flash-attn."""
     quantization: Literal["nf4"] | None = None
-    """Keep the weights of linear layers in 4 bits while an adapter is trained on them (QLoRA)."""
+    """`nf4`: keep the weights of linear layers in 4 bits and train an adapter on them (QLoRA). Needs `lora` or
+    `adapter`."""
     lora: LoRA | None = None
-    """Train an adapter instead of the whole model."""
+    """New LoRA adapter to train. Without `lora` and `adapter`, all weights of the model are trained."""
     adapter: str | None = None
-    """Folder of a LoRA adapter to start from; its own settings then take the place of `lora`."""
+    """Folder of a LoRA adapter to continue from. Its own settings replace `lora`."""
     activation_checkpointing: bool = True
-    """Recompute activations in the backward pass: much less memory for up to a third more time."""
+    """Recompute activations in the backward pass: much less memory, up to a third more time."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model."""
+    """Run Python code that the model's files bring. Set it only for a model whose authors you trust."""
 
     @property
     def uses_lora(self) -> bool:
-        """Whether an adapter is trained and the model's own weights stay as they are."""
+        """Whether an adapter is trained and the model's own weights are frozen."""
         return self.lora is not None or self.adapter is not None
 
     def refuse_untrainable(self) -> None:
-        """Refuse 4-bit weights without an adapter to train."""
+        """Check that 4-bit weights have an adapter to train.
+
+        Raises:
+            UserError: They have none.
+        """
         if self.quantization is not None and not self.uses_lora:
             raise UserError(
                 f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
@@ -68,16 +74,16 @@ class Backbone:
     def build(
         self,
         sharding: Sharding | None = None,
-        prepare: "Callable[[CausalLM], None] | None" = None,
-        twin: "CausalLM | None" = None,
+        before_sharding: "Callable[[CausalLM], None] | None" = None,
+        copy_from: "CausalLM | None" = None,
         for_training: bool = True,
     ) -> "CausalLM":
-        """The model with its adapter, ready to train and in training mode.
+        """Build the model with its adapter, ready to train and in training mode.
 
         Args:
-            sharding: Over which devices its weights are sharded; each process then only reads its own part of them.
-            prepare: Called with the model before it is sharded, for whatever changes what modules it has.
-            twin: A model of this backbone, sharded alike, whose weights as they are now the new one gets.
+            sharding: Devices to shard the model over; all their processes must call this. None: one whole model.
+            before_sharding: Called with the model before it is sharded, to change its modules.
+            copy_from: A model that this backbone built with the same sharding. The new model gets its present weights.
             for_training: Refuse a model that cannot be trained.
 
         Raises:
@@ -85,42 +91,36 @@ class Backbone:
         """
         if for_training:
             self.refuse_untrainable()
-        weights: Weights | None = None
-        if sharding is None or self._is_quantized() or self._brings_more():
-            # 4-bit weights are made of whole ones, and an adapter's files are loaded into whole ones, so each process
-            # loads them all and then keeps its part.
-            model = self._load()
-        else:
-            model, weights = self._hollow(sharding, twin)
-        whole = self._complete(model)
-        if prepare is not None:
-            prepare(whole)
+        by_shards = sharding is not None and not self._must_load_whole()
+        model = build_without_weights(self._from_config) if by_shards else self._load()
+        weights = self._find_weights(model) if by_shards and copy_from is None else None
+        self._set_attention(model)
+        self._set_activation_checkpointing(model)
+        # Loading leaves a model in eval mode, where activation checkpointing is off, and Lightning keeps modes.
+        trained = self._with_adapter(model).train()
+        if before_sharding is not None:
+            before_sharding(trained)
         if sharding is not None:
-            sharding.shard(model, weights)
-        return whole
-
-    def _complete(self, model: "PreTrainedModel") -> "CausalLM":
-        """The model with attention, activation checkpointing and adapter as they are to be."""
-        if self.attention == "sdpa" and model._supports_attention_backend:
-            model.set_attn_implementation(flat_attention.NAME)
-        if self.activation_checkpointing:
-            _checkpoint_activations(model)
-        # Loading leaves a model in eval mode, where activation checkpointing does nothing, and Lightning keeps modes.
-        return self._with_adapter(model).train()
+            sharding.shard(model)
+        if weights is not None:
+            weights.load_into(model)
+        if copy_from is not None:
+            copy_weights(copy_from, trained)
+        return trained
 
     def build_unquantized(self) -> "CausalLM":
-        """The model with its adapter, 4-bit weights put back into `dtype`: what an adapter can be merged into."""
+        """Build the model with its adapter and with 4-bit weights converted to `dtype`, to merge the adapter into."""
         model = self._load()
         if quantization.is_4bit(model):
             quantization.dequantize(model)
         return self._with_adapter(model)
 
     def outline(self) -> "CausalLM":
-        """The model with its adapter but without weights: all tensors are on the meta device, none are read."""
+        """Build the model with its adapter on the meta device, where tensors have shapes but no values."""
         from peft import PeftConfig, get_peft_model
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        with self._refusing(), torch.device("meta"):
+        with self._loading_errors(), torch.device("meta"):
             folder = model_folder(self.name_or_path)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
             model = AutoModelForCausalLM.from_config(
@@ -129,72 +129,68 @@ class Backbone:
             if self.adapter is None:
                 return self._with_adapter(model)
             settings = PeftConfig.from_pretrained(adapter_folder(self.adapter))
-            # PEFT would warn that the model's name is not the one in the settings, where it is another path to it.
+            # PEFT would warn if the settings name the model by another path than ours.
             settings.base_model_name_or_path = None
             settings.inference_mode = False
             return get_peft_model(model, settings)
 
-    def _hollow(self, sharding: Sharding, twin: "CausalLM | None") -> tuple["PreTrainedModel", Weights]:
-        """The model without its weights, and where they come from."""
-        with self._refusing():
-            model = build_without_weights(self._from_scratch)
-        if twin is not None:
-            for buffer, other in zip(model.buffers(), without_adapter(twin).buffers(), strict=True):
-                buffer.copy_(other)
-            return model, TwinWeights(without_adapter(twin))
-        if self.name_or_path != NANO:
-            if (read := FileWeights.of(model, model_folder(self.name_or_path))) is not None:
-                return model, read
-            rank_zero_info(
-                f"model {self.name_or_path!r}: the first rank loads it as a whole for all, since its files do not hold "
-                "its weights one to one"
-            )
-        sent = FirstRankWeights(model, self._load, sharding.device)
-        if empty := unfilled(model):
-            raise UserError(f"model {self.name_or_path!r} cannot be sharded: nothing is known of its {empty[0]}")
-        return model, sent
+    def _must_load_whole(self) -> bool:
+        """Whether each process must load the whole model before it keeps its part.
 
-    def _from_scratch(self) -> "PreTrainedModel":
-        """The model with random weights."""
+        4-bit weights are made from whole ones, and PEFT loads an adapter's copies of the model's own weights into
+        whole ones.
+        """
+        if self.quantization is not None or (self.name_or_path != NANO and self._is_stored_quantized()):
+            return True
+        return self.adapter is not None and replaces_base_weights(self.adapter)
+
+    def _find_weights(self, model: "PreTrainedModel") -> FileWeights | FirstRankWeights:
+        """Find where a model that was built without weights gets them once it is sharded."""
+        if self.name_or_path != NANO:
+            with self._loading_errors():
+                files = FileWeights.find(model, model_folder(self.name_or_path))
+            if files is not None:
+                return files
+            rank_zero_info(
+                f"model {self.name_or_path!r}: the first rank loads the whole model and sends each rank its part, "
+                "because the model's files do not match its weights one to one"
+            )
+        return FirstRankWeights(model, self._load)
+
+    def _from_config(self) -> "PreTrainedModel":
+        """Build the model with random weights."""
         from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-        folder, remote = model_folder(self.name_or_path), self.trust_remote_code
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote, **self._options)
-        with suppress(OSError):
-            model.generation_config = GenerationConfig.from_pretrained(folder)
+        with self._loading_errors():
+            folder, remote = model_folder(self.name_or_path), self.trust_remote_code
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=remote)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=remote, **self._load_options())
+            with suppress(OSError):
+                model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
 
-    def _is_quantized(self) -> bool:
-        """Whether the model's weights are, or are to be, in other than plain numbers."""
-        return self.quantization is not None or (self.name_or_path != NANO and self._comes_quantized())
-
-    def _brings_more(self) -> bool:
-        return self.adapter is not None and brings_more(self.adapter)
-
-    @property
-    def _options(self) -> dict[str, Any]:
+    def _load_options(self) -> dict[str, Any]:
+        if self.attention == "flash_attention_2" and not torch.cuda.is_available():
+            raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
         return {"dtype": getattr(torch, self.dtype), "attn_implementation": self.attention}
 
     def _load(self) -> "PreTrainedModel":
+        """Load the whole model, in 4 bits if asked."""
         from transformers import AutoModelForCausalLM
 
-        options = dict(self._options)
-        if self.attention == "flash_attention_2" and not torch.cuda.is_available():
-            raise UserError("attention 'flash_attention_2' needs a CUDA GPU and found none; use 'sdpa'")
-        with self._refusing():
-            folder = model_folder(self.name_or_path)
-            if self.name_or_path == NANO:
-                if self.quantization is not None:
-                    raise UserError(
-                        f"quantization {self.quantization!r}: found the built-in model, which starts from random "
-                        "weights; expected a trained one"
-                    )
-                return self._from_scratch()
-            if self.quantization is not None and not self._comes_quantized():
-                options["quantization_config"] = quantization.nf4(options["dtype"])
+        if self.name_or_path == NANO:
+            if self.quantization is not None:
+                raise UserError(
+                    f"quantization {self.quantization!r}: found the built-in model, which starts from random "
+                    "weights; expected a trained one"
+                )
+            return self._from_config()
+        options = self._load_options()
+        if self.quantization is not None and not self._is_stored_quantized():
+            options["quantization_config"] = quantization.nf4(options["dtype"])
+        with self._loading_errors():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                folder,
+                self.name_or_path,
                 use_safetensors=True,
                 trust_remote_code=self.trust_remote_code,
                 output_loading_info=True,
@@ -202,7 +198,7 @@ class Backbone:
             )
         model, report = loaded
         if missing := sorted(report["missing_keys"]):
-            # transformers would train these from random numbers.
+            # transformers would give these random values.
             raise UserError(
                 f"model {self.name_or_path!r}: its files lack {len(missing)} weights of {type(model).__name__}, among "
                 f"them {missing[0]}"
@@ -218,15 +214,35 @@ class Backbone:
             model.requires_grad_(False)
         return model
 
-    def _comes_quantized(self) -> bool:
+    def _is_stored_quantized(self) -> bool:
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
+        with self._loading_errors():
+            config = AutoConfig.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
         return getattr(config, "quantization_config", None) is not None
 
+    def _set_attention(self, model: "PreTrainedModel") -> None:
+        if self.attention == "sdpa" and model._supports_attention_backend:
+            model.set_attn_implementation(flat_attention.NAME)
+
+    def _set_activation_checkpointing(self, model: Any) -> None:
+        if not self.activation_checkpointing:
+            return
+        if not model.supports_gradient_checkpointing:
+            rank_zero_info(f"activation_checkpointing: {type(model).__name__} has none, so activations are kept")
+            return
+        # Newer versions of transformers have the first name and warn about the second.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
+
+    def _with_adapter(self, model: "PreTrainedModel") -> "CausalLM":
+        if self.adapter is not None:
+            return start_from_adapter(model, self.adapter, self.name_or_path)
+        return model if self.lora is None else add_adapter(model, self.lora, self.name_or_path)
+
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """Say in one line why the model cannot be loaded."""
+    def _loading_errors(self) -> Iterator[None]:
+        """Raise errors of the libraries that load a model as one-line UserErrors."""
         from huggingface_hub.errors import StrictDataclassError
         from safetensors import SafetensorError
 
@@ -252,25 +268,14 @@ class Backbone:
                 ) from error
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
 
-    def _with_adapter(self, model: "PreTrainedModel") -> "CausalLM":
-        if self.adapter is not None:
-            return start_from_adapter(model, self.adapter, self.name_or_path)
-        return model if self.lora is None else add_adapter(model, self.lora, self.name_or_path)
-
-
-def _checkpoint_activations(model: Any) -> None:
-    if not model.supports_gradient_checkpointing:
-        rank_zero_info(f"activation_checkpointing: {type(model).__name__} has none, so activations are kept")
-        return
-    # transformers has renamed it, and warns of the old name.
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})
-
 
 def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:
-    """The backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter on the base that it names.
+    """Return the backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter with its base model.
 
-    A base that was in 4 bits while the adapter was trained is so again: on any other the adapter is another judge.
+    If the adapter was trained on a base in 4 bits, the base is loaded in 4 bits again.
+
+    Raises:
+        UserError: The adapter's settings do not name its base model.
     """
     settings = Path(folder) / "adapter_config.json"
     if not settings.is_file():
@@ -278,4 +283,4 @@ def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"]
     base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
     if not base:
         raise UserError(f"{settings}: field 'base_model_name_or_path': found nothing, expected the base model")
-    return Backbone(base, dtype, quantization=quantization.noted(Path(folder)), adapter=folder)
+    return Backbone(base, dtype, quantization=quantization.read_note(Path(folder)), adapter=folder)

@@ -1,49 +1,79 @@
-"""What tells one model's weights from another's."""
+"""Fingerprint: a hash of a model's weights."""
 
 import hashlib
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from judgelit.models import quantization
-from judgelit.models.sharding import local_part, reshard, sum_over_shards
+from judgelit.models.sharding import reshard
 
-_AS_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integer type by bytes per element."""
 _CHUNK = 1 << 24
-_ODD = 0x9E3779B97F4A7C15 - (1 << 64)
-"""Spreads consecutive places over all 64 bits (Knuth's multiplicative hashing)."""
+_FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)
+"""Spreads consecutive positions over all 64 bits (Knuth's multiplicative hashing)."""
 
 
 @torch.no_grad()
 def fingerprint(model: nn.Module, skip: str | None = None) -> str:
-    """A hash of a model's weights, leaving out parameters with `skip` in their name and a dot after it.
+    """Hash a model's weights, names and shapes included, to 16 hexadecimal digits.
 
-    It does not depend on whether, or over how many ranks, the model is sharded; if it is, all ranks must ask for it.
+    The hash does not depend on sharding. All ranks of a sharded model must call it; no weight is gathered.
+
+    Args:
+        model: The model, with or without adapter, on any device.
+        skip: Leave out parameters whose name, followed by a dot, contains this.
     """
     reshard(model)
-    named = sorted(model.named_parameters())
-    weights = {name: weight for name, weight in named if skip is None or skip not in f"{name}."}
-    sums = sum_over_shards(model, [_checksum(*local_part(weight)) for weight in weights.values()])
-    digest = hashlib.sha256()
-    # A sharded weight has left its scales with its layer.
+    weights = {
+        name: weight for name, weight in sorted(model.named_parameters()) if skip is None or skip not in f"{name}."
+    }
+    sums = _sum_over_shards(model, [_checksum(*_local_part(weight)) for weight in weights.values()])
+    # Sharding replaces a 4-bit weight, and its scales then belong to its layer alone.
     layers = {f"{name}.weight": layer for name, layer in model.named_modules() if hasattr(layer, "quant_state")}
+    digest = hashlib.sha256()
     for (name, weight), total in zip(weights.items(), sums, strict=True):
-        digest.update(f"{name} {tuple(weight.shape)} {total}\n".encode())
+        digest.update(f"{name} {tuple(weight.shape)} {total % (1 << 64)}\n".encode())
         for part, tensor in quantization.scales(layers.get(name, weight)).items():
-            digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor)}\n".encode())
+            digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor) % (1 << 64)}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _checksum(weight: Tensor, before: int = 0) -> int:
-    """A sum over a tensor's bits, each weighted by its place, without moving the tensor to the host.
+    """Sum a tensor's bits as integers, each times a number of its position, on the tensor's device.
 
-    Whole numbers wrap around at 2^64 in whatever order they are added: any device gives the same, to the last bit, and
-    the sums of a weight's shards, with `before` elements before each, add up to its own.
+    The sum is an int64 and wraps around, so it is exact, and the sums of a weight's shards add up to its own.
+
+    Args:
+        weight: The tensor, or one shard of it.
+        before: Number of elements before the shard.
     """
-    bits = weight.detach().contiguous().flatten().view(_AS_INTEGER[weight.element_size()])
-    total = 0
+    bits = weight.detach().contiguous().flatten().view(_INTEGER[weight.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start, chunk in zip(itertools.count(before, _CHUNK), bits.split(_CHUNK), strict=False):
-        places = torch.arange(start, start + len(chunk), device=chunk.device).mul_(_ODD).add_(1)
-        total += int(chunk.to(torch.int64).mul_(places).sum())
-    return total % (1 << 64)
+        factors = torch.arange(start, start + len(chunk), device=chunk.device).mul_(_FACTOR).add_(1)
+        total += chunk.to(torch.int64).mul_(factors).sum()
+    return int(total)
+
+
+def _local_part(weight: Tensor) -> tuple[Tensor, int]:
+    """Return the rows of a weight that this rank holds, and the number of elements before them."""
+    if not isinstance(weight, DTensor):
+        return weight, 0
+    _, offsets = compute_local_shape_and_global_offset(weight.shape, weight.device_mesh, weight.placements)
+    return weight.to_local(), offsets[0] * math.prod(weight.shape[1:])
+
+
+def _sum_over_shards(model: nn.Module, sums: list[int]) -> list[int]:
+    """Sum int64s over the ranks that hold one copy of a sharded model; they wrap around."""
+    mesh = next((weight.device_mesh for weight in model.parameters() if isinstance(weight, DTensor)), None)
+    if mesh is None or not sums:
+        return sums
+    tensor = torch.tensor(sums, dtype=torch.int64, device=mesh.device_type)
+    torch.distributed.all_reduce(tensor, group=mesh.get_group(mesh.ndim - 1))
+    return tensor.tolist()

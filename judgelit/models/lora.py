@@ -1,4 +1,4 @@
-"""LoRA adapters: a new one on a model, or one to go on from."""
+"""LoRA adapters: add a new one to a model, or load one to continue from."""
 
 import re
 from dataclasses import asdict, dataclass
@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoRA:
-    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685), trained in float32 whatever the model's dtype."""
+    """A low-rank adapter (Hu et al. 2021, arXiv 2106.09685); its weights are float32 on a model of any dtype."""
 
     r: int = 16
-    """Rank."""
+    """Rank of the update: more can learn more, and needs more memory."""
     alpha: int = 32
-    """Scale of the update: alpha / r."""
+    """The update is scaled by alpha / r."""
     dropout: float = 0.0
-    """Dropout on the adapter's input; DPO switches it off, since policy and reference must agree at the start."""
+    """Dropout on the adapter's input. DPO switches it off, because policy and reference must agree at the start."""
     target_modules: str | list[str] = "all-linear"
-    """Layers to adapt: `all-linear`, names such as [q_proj, v_proj], or a regular expression over full names."""
+    """Layers to adapt: `all-linear`, a list of names such as [q_proj, v_proj], or a regular expression that must match
+    the full name of a layer."""
     rslora: bool = False
-    """Scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+    """Scale the update by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
 
     def __post_init__(self) -> None:
         if self.r < 1:
@@ -39,10 +40,15 @@ class LoRA:
 
 
 def add_adapter(model: "PreTrainedModel", lora: LoRA, name: str) -> "PeftModel":
-    """A new adapter on a model, which goes by `name` in complaints.
+    """Add a new adapter to a model.
+
+    Args:
+        model: The model; its layers are wrapped in place.
+        lora: Settings of the adapter.
+        name: What error messages call the model.
 
     Raises:
-        UserError: LoRA's targets match no layer that can be adapted.
+        UserError: A target matches no layer that can be adapted.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -58,7 +64,7 @@ def add_adapter(model: "PreTrainedModel", lora: LoRA, name: str) -> "PeftModel":
     linear = sorted({path.rsplit(".", 1)[-1] for path, m in model.named_modules() if isinstance(m, nn.Linear)})
     advice = f"cannot be adapted in {name!r}; its linear layers are named {', '.join(linear)}"
     if not isinstance(lora.target_modules, str):
-        # PEFT is content if one name of a list matches, and leaves out the others in silence.
+        # If only some names of a list match, PEFT leaves out the others without a word.
         ends = {"." + path for path, _ in model.named_modules()}
         for target in lora.target_modules:
             if not any(end.endswith("." + target) for end in ends):
@@ -66,16 +72,21 @@ def add_adapter(model: "PreTrainedModel", lora: LoRA, name: str) -> "PeftModel":
     try:
         return get_peft_model(model, config)
     except re.error as error:
-        raise UserError(f"lora.target_modules: {lora.target_modules!r}: no regular expression: {error}") from error
+        raise UserError(f"lora.target_modules: {lora.target_modules!r}: not a regular expression: {error}") from error
     except ValueError as error:
         raise UserError(f"lora.target_modules: {lora.target_modules!r} {advice}") from error
 
 
 def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "PeftModel":
-    """A model, which goes by `name` in complaints, with the adapter in a folder, to be trained further.
+    """Load an adapter onto a model, to train it further.
+
+    Args:
+        model: The model; its layers are wrapped in place.
+        adapter: Folder of the adapter.
+        name: What error messages call the model.
 
     Raises:
-        UserError: There is none, or it is of another model.
+        UserError: The folder holds no adapter, or one of another model.
     """
     from peft import PeftModel
 
@@ -86,8 +97,8 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
         raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)}") from error
 
 
-def brings_more(adapter: str) -> bool:
-    """Whether an adapter's files hold weights that take the place of the model's own, such as embeddings."""
+def replaces_base_weights(adapter: str) -> bool:
+    """Whether an adapter's files also hold weights of the model itself, such as embeddings that were trained fully."""
     from safetensors import SafetensorError, safe_open
 
     file = Path(adapter_folder(adapter)) / "adapter_model.safetensors"
@@ -95,15 +106,15 @@ def brings_more(adapter: str) -> bool:
         with safe_open(file, framework="pt") as content:
             return any("lora_" not in name for name in content.keys())  # noqa: SIM118
     except (OSError, SafetensorError):
-        # PEFT finds the file in another form, or says what is wrong with it.
+        # Assume so. PEFT then reads another file format or reports the error.
         return True
 
 
 def adapter_folder(adapter: str) -> str:
-    """A folder that holds an adapter.
+    """Return the folder, if it holds an adapter.
 
     Raises:
-        UserError: It holds none.
+        UserError: It holds no adapter.
     """
     if not (Path(adapter) / "adapter_config.json").is_file():
         raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
@@ -111,6 +122,6 @@ def adapter_folder(adapter: str) -> str:
 
 
 def without_adapter(model: nn.Module) -> Any:
-    """The causal language model itself, within its adapter if it has one."""
+    """Return the causal language model itself, without its PEFT wrapper if it has one."""
     get_base_model: Any = getattr(model, "get_base_model", None)
     return model if get_base_model is None else get_base_model()

@@ -1,4 +1,4 @@
-"""4-bit NormalFloat weights (Dettmers et al. 2023, arXiv 2305.14314): made while a model loads, hashed, and undone."""
+"""4-bit NormalFloat (NF4) weights of bitsandbytes (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
 
 import json
 import logging
@@ -14,16 +14,19 @@ from judgelit.errors import UserError
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
-# It regrets a kernel for inference in bfloat16 that `prepare_4bit_layers` keeps away from models anyway.
+# bitsandbytes warns that a kernel is missing. `prepare_4bit_layers` switches that kernel off.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 _NOTE = "judgelit.json"
+"""File in an adapter's folder."""
 
 
 def nf4(dtype: torch.dtype) -> "BitsAndBytesConfig":
-    """NormalFloat of blocks of 64 weights, their scales quantised once more, computed with in `dtype`.
+    """Settings for NF4 with double quantisation: blocks of 64 weights, and their scales are quantised too.
 
-    The 4-bit codes are kept in tensors that claim to be of `dtype`: one dtype throughout can be sharded together.
+    Args:
+        dtype: Layers compute in it. The 4-bit codes are also stored in tensors of this dtype, because FSDP2 shards
+            only tensors of one dtype together.
     """
     from transformers import BitsAndBytesConfig
 
@@ -37,18 +40,18 @@ def nf4(dtype: torch.dtype) -> "BitsAndBytesConfig":
 
 
 def is_4bit(model: nn.Module) -> bool:
-    """Whether a model of transformers was loaded with 4-bit weights."""
+    """Whether transformers loaded the model with 4-bit weights."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def prepare_4bit_layers(model: nn.Module, dtype: torch.dtype) -> None:
-    """Make the 4-bit layers of a model just loaded compute in `dtype`, the same in evaluation and in training.
+    """Make the 4-bit layers of a newly loaded model compute in `dtype`, in training and evaluation alike.
 
-    On CPUs with bfloat16 instructions, a first forward pass in eval mode would reorder a layer's codes for a kernel
-    that rounds to bfloat16, has no gradient, and takes only some shapes; they would stay so when training goes on.
+    This switches off a kernel of bitsandbytes for CPUs with bfloat16 instructions. In the first forward pass in eval
+    mode it would reorder a layer's codes for good; it rounds to bfloat16 and has no gradient.
 
     Raises:
-        UserError: A layer on the CPU has rows that end within a block; bitsandbytes 0.50 gives such the wrong scales.
+        UserError: On a CPU, a layer's rows are not whole blocks; bitsandbytes 0.50 computes these with wrong scales.
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -65,20 +68,20 @@ def prepare_4bit_layers(model: nn.Module, dtype: torch.dtype) -> None:
         layer.support_avx512bf16_for_cpu = False
         layer.compute_dtype = dtype
     for weight in model.parameters():
-        # On the host it may be a view of the file it was read from, which then stays in memory as a whole.
+        # A view of a mapped file would keep the whole file in memory.
         if weight.device.type == "cpu" and type(weight) is nn.Parameter:
             weight.data = weight.data.clone()
 
 
 def dequantize(model: Any) -> None:
-    """Put ordinary layers in place of a model's 4-bit ones, with the weights that the codes stand for, in place."""
+    """Replace a model's 4-bit layers by ordinary ones with the same values, in place."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit
     from transformers.pytorch_utils import Conv1D
 
     layers: list[tuple[str, Any]] = [one for one in model.named_modules() if isinstance(one[1], Linear4bit)]
     while layers:
-        # Nothing holds on to a layer once it has been replaced.
+        # `pop`, so that a replaced layer is freed at once.
         name, layer = layers.pop()
         weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
         with torch.device("meta"):
@@ -96,12 +99,12 @@ def dequantize(model: Any) -> None:
 
 
 def write_note(folder: Path) -> None:
-    """Note in an adapter's folder that its base was in NF4; PEFT's own settings have no place for it."""
+    """Note in an adapter's folder that its base model was in NF4, because PEFT's settings have no field for it."""
     write_json(folder / _NOTE, {"quantization": "nf4"})
 
 
-def noted(folder: Path) -> Literal["nf4"] | None:
-    """What the base of the adapter in `folder` was quantised to, as far as `write_note` has noted it.
+def read_note(folder: Path) -> Literal["nf4"] | None:
+    """Return the quantization of an adapter's base model that `write_note` noted; None without a note.
 
     Raises:
         UserError: The note is broken.
@@ -112,13 +115,19 @@ def noted(folder: Path) -> Literal["nf4"] | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["quantization"]
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: found no note of a quantization; remove it, or export the adapter again") from error
+        raise UserError(
+            f"{path}: found no field 'quantization'; remove the file, or export the adapter again"
+        ) from error
     if found != "nf4":
         raise UserError(f"{path}: field 'quantization': found {found!r}, expected 'nf4'")
     return found
 
 
-def scales(weight: Tensor) -> dict[str, Tensor]:
-    """What a 4-bit weight consists of beside its codes, by name; nothing for an ordinary weight."""
+def scales(weight: Tensor | nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a 4-bit weight beside its codes, by name; none for an ordinary weight.
+
+    Args:
+        weight: The weight, or the layer of a 4-bit weight that is sharded.
+    """
     state: Any = getattr(weight, "quant_state", None)
     return {} if state is None else state.as_dict(packed=True)

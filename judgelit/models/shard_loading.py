@@ -1,212 +1,173 @@
-"""Models without weights, and where the weights come from once each process knows which of them it keeps."""
+"""Load a sharded model: each process reads its part of the files, or receives it from the first process."""
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
 
 from judgelit.errors import UserError
-from judgelit.models.sharding import local_part, reshard
+from judgelit.models.sharding import reshard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def build_without_weights(make: Callable[[], "PreTrainedModel"]) -> "PreTrainedModel":
-    """A model whose parameters have shape and dtype but no memory, and whose buffers are real.
+def build_without_weights(build: Callable[[], "PreTrainedModel"]) -> "PreTrainedModel":
+    """Build a model whose parameters take no memory until it is sharded; its buffers have their values.
 
-    Parameters are one number seen from everywhere, on the host: unlike on the meta device, adapters that are added to
-    them are real. Buffers that the model cannot compute again hold NaN (or the least number); see `unfilled`.
+    Each parameter is a single zero on the host, expanded to the parameter's shape. They are not on the meta device,
+    because PEFT would put the weights of a new adapter there too.
 
     Args:
-        make: Builds the model with its random weights.
+        build: Builds the model with random weights.
     """
-    with torch.device("meta"):
-        model = make()
-    hollow: dict[nn.Parameter, nn.Parameter] = {}
+    from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
+
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        model = build()
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
-                if weight not in hollow:
-                    shell = torch.zeros((), dtype=weight.dtype).expand(weight.shape)
-                    hollow[weight] = nn.Parameter(shell, weight.requires_grad)
-                    # transformers then leaves it as it is.
-                    hollow[weight]._is_hf_initialized = True  # type: ignore[attr-defined]
-                module._parameters[name] = hollow[weight]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.full(buffer.shape, _nothing(buffer.dtype), dtype=buffer.dtype)
-        if module._buffers:
-            # A model that would draw the weights too cannot: then its buffers are as they were.
-            with torch.no_grad(), contextlib.suppress(RuntimeError):
-                model._init_weights(module)
+                zero = torch.zeros((), dtype=weight.dtype)
+                module._parameters[name] = nn.Parameter(zero.expand(weight.shape), weight.requires_grad)
+    model.tie_weights()
     return model
 
 
-def unfilled(model: nn.Module) -> list[str]:
-    """Names of a hollow model's buffers that are still to be given their values."""
-    empty = [
-        name
-        for name, buffer in model.named_buffers()
-        if bool((buffer.isnan() if buffer.is_floating_point() else buffer == _nothing(buffer.dtype)).any())
-    ]
-    # A tensor that is neither parameter nor buffer has been left on the meta device.
-    return empty + [
-        f"{prefix}.{name}"
-        for prefix, module in model.named_modules()
-        for name, value in vars(module).items()
-        if isinstance(value, Tensor) and value.is_meta
-    ]
-
-
+@dataclass(frozen=True)
 class FileWeights:
-    """Weights of a hollow model out of safetensors files, of which each process reads only its rows."""
+    """Safetensors files that hold exactly the weights of a model, under the model's own names."""
 
-    def __init__(self, places: Mapping[nn.Parameter, tuple[str, Path]]) -> None:
-        """Describe them: each weight's key and file."""
-        self._places = dict(places)
+    folder: str
+    """Folder of the files."""
+    keys: dict[str, str]
+    """Name of each parameter and stored buffer in the model, and its key in the files."""
 
     @classmethod
-    def of(cls, model: "PreTrainedModel", name_or_path: str) -> "FileWeights | None":
-        """The weights in the files of a model, if they hold just what a hollow `model` needs under its own names."""
-        files = _keys_to_files(name_or_path)
-        if files is None or _converts(model):
+    def find(cls, model: "PreTrainedModel", name_or_path: str) -> "FileWeights | None":
+        """Find the files of a model built without weights; None if they do not match it one to one."""
+        folder = _safetensors_folder(name_or_path)
+        if folder is None or _converts_weights(model):
             return None
-        names: dict[nn.Parameter, list[str]] = {}
-        for name, weight in model.named_parameters(remove_duplicate=False):
-            names.setdefault(weight, []).append(name)
-        places = {}
-        for weight, known_as in names.items():
-            stored = [name for name in known_as if name in files]
-            # Of a tied weight that is stored twice, transformers unties the copies where they differ.
-            if len(stored) != 1 or _shape(files[stored[0]], stored[0]) != tuple(weight.shape):
+        stored = HuggingFaceStorageReader(folder).read_metadata().state_dict_metadata
+        names_of: dict[Tensor, list[str]] = {}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            names_of.setdefault(tensor, []).append(name)
+        keys = {}
+        for tensor, names in names_of.items():
+            found = [name for name in names if name in stored]
+            if not found and not isinstance(tensor, nn.Parameter):
+                continue  # a buffer that the model computes itself
+            # transformers unties tied weights that are stored twice with different values: leave those to it.
+            if len(found) != 1 or not _is_one_tensor(stored[found[0]], tensor.shape):
                 return None
-            places[weight] = (stored[0], files[stored[0]])
-        for name, buffer in model.named_buffers():
-            if name in files:
-                buffer.copy_(_opened(files[name]).get_tensor(name))
-        return None if unfilled(model) else cls(places)
+            keys.update(dict.fromkeys(names, found[0]))
+        return cls(folder, keys)
 
-    def has(self, name: str, weight: nn.Parameter) -> bool:
-        """Whether a weight is one of the model's own, rather than an adapter's."""
-        return weight in self._places
-
-    def fill(self, name: str, weight: nn.Parameter, whole: Tensor, mine: slice) -> None:
-        """Read this process's rows."""
-        key, path = self._places.pop(weight)
-        whole[mine] = _opened(path).get_slice(key)[mine].to(whole.device, whole.dtype)
+    def load_into(self, model: nn.Module) -> None:
+        """Read this process's shards into the sharded model, which may have an adapter by now."""
+        values, names = model.state_dict(), _present_names(model)
+        state = {key: values[names[name]] for name, key in self.keys.items()}
+        dcp.load(state, storage_reader=HuggingFaceStorageReader(self.folder))
 
 
 class FirstRankWeights:
-    """Weights of a hollow model that the first rank has built as a whole and sends to the others one by one."""
+    """Weights that the first rank loads as a whole on its host and then sends to the others, one tensor at a time."""
 
-    def __init__(self, model: "PreTrainedModel", built: Callable[[], "PreTrainedModel"], device: torch.device) -> None:
-        """Build on the first rank, and send the buffers.
+    def __init__(self, model: "PreTrainedModel", load: Callable[[], "PreTrainedModel"]) -> None:
+        """Load the whole model on the first rank.
 
         Args:
-            model: The hollow model.
-            built: Builds the whole one; what it raises is raised on all ranks.
-            device: This process's device, over which weights are sent.
+            model: The same model, built without weights.
+            load: Loads the whole model.
+
+        Raises:
+            UserError: `load` failed, or it gave a model with other parameters; raised on all ranks.
         """
-        self._names = {weight: name for name, weight in model.named_parameters()}
         self._whole: dict[str, Tensor] = {}
-        refused: list[str | None] = [None]
+        failure: list[str | None] = [None]
         if torch.distributed.get_rank() == 0:
             try:
-                source = built()
-                self._whole = dict(source.named_parameters(remove_duplicate=False))
-                self._whole |= dict(source.named_buffers(remove_duplicate=False))
-                if missing := sorted(self._names.values() - self._whole.keys()):
-                    raise UserError(f"{type(source).__name__} cannot be sharded: its weight {missing[0]} is not there")
+                whole = load()
+                _check_same_parameters(model, whole)
+                self._whole = whole.state_dict()
             except Exception as error:
                 torch.distributed.broadcast_object_list([f"the first process: {error}"], 0)
                 raise
-        torch.distributed.broadcast_object_list(refused, 0)
-        if refused[0] is not None:
-            raise UserError(refused[0])
-        for name, buffer in model.named_buffers():
-            buffer.copy_(self._send(name, torch.empty_like(buffer, device=device)))
+        torch.distributed.broadcast_object_list(failure, 0)
+        if failure[0] is not None:
+            raise UserError(failure[0])
 
-    def has(self, name: str, weight: nn.Parameter) -> bool:
-        """Whether a weight is one of the model's own, rather than an adapter's."""
-        return weight in self._names
+    def load_into(self, model: nn.Module) -> None:
+        """Send each rank its shards of the sharded model, which may have an adapter by now."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
-    def fill(self, name: str, weight: nn.Parameter, whole: Tensor, mine: slice) -> None:
-        """Take the whole weight from the first rank."""
-        self._send(self._names.pop(weight), whole)
-
-    def _send(self, name: str, whole: Tensor) -> Tensor:
-        if self._whole:
-            whole.copy_(self._whole.pop(name))
-        torch.distributed.broadcast(whole, 0)
-        return whole
+        names = _present_names(model)
+        whole: dict[str, Any] = {names[name]: value for name, value in self._whole.items()}
+        # Not strict, because the weights of an adapter are not sent.
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
+        set_model_state_dict(model, whole, options=options)
 
 
-class TwinWeights:
-    """The weights that another model of the same structure has now, sharded over the same ranks, adapters too."""
-
-    def __init__(self, twin: nn.Module) -> None:
-        reshard(twin)
-        self._shards = dict(twin.named_parameters())
-
-    def has(self, name: str, weight: nn.Parameter) -> bool:
-        """Always."""
-        return True
-
-    def fill(self, name: str, weight: nn.Parameter, whole: Tensor, mine: slice) -> None:
-        """Copy the twin's rows of this process."""
-        whole[mine] = local_part(self._shards[name].detach())[0]
+@torch.no_grad()
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    """Copy the present weights and buffers of a model to another one of the same structure and sharding."""
+    reshard(source)
+    ours, theirs = (chain(model.parameters(), model.buffers()) for model in (target, source))
+    for tensor, value in zip(ours, theirs, strict=True):
+        tensor.copy_(value)
 
 
-def _keys_to_files(name_or_path: str) -> dict[str, Path] | None:
-    """In which safetensors file each weight is, None where there are no such files."""
-    import json
+def _present_names(model: nn.Module) -> dict[str, str]:
+    """Name of each parameter and stored buffer, by the name that it had before PEFT wrapped its layer."""
+    return {name.replace(".base_layer.", "."): name for name in model.state_dict()}
 
-    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
-    def find(name: str) -> Path | None:
-        found = cached_file(
-            name_or_path,
-            name,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
+def _is_one_tensor(entry: TensorStorageMetadata | BytesStorageMetadata, shape: torch.Size) -> bool:
+    """Whether a key stands for one tensor of a shape, and not in two files for two."""
+    return isinstance(entry, TensorStorageMetadata) and entry.size == shape and len(entry.chunks) == 1
+
+
+def _check_same_parameters(model: nn.Module, loaded: nn.Module) -> None:
+    expected, found = ({name for name, _ in one.named_parameters()} for one in (model, loaded))
+    if different := sorted(expected ^ found):
+        raise UserError(
+            f"{type(loaded).__name__} cannot be sharded: its files and its configuration disagree about {different[0]}"
         )
-        return None if found is None else Path(found)
-
-    if (single := find(SAFE_WEIGHTS_NAME)) is not None:
-        return dict.fromkeys(_opened(single).keys(), single)
-    if (index := find(SAFE_WEIGHTS_INDEX_NAME)) is None:
-        return None
-    listed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    files = {name: find(name) for name in sorted(set(listed.values()))}
-    return {key: path for key, name in listed.items() if (path := files[name]) is not None}
 
 
-def _opened(path: Path) -> Any:
-    from safetensors import safe_open
+def _safetensors_folder(name_or_path: str) -> str | None:
+    """Folder of a model's safetensors files, which are downloaded first if need be; None if it has none."""
+    from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+    from transformers.utils.hub import get_checkpoint_shard_files
 
-    return safe_open(path, framework="pt")
+    optional = {
+        "_raise_exceptions_for_gated_repo": False,
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    file = cached_file(name_or_path, SAFE_WEIGHTS_NAME, **optional)
+    if file is None:
+        index = cached_file(name_or_path, SAFE_WEIGHTS_INDEX_NAME, **optional)
+        if index is None:
+            return None
+        file = get_checkpoint_shard_files(name_or_path, index)[0][0]
+    return str(Path(file).parent)
 
 
-def _shape(path: Path, key: str) -> tuple[int, ...]:
-    return tuple(_opened(path).get_slice(key).get_shape())
-
-
-def _converts(model: "PreTrainedModel") -> bool:
-    """Whether transformers changes this model's stored weights, not only their names, when it loads them."""
+def _converts_weights(model: "PreTrainedModel") -> bool:
+    """Whether transformers changes the values of this model's stored weights, not only their names."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter
-    except ImportError:  # another version keeps them elsewhere: nothing is known
+    except ImportError:  # Other versions keep them elsewhere. Then it is not known.
         return True
     return any(isinstance(step, WeightConverter) for step in get_model_conversion_mapping(model))
-
-
-def _nothing(dtype: torch.dtype) -> float | int | bool:
-    if dtype.is_floating_point:
-        return float("nan")
-    return False if dtype == torch.bool else torch.iinfo(dtype).min

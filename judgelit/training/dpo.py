@@ -94,7 +94,7 @@ class DPOModule(FineTuningModule):
                 raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
             data.prepare_rows = self._precompute
 
-    def prepare(self, model: "CausalLM") -> None:
+    def before_sharding(self, model: "CausalLM") -> None:
         """Turn dropout off, since policy and reference must agree at the start; keep a copy of the starting adapter."""
         disable_dropout(model)
         if needs_starting_adapter(self.reference_kind, self.backbone):

@@ -72,15 +72,15 @@ class FineTuningModule(L.LightningModule):
     def configure_model(self) -> None:
         """Build the model, once."""
         if self.model is None:
-            self.model = self.backbone.build(self.sharding, self.prepare)
+            self.model = self.backbone.build(self.sharding, self.before_sharding)
             self.policy = Scorer(self.model, self.layout, self._on_all_ranks)
 
     def _on_all_ranks(self, here: bool) -> bool:
         """Whether all ranks say yes."""
         return here if self._trainer is None else self.trainer.strategy.reduce_boolean_decision(here)
 
-    def prepare(self, model: "CausalLM") -> None:
-        """Hook: modify the built model before sharding."""
+    def before_sharding(self, model: "CausalLM") -> None:
+        """Hook: modify the built model before it is sharded."""
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer over trainable weights: matrices decay, norms and biases do not."""

@@ -1,4 +1,4 @@
-"""Lightning's strategy for models that are sharded over devices and nodes."""
+"""FSDP2: Lightning's strategy for models that are sharded over devices and nodes."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def refuse_unknown(strategy: Any) -> None:
-    """Refuse a trainer's strategy that is named and that Lightning does not know by name.
+    """Check that a strategy that is given by name is one of Lightning's.
 
     Raises:
-        UserError: It is one.
+        UserError: It is not.
     """
     if isinstance(strategy, str) and strategy.lower() not in ("auto", *StrategyRegistry.available_strategies()):
         raise UserError(
@@ -33,26 +33,26 @@ def refuse_unknown(strategy: Any) -> None:
 
 
 class FSDP2(ModelParallelStrategy):
-    """Weights, gradients and optimizer state in equal parts on all devices of all nodes, on GPUs (nccl) or CPUs (gloo).
+    """Shard weights, gradients and optimizer state equally over all devices of all nodes: GPUs (nccl) or CPUs (gloo).
 
-    A device gathers a layer's weights while it computes with them. With `trainer.precision: bf16-mixed` they are
-    gathered and used in bfloat16, and kept, updated and their gradients summed in float32; with `32-true` everything is
-    in the dtype that the weights have. Checkpoints are folders to which each process writes its part, of a LoRA run the
-    adapter alone; any number of devices can go on from one.
+    A device gathers the weights of a layer while it computes with them. With `trainer.precision: bf16-mixed`, weights
+    are gathered and used in bfloat16, but stored and updated in float32, and gradients are summed in float32. With
+    `32-true`, everything is in the dtype of the weights. A checkpoint is a folder to which each process writes its
+    part; that of a LoRA run holds only the adapter. A run can resume from it on any number of devices.
     """
 
     def __init__(
         self, devices_per_copy: int | None = None, sync_every_micro_batch: bool = True, timeout_minutes: float = 30.0
     ) -> None:
-        """Describe it.
+        """Create the strategy.
 
         Args:
-            devices_per_copy: Devices that one copy of the model is sharded over, such as those of a node; copies only
-                exchange gradients. None: there is one copy, over all devices of all nodes.
-            sync_every_micro_batch: Sum gradients over devices after every micro-batch, so that no device holds more
-                than its part of them. False sums them once an optimizer step: less communication, but while they
-                accumulate every device holds those of the whole model.
-            timeout_minutes: How long a device waits for the others before it gives up.
+            devices_per_copy: Number of devices to shard one copy of the model over, such as the devices of a node.
+                Copies exchange only gradients. None: one copy over all devices of all nodes.
+            sync_every_micro_batch: Sum gradients over devices after every micro-batch, so that each device holds only
+                its part of them. False: sum them once per optimizer step. That needs less communication, but while
+                gradients accumulate, each device holds those of the whole model.
+            timeout_minutes: Minutes that a device waits for the others before it gives up.
         """
         super().__init__(timeout=timedelta(minutes=timeout_minutes))
         self.devices_per_copy = devices_per_copy
@@ -62,7 +62,7 @@ class FSDP2(ModelParallelStrategy):
         """Connect the processes and tell the module how to shard its model.
 
         Raises:
-            UserError: The devices are not a multiple of `devices_per_copy`, or the precision cannot be sharded.
+            UserError: `devices_per_copy` does not divide the number of devices, or the precision is not supported.
         """
         devices = self.num_nodes * self.num_processes
         size = devices if self.devices_per_copy is None else self.devices_per_copy
@@ -88,10 +88,10 @@ class FSDP2(ModelParallelStrategy):
         self._module.sharding = Sharding(mesh, policy)
 
     def setup_optimizers(self, trainer: L.Trainer) -> None:
-        """Make the optimizer.
+        """Create the optimizer.
 
         Raises:
-            UserError: It is one of bitsandbytes, which know nothing of sharded weights.
+            UserError: It is an optimizer of bitsandbytes, which cannot step sharded weights.
         """
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
@@ -107,7 +107,7 @@ class FSDP2(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Keep gradients to each device while they accumulate, which Lightning leaves to the strategy."""
+        """Do not sum gradients over devices while they accumulate, unless `sync_every_micro_batch` asks for it."""
         assert self.model is not None
         roots = [module for module in self.model.modules() if isinstance(module, FSDPModule)]
         if self.sync_every_micro_batch:
@@ -121,14 +121,15 @@ class FSDP2(ModelParallelStrategy):
                 module.set_requires_gradient_sync(True, recurse=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """This process's part of what a checkpoint holds."""
+        """Return this process's part of the weights for a checkpoint, on the host."""
         return {name: value.cpu() for name, value in self._kept_state().items()}
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Restore weights and optimizers in place; the rest is returned, as Lightning expects it.
+        """Restore weights and optimizers in place, and return the rest of the checkpoint.
 
         Raises:
-            UserError: The checkpoint is broken, or of another model or adapter.
+            UserError: The checkpoint is broken, it is of another model or adapter, or training would resume from a
+                run that was not sharded.
         """
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
@@ -146,7 +147,7 @@ class FSDP2(ModelParallelStrategy):
             return super().load_checkpoint(path, weights_only)
         meta = load_meta(path)
         self._module.refuse_other_weights(shapes, shapes_in(path))
-        # Shards are read into the very tensors that the parameters are.
+        # The tensors of `state` share memory with the parameters.
         load_shards({"state_dict": state}, path)
         assert self.model is not None
         for number, optimizer in enumerate(self.optimizers):

@@ -133,7 +133,7 @@ def _starting_scorer(module: "DPOModule") -> Scorer | AdapterReference:
         return AdapterReference(policy, None)
     if starting_fingerprint(backbone, policy.model) == wanted:
         return policy
-    again: Any = backbone.build(module.sharding, module.prepare)
+    again: Any = backbone.build(module.sharding, module.before_sharding)
     if starting_fingerprint(backbone, again) != wanted:
         raise UserError(
             "reference 'precomputed': some values are not stored, and the weights that the run began with are gone; "

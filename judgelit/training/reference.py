@@ -162,7 +162,7 @@ def build_reference(
     if kind == "frozen":
         if sharding is None:
             return FrozenReference(policy)
-        copied = backbone.build(sharding, twin=policy.model)  # type: ignore[arg-type]
+        copied = backbone.build(sharding, copy_from=policy.model)  # type: ignore[arg-type]
         # The root's gathered weights would stay: only a backward pass frees them by default.
         without_adapter(copied).set_reshard_after_forward(True, recurse=False)
         return FrozenReference(policy, copied)

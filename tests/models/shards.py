@@ -1,4 +1,4 @@
-"""What the ranks of a sharded run do, for test_sharding.py: each run of a plan, one after the other."""
+"""Script of test_sharding.py that each rank executes: the runs of a plan, one after another."""
 
 import random
 import sys
@@ -34,7 +34,7 @@ EPOCH = 5
 
 
 class Dealt(L.LightningDataModule):
-    """Micro-batches of two rows of very uneven length, dealt out to the ranks in turn."""
+    """Micro-batches of two examples of very different length; the ranks take them in turn."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Dealt(L.LightningDataModule):
 
 
 class Watch(L.Callback):
-    """What is seen of a run from outside, and a checkpoint after its first epoch."""
+    """Record losses and weights of a run, and save a checkpoint after its first epoch."""
 
     def __init__(self, path: str | None) -> None:
         self.path = path
@@ -79,7 +79,7 @@ class Watch(L.Callback):
 
 
 def moments(trainer: L.Trainer) -> list[float]:
-    """The size of each first moment of the optimizer, in the order of its weights."""
+    """Sum of absolute values of each first moment of the optimizer, in the order of its weights."""
     (optimizer,) = trainer.optimizers
     kept = [optimizer.state[weight].get("exp_avg") for group in optimizer.param_groups for weight in group["params"]]
     whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in kept]
@@ -113,9 +113,9 @@ def train(
     resume: str | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Two epochs of steps, each over four micro-batches whatever the number of ranks.
+    """Train for two epochs, with four micro-batches a step for any number of ranks.
 
-    Without settings of a strategy the run is not sharded.
+    Without `strategy` the run is not sharded.
     """
     torch.set_num_threads(1)
     L.seed_everything(0, verbose=False)
@@ -158,7 +158,7 @@ def train(
 
 
 def share(tensors: list[Tensor]) -> float:
-    """Of all elements, the part that this rank holds."""
+    """Fraction of all elements that this rank holds."""
     held = sum((tensor.to_local() if isinstance(tensor, DTensor) else tensor).numel() for tensor in tensors)
     return held / sum(tensor.numel() for tensor in tensors)
 
@@ -170,7 +170,7 @@ def sharding() -> Sharding:
 
 
 def build(backbone: dict[str, Any], sharded: bool = True) -> dict[str, Any]:
-    """A model's weights, right after it has been built."""
+    """Build a model and return its weights."""
     over = sharding() if sharded else None
     torch.manual_seed(0)
     try:
@@ -188,7 +188,7 @@ def build(backbone: dict[str, Any], sharded: bool = True) -> dict[str, Any]:
 
 
 def answers(backbone: dict[str, Any], batches: list[list[list[int]]], sharded: bool = True) -> dict[str, Any]:
-    """What is generated for batches of prompts, of which later ranks take fewer."""
+    """Generate for batches of prompts; the second rank has fewer batches."""
     over = sharding() if sharded else None
     torch.manual_seed(0)
     model = backbone_of(backbone).build(over)
@@ -212,7 +212,7 @@ RUNS = {"train": train, "build": build, "answers": answers}
 
 
 def main(plan: str, out: str) -> None:
-    """Do the runs that `plan`, a file, describes."""
+    """Do the runs of the file `plan` and write their results to the file `out`."""
     torch.set_num_threads(1)
     results = {}
     for name, (run, settings) in torch.load(plan, weights_only=True).items():

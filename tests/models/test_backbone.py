@@ -1,4 +1,4 @@
-"""Building a model: its dtype, its adapter, and one clear line for what cannot be built."""
+"""Building a model: dtype, adapter, activation checkpointing, and the errors of what cannot be built."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def test_a_full_model_trains_all_its_weights_in_its_dtype(model_folder: str, dty
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_adapter_is_float32_on_a_base_that_does_not_train(model_folder: str, dtype: Any) -> None:
+def test_an_adapter_is_float32_on_a_frozen_base(model_folder: str, dtype: Any) -> None:
     model = Backbone(model_folder, dtype, lora=LoRA(r=2)).build()
     adapter = adapter_weights(model)
     assert adapter
@@ -60,7 +60,7 @@ def test_a_target_that_matches_no_layer_is_refused(llama: str, targets: str | li
 
 
 def test_a_model_is_built_in_training_mode(model_folder: str, llama: str, warm_adapter: str) -> None:
-    # Lightning would train it in whatever mode it finds.
+    # Lightning does not change the mode.
     for backbone in (
         Backbone(model_folder),
         Backbone(model_folder, lora=LoRA(r=2)),
@@ -70,7 +70,7 @@ def test_a_model_is_built_in_training_mode(model_folder: str, llama: str, warm_a
 
 
 @pytest.mark.parametrize("lora", [None, LoRA(r=2)])
-def test_activation_checkpointing_computes_layers_again(llama: str, lora: LoRA | None) -> None:
+def test_activation_checkpointing_recomputes_layers(llama: str, lora: LoRA | None) -> None:
     for backbone, times in (
         (Backbone(llama, activation_checkpointing=False, lora=lora), 1),
         (Backbone(llama, lora=lora), 2),
@@ -148,7 +148,7 @@ class TestRefusals:
             LoRA(**wrong)
         assert str(error.value) == complaint
 
-    def test_weights_that_are_no_safetensors(self, llama: str, tmp_path: Path) -> None:
+    def test_weights_in_another_format_than_safetensors(self, llama: str, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(llama, tmp_path / "pickled"))
         (folder / "model.safetensors").unlink()
         torch.save(Backbone(llama).build().state_dict(), folder / "pytorch_model.bin")
@@ -184,7 +184,7 @@ class TestRefusals:
             Backbone(folder).build()
         Backbone(folder, attention="eager").build()
 
-    def test_weights_that_are_not_there(self, llama: str, tmp_path: Path) -> None:
+    def test_missing_weights(self, llama: str, tmp_path: Path) -> None:
         folder = Path(shutil.copytree(llama, tmp_path / "deeper"))
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

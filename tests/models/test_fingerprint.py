@@ -1,4 +1,4 @@
-"""A fingerprint changes with any weight, its place and its name's part in it, and with nothing else."""
+"""The fingerprint changes with any value and position of a weight, and with nothing else."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class TestFingerprint:
                 seen.add(fingerprint(model))
                 assert len(seen) == count
 
-    def test_places_matter(self, llama: str) -> None:
+    def test_positions_matter(self, llama: str) -> None:
         model: Any = Backbone(llama).build()
         before = fingerprint(model)
         with torch.no_grad():

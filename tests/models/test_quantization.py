@@ -1,4 +1,4 @@
-"""4-bit weights under an adapter: what they are, that they train, and what an adapter can be merged into."""
+"""4-bit weights with an adapter: their values, training, checkpoints, and conversion back for merging."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from judgelit.training.losses import PreferenceLoss
 from judgelit.training.sft import SFTModule
 from tests.whole_blocks import save_adapter, widened
 
-# Table of QLoRA's appendix E: values at which a normal distribution is cut into equal shares.
+# The 16 values of NF4, from appendix E of the QLoRA paper.
 LEVELS = torch.tensor(
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
      -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -63,7 +63,7 @@ def quantized(folder: str, dtype: Any = "float32", **more: Any) -> Backbone:
 
 
 def with_effect(model: Any) -> Any:
-    """The model with an adapter that changes what it computes."""
+    """Give the adapter random weights, so that it changes the output."""
     torch.manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_" in name:
@@ -111,7 +111,7 @@ def test_weights_are_the_nearest_level_of_their_block(llama: str) -> None:
         blocks = weight.view(-1, 64)
         scale = blocks.abs().amax(1, keepdim=True)
         expected = LEVELS[(blocks[..., None] / scale[..., None] - LEVELS).abs().argmin(-1)] * scale
-        # Scales are themselves rounded to 8 bits, to within some percent.
+        # The scales are rounded to 8 bits, which changes them by a few percent.
         torch.testing.assert_close(layer.base_layer.weight.view(-1, 64), expected, rtol=0.03, atol=1e-6)
     assert checked == 14
 
@@ -167,7 +167,7 @@ def test_it_takes_the_shared_layout_and_the_chunked_head(model_folder: str, dtyp
     torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5 if dtype == "float32" else 2e-2, atol=0)
 
 
-def test_a_4bit_checkpoint_is_loaded_as_it_is(llama: str, tmp_path: Path) -> None:
+def test_a_4bit_checkpoint_is_loaded_unchanged(llama: str, tmp_path: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(llama, quantization_config=nf4(torch.float32), dtype=torch.float32)
     loaded.save_pretrained(tmp_path / "nf4")
     wanted = with_effect(quantized(llama).build())
@@ -196,7 +196,7 @@ def test_the_fingerprint_sees_scales_as_well_as_codes(llama: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_put_back_into_its_dtype_the_base_computes_the_same(model_folder: str, dtype: Any) -> None:
+def test_a_dequantized_base_computes_the_same(model_folder: str, dtype: Any) -> None:
     backbone = quantized(model_folder, dtype)
     wanted = with_effect(backbone.build().eval())
     plain: Any = with_effect(backbone.build_unquantized().eval())
@@ -205,14 +205,14 @@ def test_put_back_into_its_dtype_the_base_computes_the_same(model_folder: str, d
     assert {weight.dtype for name, weight in plain.named_parameters() if "lora_" not in name} == {getattr(torch, dtype)}
     with torch.no_grad():
         if dtype == "float32":
-            # In half precision PEFT rounds once more on its way through a 4-bit layer than through a plain one.
+            # In half precision PEFT rounds once more in a 4-bit layer than in a plain one.
             torch.testing.assert_close(logits(plain), logits(wanted), rtol=1e-5, atol=1e-5)
         with plain.disable_adapter(), wanted.disable_adapter():
             assert torch.equal(logits(plain), logits(wanted))
 
 
 class TestAdapters:
-    def test_a_starting_adapter_is_taken_to_the_bit(self, llama: str, warm_adapter: str) -> None:
+    def test_a_starting_adapter_is_loaded_bit_by_bit(self, llama: str, warm_adapter: str) -> None:
         model: Any = quantized(llama, "bfloat16", adapter=warm_adapter).build()
         kept = load_file(Path(warm_adapter) / "adapter_model.safetensors")
         own = model.state_dict()

@@ -1,4 +1,4 @@
-"""A sharded run is the run of one process: its weights, losses, checkpoints, reference and generated texts."""
+"""A sharded run equals a run of one process: weights, losses, checkpoints, reference and generated texts."""
 
 import os
 import random
@@ -15,12 +15,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
-from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
-from judgelit.models.shard_loading import FileWeights, build_without_weights, unfilled
+from judgelit.models.lora import LoRA, add_adapter
+from judgelit.models.shard_loading import FileWeights, build_without_weights
 from judgelit.models.sharding import decoder_layers
 from judgelit.training.fsdp import FSDP2
 
@@ -32,8 +33,14 @@ Results = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="session")
 def alone() -> dict[str, Callable[..., dict[str, Any]]]:
-    """The runs, in this process."""
+    """The runs of shards.py, as functions to call in this process."""
     return runpy.run_path(str(SCRIPT))["RUNS"]
+
+
+def without_weights(folder: str) -> Any:
+    """A folder's model, built without weights."""
+    config = AutoConfig.from_pretrained(folder)
+    return build_without_weights(lambda: AutoModelForCausalLM.from_config(config))
 
 
 def launch(ranks: int, plan: dict[str, tuple[str, dict[str, Any]]], folder: Path) -> Results:
@@ -53,7 +60,7 @@ def launch(ranks: int, plan: dict[str, tuple[str, dict[str, Any]]], folder: Path
 
 @pytest.fixture(scope="session")
 def trained(model_folders: dict[str, str], warm_adapter: str, warm_outer_adapter: str) -> dict[str, dict[str, Any]]:
-    """Runs that must not depend on the number of ranks."""
+    """Training runs whose results must not depend on the number of ranks."""
     llama, tied = {"name_or_path": model_folders["llama"]}, {"name_or_path": model_folders["qwen2"]}
     lora = {**llama, "lora": {"r": 4}}
 
@@ -65,7 +72,7 @@ def trained(model_folders: dict[str, str], warm_adapter: str, warm_outer_adapter
         "sft, tied": {"kind": "sft", "backbone": tied},
         "sft, lora": {"kind": "sft", "backbone": lora},
         "sft, nano": {"kind": "sft", "backbone": {"name_or_path": "nano"}},
-        # Only the first rank draws the model, so ranks come to the adapter with other random numbers.
+        # Only the first rank draws a random model, so the ranks' random states differ before the adapter is drawn.
         "sft, nano, lora": {"kind": "sft", "backbone": {"name_or_path": "nano", "lora": {"r": 4}}},
         "sft, every activation kept": {"kind": "sft", "backbone": {**llama, "activation_checkpointing": False}},
         "sft, clipped": {"kind": "sft", "backbone": llama, "gradient_clip_val": 0.5},
@@ -74,7 +81,7 @@ def trained(model_folders: dict[str, str], warm_adapter: str, warm_outer_adapter
         "dpo, lora": {"kind": "dpo", "backbone": lora},
         "dpo, lora, frozen": {"kind": "dpo", "backbone": lora, "reference": "frozen"},
         "dpo, warm": {"kind": "dpo", "backbone": {**llama, "adapter": warm_adapter}},
-        # These are gathered with the root, and not with a layer.
+        # The weights of these adapters are gathered with the root, not with a layer.
         "sft, lora on the head": {"kind": "sft", "backbone": adapting("lm_head")},
         "dpo, lora on the head": {"kind": "dpo", "backbone": adapting("lm_head")},
         "dpo, lora on embeddings": {"kind": "dpo", "backbone": adapting("embed_tokens")},
@@ -92,7 +99,7 @@ NAMES = (
 
 @pytest.fixture(scope="session")
 def odd_folders(model_folders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders whose weights are not just the model's, under its own names."""
+    """Folders whose weights do not match the model's one to one, or only one name of a tied weight."""
 
     def changed(name: str, of: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> str:
         folder = tmp_path_factory.mktemp("odd") / name
@@ -113,6 +120,10 @@ def odd_folders(model_folders: dict[str, str], tmp_path_factory: pytest.TempPath
             "qwen2",
             lambda found: {name.replace("model.embed_tokens", "lm_head"): weight for name, weight in found.items()},
         ),
+        # Its configuration ties them.
+        "untied": changed(
+            "untied", "qwen2", lambda found: {**found, "lm_head.weight": found["model.embed_tokens.weight"] + 1}
+        ),
     }
 
 
@@ -128,7 +139,7 @@ def two(
     odd_folders: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Results:
-    """What two ranks make of all runs."""
+    """Results of all runs on two ranks."""
     folder = tmp_path_factory.mktemp("two")
     plan: dict[str, tuple[str, dict[str, Any]]] = {}
     for name, settings in trained.items():
@@ -154,7 +165,7 @@ def two(
 
 @pytest.fixture(scope="session")
 def one(trained: dict[str, dict[str, Any]], alone: dict[str, Any]) -> Results:
-    """The same runs of one process, not sharded."""
+    """Results of the training runs in one process, not sharded."""
     return {name: alone["train"](**settings, ranks=1) for name, settings in trained.items()}
 
 
@@ -166,16 +177,16 @@ class TestTraining:
         assert two[name]["tokens"] == one[name]["tokens"] > 0
         assert two[name]["trained"] == one[name]["trained"]
         assert two[name]["weights"].keys() >= set(one[name]["trained"])
-        if "clipped" not in name:  # Adam makes much of the rounding of gradients that clipping has made tiny
+        if "clipped" not in name:  # clipping makes gradients tiny, and Adam amplifies their rounding
             for key, weight in two[name]["weights"].items():
                 torch.testing.assert_close(weight, one[name]["weights"][key], rtol=1e-3, atol=1e-4)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_starts_from_the_same_bits(self, name: str, two: Results, one: Results) -> None:
+    def test_starts_with_the_same_weights_to_the_last_bit(self, name: str, two: Results, one: Results) -> None:
         assert two[name]["start"] == one[name]["start"]
 
     @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("dpo")])
-    def test_reference_stays(self, name: str, two: Results) -> None:
+    def test_the_reference_does_not_change(self, name: str, two: Results) -> None:
         assert two[name]["start"]["reference"] == two[name]["end"]["reference"]
         assert two[name]["start"]["model"] != two[name]["end"]["model"]
 
@@ -211,11 +222,11 @@ class TestCheckpoint:
         assert all(two[name]["losses"][step] == loss for step, loss in again["losses"].items())
 
     @pytest.mark.parametrize("name", SAVED)
-    def test_holds_what_was_trained_and_no_more(self, name: str, two: Results) -> None:
+    def test_holds_only_what_was_trained(self, name: str, two: Results) -> None:
         stored = dcp.FileSystemReader(two["folder"]["path"] / name).read_metadata().state_dict_metadata
         weights = {key.removeprefix("state_dict.") for key in stored if key.startswith("state_dict.")}
         trained = {f"model.{key}" for key in two[name]["weights"]}
-        # A tied weight stands under both its names.
+        # A checkpoint holds a tied weight under both names.
         assert weights - {"model.lm_head.weight"} == trained - {"model.lm_head.weight"}
         assert not any("reference" in key for key in stored)
         kept = {key.split(".", 2)[2] for key in stored if key.startswith("optimizer_0.state.")}
@@ -240,7 +251,7 @@ class TestBuilding:
     @pytest.mark.parametrize(
         "name", ["llama", "qwen2", "gemma", "gpt_neox", "qwen3", "without prefix", "only the head"]
     )
-    def test_is_the_model_of_one_process(
+    def test_gives_the_same_model_as_one_process(
         self,
         name: str,
         two: Results,
@@ -262,37 +273,50 @@ class TestBuilding:
     def test_missing_weights_are_refused_on_all_ranks(self, two: Results) -> None:
         assert "its files lack 3 weights of LlamaForCausalLM" in two["build incomplete"]["error"]
 
-    def test_reads_files_that_hold_just_the_model(
+    def test_tied_weights_stored_with_different_values_are_refused_on_all_ranks(self, two: Results) -> None:
+        error = two["build untied"]["error"]
+        assert "its files and its configuration disagree about lm_head.weight" in error
+
+    def test_shards_are_read_from_files_that_match_the_model(
         self, model_folders: dict[str, str], odd_folders: dict[str, str]
     ) -> None:
         for name, folder in {**model_folders, **odd_folders}.items():
-            model = build_without_weights(Backbone(folder)._from_scratch)
             # The head of GPT-NeoX is stored under another name.
-            elsewhere = name in ("gpt_neox", "without prefix", "incomplete")
-            assert (FileWeights.of(model, folder) is None) == elsewhere
+            matches = name not in ("gpt_neox", "without prefix", "incomplete", "untied")
+            assert (FileWeights.find(without_weights(folder), folder) is not None) == matches
 
-    def test_hollow_model_takes_no_memory(self, model_folders: dict[str, str]) -> None:
-        model = build_without_weights(Backbone(model_folders["qwen2"])._from_scratch)
+    def test_a_model_without_weights_takes_no_memory(self, model_folders: dict[str, str]) -> None:
+        model = without_weights(model_folders["qwen2"])
         assert all(weight.untyped_storage().nbytes() == weight.element_size() for weight in model.parameters())
         assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-        assert not unfilled(model)
 
-    def test_buffers_nobody_computes_are_noticed(self) -> None:
-        class Model(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.register_buffer("scale", torch.ones(3), persistent=False)
-                self.loose = torch.ones(2)
+    def test_an_adapter_on_a_model_without_weights_has_weights(self, llama: str) -> None:
+        plain = dict(Backbone(llama, lora=LoRA(r=4)).build().named_parameters())
+        torch.manual_seed(0)
+        expected = add_adapter(AutoModelForCausalLM.from_pretrained(llama), LoRA(r=4), "llama")
+        torch.manual_seed(0)
+        found = dict(add_adapter(without_weights(llama), LoRA(r=4), "llama").named_parameters())
+        assert found.keys() == plain.keys()
+        adapter = {name: weight for name, weight in expected.named_parameters() if "lora_" in name}
+        assert adapter and all(torch.equal(found[name], weight) for name, weight in adapter.items())
 
-            def _init_weights(self, module: nn.Module) -> None:
-                pass
+    def test_buffers_have_the_values_that_the_constructor_gives_them(self, model_folders: dict[str, str]) -> None:
+        class Model(LlamaForCausalLM):
+            def __init__(self, config: Any) -> None:
+                super().__init__(config)
+                self.register_buffer("scale", torch.full((3,), 2.0), persistent=False)
+                self.loose = torch.full((2,), 3.0)
 
-        assert unfilled(build_without_weights(Model)) == ["scale", ".loose"]  # type: ignore[arg-type, type-var]
+        config = AutoConfig.from_pretrained(model_folders["llama"])
+        model: Any = build_without_weights(lambda: Model(config))
+        assert model.scale.tolist() == [2, 2, 2] and model.loose.tolist() == [3, 3]
+        for (name, buffer), (_, expected) in zip(model.named_buffers(), Model(config).named_buffers(), strict=True):
+            assert torch.equal(buffer, expected), name
 
 
 class TestGeneration:
     @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-    def test_ranks_may_have_different_amounts_of_work(
+    def test_ranks_may_have_different_numbers_of_batches(
         self, attention: str, two: Results, alone: dict[str, Any], llama: str
     ) -> None:
         backbone = {"name_or_path": llama, "attention": attention, "lora": {"r": 4}}
@@ -318,7 +342,7 @@ class TestRefusals:
         with pytest.raises(UserError, match=message):
             strategy.setup_environment()
 
-    def test_model_whose_layers_cannot_be_told(self, llama: str) -> None:
+    def test_a_model_that_does_not_name_its_layers(self, llama: str) -> None:
         model: Any = Backbone(llama).build()
         assert len(decoder_layers(model)) == model.config.num_hidden_layers
         model._no_split_modules = ["OtherLayer"]

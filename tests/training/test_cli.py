@@ -149,7 +149,7 @@ ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.j
         (["--data.batch_size=null"], "data.batch_size: found None, expected 1 or more"),
         (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
-        (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': no regular expression"),
+        (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': not a regular expression"),
         ([ZERO % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
         ([ZERO % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
         ([ZERO % "0.1"], "data.train: found 4 examples of weight 0.1, of which an epoch visits none"),
