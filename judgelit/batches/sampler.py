@@ -57,17 +57,17 @@ class BatchSampler(Sampler[list[int]]):
     """Batches of row numbers: shuffled, of similar length, different in every epoch, equal for equal seeds.
 
     A batch holds at most `batch_size` rows or `tokens_per_batch` tokens: each of its prompts once, and all its
-    completions. Rows of one prompt are in one batch if they fit. A row that is longer than `tokens_per_batch` is a batch
-    by itself. No batch holds a row twice.
+    completions. Rows of one prompt are in one batch if they fit. A row that is longer than `tokens_per_batch` is a
+    batch by itself. No batch holds a row twice.
 
     The batches are a pure function of (seed, epoch), so a run that stopped after `k` batches continues with batch `k`.
     Rank r takes batches r, r + world_size, ...: the global batches are the same for any number of ranks.
 
     All epochs have the same number of batches, which trainers and schedules rely on. Epoch 0 sets it: the batches that
     first-fit packing needs, and a few spare ones. An epoch that needs fewer has some batches cut in two. In an epoch
-    that needs more, the emptiest batches are packed again, more tightly (best-fit decreasing). If that is not enough, the
-    epoch takes the batches of epoch 0 in another order. All ranks have the same number of batches too: the last turn
-    is completed with batches from the beginning of the epoch.
+    that needs more, the emptiest batches are packed again, more tightly (best-fit decreasing). If that is not enough,
+    the epoch takes the batches of epoch 0 in another order. All ranks have the same number of batches too: the last
+    turn is completed with batches from the beginning of the epoch.
 
     Args:
         lengths: Tokens of each row.
@@ -151,13 +151,11 @@ class BatchSampler(Sampler[list[int]]):
         if not self.shuffle:
             return len(self._in_order)
         needed, visits = len(self._first), len(self._first.rows)
-        if needed == math.ceil(visits / self._limit):
-            return needed  # Rows are counted, not tokens, and all batches but one are full.
-        spare = needed // _SPARE
+        spare = 0 if needed == math.ceil(visits / self._limit) else needed // _SPARE
         if any(weight < self._passes for _, weight in self.shares):
             # Which rows are in which pass is random, and each pass may end with a batch that is not full.
             spare += self._passes - 1
-        if any(weight % 1 for _, weight in self.shares):
+        if visits and any(weight % 1 for _, weight in self.shares):
             # The tokens of two draws seldom differ by more than two of the longest rows; see `_stratified`.
             spare += math.ceil(2 * np.ptp(self._prompt_cost + self._row_cost) / self._limit)
         return min(needed + spare, visits)

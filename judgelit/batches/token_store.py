@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 import xxhash
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
@@ -23,7 +24,7 @@ from judgelit.atomic import PART, atomic_file
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
 from judgelit.batches.sampler import Prompts
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.errors import UserError, first_line
+from judgelit.errors import UserError
 from judgelit.progress import track
 from judgelit.records.records import PreferenceExample, SFTExample
 from judgelit.records.sources import Source, group_score, held_out_rows
@@ -66,6 +67,7 @@ class TokenStore:
         self.columns = names[names.index("prompt") :]
         self._ids = [self._table[name] for name in self.columns]
         self._names = self._table["id"]
+        self._scores: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -104,8 +106,12 @@ class TokenStore:
 
     def held_out(self, fraction: float, seed: int) -> np.ndarray:
         """[R] bool, whether each row is held out; all rows of a question are on one side, as in `split_by_group`."""
-        scores = (group_score(group.as_py(), seed) for group in self._table["group"])
-        return held_out_rows(np.fromiter(scores, np.float64, len(self)), fraction)
+        if not fraction:
+            return np.zeros(len(self), dtype=bool)
+        if seed not in self._scores:
+            scores = (group_score(group.as_py(), seed) for group in self._table["group"])
+            self._scores[seed] = np.fromiter(scores, np.float64, len(self))
+        return held_out_rows(self._scores[seed], fraction)
 
 
 def open_store(source: Source, kind: type[Example], tokenizer: ChatTokenizer, folder: Path, part: str) -> TokenStore:
@@ -202,21 +208,21 @@ class _Chunks(IterableDataset[pa.RecordBatch]):
 
 def _encode_all(
     examples: Callable[[], Iterable[tuple[str, Example]]], kind: type[Example], tokenizer: ChatTokenizer
-) -> Iterator[pa.RecordBatch]:
+) -> Generator[pa.RecordBatch, None, None]:
     """Tokenise in this process or, if there are many examples, in several; memory does not grow with their number."""
     processes = 0
+    # Only forked processes do without running the user's script again.
     if sys.platform == "linux" and sum(1 for _ in islice(examples(), PARALLEL_FROM)) == PARALLEL_FROM:
-        processes = min(len(os.sched_getaffinity(0)), MAX_PROCESSES)
-    # Processes that are not forked would run the user's script again.
-    context = "fork" if processes else None
-    chunks = iter(
-        DataLoader(
-            _Chunks(examples, kind, tokenizer),
-            batch_size=None,
-            num_workers=processes,
-            multiprocessing_context=context,
-        )
+        cores = len(os.sched_getaffinity(0))
+        processes = min(cores, MAX_PROCESSES) if cores > 1 else 0
+    loader = DataLoader(
+        _Chunks(examples, kind, tokenizer),
+        batch_size=None,
+        num_workers=processes,
+        multiprocessing_context="fork" if processes else None,
+        generator=torch.Generator(),  # Otherwise it draws from the global generator, which the run's seed sets.
     )
+    chunks = iter(loader)
     try:
         for chunk in chunks:
             if isinstance(chunk, UserError):
@@ -225,9 +231,7 @@ def _encode_all(
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
-        raise UserError(
-            f"a process that tokenises has died, perhaps because memory ran out ({first_line(error)}); start again"
-        ) from error
+        raise UserError("a process that tokenises has died, perhaps because memory ran out; start again") from error
     finally:
         del chunks  # This ends the processes.
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from judgelit.batches.datamodules import (
@@ -201,9 +202,9 @@ def test_tokenised_examples_are_kept_where_the_user_says_or_with_other_data_sets
 ) -> None:
     path = sft_file(tmp_path / "a.jsonl", range(4))
     data = read(SFTDataModule(llama, path))
-    assert data.cache_folder == own_cache and len(list(own_cache.glob("*/rows.arrow"))) == 1
+    assert data.cache_folder == own_cache and len(list(own_cache.glob("*.arrow"))) == 1
     data = read(SFTDataModule(llama, path, cache=str(tmp_path / "mine")))
-    assert data.cache_folder == tmp_path / "mine" and len(list(tmp_path.glob("mine/*/rows.arrow"))) == 1
+    assert data.cache_folder == tmp_path / "mine" and len(list(tmp_path.glob("mine/*.arrow"))) == 1
     monkeypatch.delenv("HF_DATASETS_CACHE")
     assert SFTDataModule(llama, path).cache_folder == datasets.config.HF_DATASETS_CACHE / "judgelit"
     assert SFTDataModule(llama, path, cache="~/x").cache_folder == Path.home() / "x"
@@ -545,10 +546,21 @@ def test_a_run_may_be_continued_twice(tmp_path: Path, llama: str) -> None:
     assert_same(whole, begun[:4] + more[:5], runs.fit([Seen()], runs.last, max_epochs=3))
 
 
+def test_a_trainer_that_shares_out_batches_itself_is_told_not_to(tmp_path: Path, llama: str) -> None:
+    data = SFTDataModule(llama, sft_file(tmp_path / "a.jsonl", range(16)), batch_size=2)
+    data.trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False
+    )
+    data.setup("fit")
+    loader = data.train_dataloader()
+    connector = data.trainer._data_connector
+    assert connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING) is loader
+
+
 def test_ranks_share_the_batches_of_an_epoch(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, parts = sft_file(tmp_path / "a.jsonl", range(16)), []
     for rank in range(2):
-        monkeypatch.setattr("judgelit.batches.datamodules.place_among_ranks", lambda trainer, rank=rank: (rank, 2))
+        monkeypatch.setattr("judgelit.batches.datamodules.rank_and_world_size", lambda trainer, rank=rank: (rank, 2))
         loader = read(SFTDataModule(llama, path, batch_size=2)).train_dataloader()
         assert isinstance(loader, DataLoader)
         parts.append(ids(loader))
