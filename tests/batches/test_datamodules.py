@@ -1,3 +1,5 @@
+"""SFTDataModule, DPODataModule, JudgeDataModule: splits, batches, wrong settings, and exact resume."""
+
 import itertools
 import logging
 import pickle
@@ -25,6 +27,7 @@ from judgelit.batches.datamodules import (
 )
 from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.batches.token_store import TokenRows
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.records.files import write_records
@@ -106,7 +109,7 @@ def test_a_held_out_question_is_held_out_in_both_orders_and_under_every_prompt(t
     assert set(ids(other.val_dataloader())) != set(val)
 
 
-def test_a_file_of_its_own_validates_in_its_own_order(tmp_path: Path, llama: str) -> None:
+def test_validation_files_keep_their_order(tmp_path: Path, llama: str) -> None:
     train, val = sft_file(tmp_path / "a.jsonl", range(9)), sft_file(tmp_path / "b.jsonl", range(20, 27))
     data = read(SFTDataModule(llama, train, val=val, test=val, batch_size=2))
     assert ids(data.val_dataloader()) == [f"e{number}" for number in range(20, 27)]
@@ -197,7 +200,7 @@ def test_a_token_budget_takes_the_place_of_a_number_of_examples(tmp_path: Path, 
 # Tokenised once.
 
 
-def test_tokenised_examples_are_kept_where_the_user_says_or_with_other_data_sets(
+def test_stores_are_in_the_users_folder_or_in_the_datasets_cache(
     tmp_path: Path, llama: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sft_file(tmp_path / "a.jsonl", range(4))
@@ -210,7 +213,7 @@ def test_tokenised_examples_are_kept_where_the_user_says_or_with_other_data_sets
     assert SFTDataModule(llama, path, cache="~/x").cache_folder == Path.home() / "x"
 
 
-def test_what_was_prepared_is_opened_whatever_is_chosen_of_it(
+def test_prepared_examples_are_reused_for_any_selection(
     tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = [sft_example(n, completion="x" * (9 * n)) for n in range(20)]
@@ -261,7 +264,7 @@ def test_rows_are_prepared_once_and_before_they_are_loaded(tmp_path: Path, llama
     assert asked[-1] == "again"
 
 
-def test_a_data_module_takes_little_to_another_process(tmp_path: Path, llama: str) -> None:
+def test_the_rows_of_a_loader_are_pickled_as_little(tmp_path: Path, llama: str) -> None:
     data = read(SFTDataModule(llama, sft_file(tmp_path / "a.jsonl", range(3000)), val_fraction=0.001))
     loader = data.train_dataloader()
     assert len(pickle.dumps(loader.dataset)) < 25_000

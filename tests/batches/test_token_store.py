@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: made once, never stale, whole or not there, whoever was killed and however many build."""
+"""Token stores: made once, never stale, complete or absent after a kill and with several builders at once."""
 
 import json
 import multiprocessing
@@ -215,7 +215,7 @@ def test_a_script_without_main_guard_is_not_run_again(tmp_path: Path, llama: str
 
 
 class Dying(ChatTokenizer):
-    """A tokenizer in whose hands the process is killed."""
+    """A tokenizer that kills its process."""
 
     def prompt_ids(self, messages: Any) -> list[int]:
         if multiprocessing.parent_process() is not None:
@@ -340,7 +340,7 @@ def other_vocabulary(tokenizer: ChatTokenizer) -> ChatTokenizer:
 
 
 @pytest.mark.parametrize("change", ["data", "name", "limit", "template", "vocabulary", "kind", "format"])
-def test_whatever_changes_nothing_stale_is_served(
+def test_a_change_makes_a_new_store(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     rows = [{"prompt": f"question {n}", "completion": "a", "chosen": "a", "rejected": f"b {n}"} for n in range(4)]
@@ -394,7 +394,7 @@ class Reversed(FileSource):
         return iter(list(super().stream(kind))[::-1])
 
 
-def test_a_source_that_says_nothing_of_itself_is_known_by_what_it_gives(
+def test_a_source_without_a_fingerprint_is_identified_by_its_records(
     folder: Path, chatml: ChatTokenizer, request: pytest.FixtureRequest
 ) -> None:
     first = open_store(Given(completions(4)), SFTExample, chatml, folder, "train")
@@ -405,7 +405,7 @@ def test_a_source_that_says_nothing_of_itself_is_known_by_what_it_gives(
     assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").key == first.key
 
 
-def test_a_subclass_that_reads_files_otherwise_is_not_taken_for_them(
+def test_a_subclass_that_reads_files_differently_has_a_store_of_its_own(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(4))
@@ -433,7 +433,7 @@ def test_fingerprints_of_tokenizers(
 
 
 class Shouting(ByT5Tokenizer):
-    """Of the same files as its parent, with other code."""
+    """A tokenizer with the files of its parent and different code."""
 
     def _tokenize(self, text: str) -> list[str]:
         return super()._tokenize(text.upper())
@@ -454,7 +454,7 @@ def test_fingerprints_of_tokenizers_in_python() -> None:
     assert found[0] == found[1] and len(set(found)) == 4
 
 
-# Whole, or not there.
+# Complete or absent.
 
 
 def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
@@ -464,7 +464,7 @@ def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, cha
     assert ids_of(open_store(source, SFTExample, chatml, folder, "train")) == wanted(completions(5), chatml)
 
 
-def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
+def test_a_killed_build_leaves_no_store(
     tmp_path: Path, folder: Path, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(2000))
@@ -588,7 +588,7 @@ def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenSto
     assert fingerprint((a, [1, 2])) == fingerprint((TokenStore(a.path), [1, 2]))
 
 
-def test_rows_are_pickled_as_where_they_are(stores: list[TokenStore]) -> None:
+def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:
     rows = TokenRows([(stores[0], np.arange(10)), (stores[1], np.arange(6))], TokenizedPreference)
     before = len(pickle.dumps(rows))
     assert len(rows.lengths) == len(rows.prompt_keys) == 16
