@@ -211,7 +211,7 @@ class ChatTokenizer:
         return tuple({token[:length] for token in self.control_tokens for length in range(1, len(token))})
 
     def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
-        """Return a mark and the texts with this mark inside each control token that they spell ("" if there is none)."""
+        """Return a mark and the texts with this mark inside each control token that they spell ("" if none)."""
         whole = [_whole_characters(text) for text in texts]
         cuts = [self._cuts(text) for text in whole]
         if not any(cuts):

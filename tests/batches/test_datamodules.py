@@ -223,7 +223,7 @@ def test_prepared_examples_are_reused_for_any_selection(
     # Neither length nor split nor seed is part of what was tokenised; and what is not needed is not read.
     settings: dict[str, Any] = {"max_length": 100, "val_fraction": 0.5, "seed": 4, "test": str(tmp_path / "b.jsonl")}
     with monkeypatch.context() as patched:
-        patched.setattr("judgelit.batches.token_cache.encoded", lambda *_: pytest.fail("tokenised again"))
+        patched.setattr(ChatTokenizer, "prompt_ids", lambda *_: pytest.fail("tokenised again"))
         data = read(SFTDataModule(llama, str(tmp_path / "a.jsonl"), **settings))
     kept = [row.id for row in (*data.rows("train"), *data.rows("val"))]
     assert 0 < len(kept) < 20 and set(kept) < {f"e{n}" for n in range(20)}
