@@ -519,16 +519,17 @@ def test_builders_at_the_same_time_do_no_harm(
             together.wait()
         return prompt_ids(*args)
 
-    monkeypatch.setattr(ChatTokenizer, "prompt_ids", wait)
     found: list[TokenStore] = []
     threads = [
         threading.Thread(target=lambda: found.append(open_store(source, SFTExample, chatml, folder, "train")))
         for _ in range(3)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with monkeypatch.context() as patched:
+        patched.setattr(ChatTokenizer, "prompt_ids", wait)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert [ids_of(store) for store in found] == [wanted(completions(40), chatml)] * 3
     assert left_in(folder) == [found[0].path.name]
 
