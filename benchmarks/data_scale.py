@@ -1,17 +1,17 @@
-"""The data side at scale: memory of the first start, seconds of the second, and how long training waits for batches.
+"""Data at scale: memory of the first start, seconds of the second start, share of time that training waits for data.
 
     python benchmarks/data_scale.py --pairs 1000000 --model DIR [--tokenizer nano] [--folder DIR]
 
-Writes that many preference examples as JSONL, the same ones for any machine, and then, each in a process of its own:
+Writes this many preference examples as JSONL, the same on any machine. Then it measures, each in a separate process:
 
 - first start: reads and tokenises them, up to the first batch. Memory is that of the process and its workers together,
   sampled ten times a second: `Pss`, in which a page that several share counts once, and the sum of `RssAnon`.
 - second start: from the start of the process to the first batch, with the highest resident memory (`VmHWM`).
-- training: DPO steps of 4 pairs with the model of --model and, as a harder case, with `nano`; which share of the time
-  the step waits for its batch, from the third step on.
+- training: DPO steps of 4 pairs with --model and, as a harder case, with `nano`: the share of the time that a step
+  waits for its batch, from the third step on.
 
-Each figure is a claim; the last line is the one about memory. What a part used of the processors is printed beside what
-it took, for a machine that others use too. Linux only.
+Each figure is a claim; the last line is the claim about memory. Processor seconds are printed beside seconds, for
+machines that others use too. Linux only.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def referee(args: argparse.Namespace) -> None:
-    """Run all the others and say what they found."""
+    """Run each part and print the claims."""
     from judgelit.records.files import write_records
 
     file = data_file(args)
@@ -104,7 +104,7 @@ def examples(count: int) -> Iterator[Any]:
 
 
 def run(args: argparse.Namespace, role: str, model: str | None = None, watched: bool = False) -> dict[str, Any]:
-    """Run one part in a process of its own: what it reports, how long it took and, if `watched`, its peak memory."""
+    """Run one part in a separate process. Return its report, its time and, if `watched`, its peak memory."""
     command = [sys.executable, __file__, "--role", role, "--folder", str(args.folder), "--pairs", str(args.pairs)]
     command += ["--tokenizer", args.tokenizer, "--steps", str(args.steps), "--workers", str(args.workers)]
     command += ["--model", model] if model else []
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace, role: str, model: str | None = None, watched: 
 
 
 def memory(process: int) -> dict[str, int]:
-    """Bytes of a process and all that it has started, together: `Pss` and `RssAnon`."""
+    """Return the bytes of a process and all processes under it: `Pss` and `RssAnon`, each added up."""
     found = {"pss": 0, "anonymous": 0, "processes": 0}
     waiting = [process]
     while waiting:
@@ -144,7 +144,7 @@ def memory(process: int) -> dict[str, int]:
 
 
 def field(path: str, name: str) -> int:
-    """Bytes that a file of /proc gives under a name."""
+    """Return the bytes of a field in a file of /proc."""
     lines = Path(path).read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
@@ -159,7 +159,7 @@ def data(args: argparse.Namespace, tokenizer: str, workers: int = 0) -> Any:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Up to the first batch."""
+    """Measure the start, up to the first batch."""
     module = data(args, args.tokenizer)
     module.prepare_data()
     module.setup("fit")
@@ -171,7 +171,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Some DPO steps, timed."""
+    """Time some DPO steps."""
     import lightning as L
     import torch
     from lightning.pytorch.profilers import SimpleProfiler
@@ -194,9 +194,8 @@ def train(args: argparse.Namespace) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        use_distributed_sampler=False,
     )
-    # Ids of another tokenizer would do for timing, but not for a model with fewer of them.
+    # The model's own tokenizer, since another one may have ids that the model lacks.
     trainer.fit(module, data(args, args.model, args.workers))
     durations = profiler.recorded_durations
     waiting = sum(durations["[_TrainingEpochLoop].train_dataloader_next"][2:])

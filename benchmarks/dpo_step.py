@@ -48,11 +48,16 @@ def examples(args: Any) -> list[list[Any]]:
 
 def rows(args: Any) -> list[list[Any]]:
     """The batches, as ids."""
-    from judgelit.batches.datamodules import tokenize_preference
+    from judgelit.batches.flat_batch import TokenizedPreference
     from judgelit.batches.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(args.model)
-    return [[tokenize_preference(example, "", tokenizer) for example in batch] for batch in examples(args)]
+
+    def tokenize(example: Any) -> TokenizedPreference:
+        completions = map(tokenizer.completion_ids, (example.chosen, example.rejected))
+        return TokenizedPreference("", tokenizer.prompt_ids(example.messages), *completions)
+
+    return [[tokenize(example) for example in batch] for batch in examples(args)]
 
 
 def ours(turns: duel.Turns, args: Any) -> None:

@@ -121,15 +121,16 @@ def contestant(turns: duel.Turns, args: Any) -> None:
 
 def cut(args: Any) -> list[list[Any]]:
     """Pairs of the lengths of the schedule, cut from the texts of the data."""
-    from judgelit.batches.datamodules import tokenize_preference
     from judgelit.batches.flat_batch import TokenizedPreference
     from judgelit.batches.tokenizer import ChatTokenizer
     from judgelit.records.records import PreferenceExample
     from judgelit.records.sources import FileSource
 
     tokenizer = ChatTokenizer.load(args.model)
-    rows = [tokenize_preference(example, "", tokenizer) for example in FileSource(args.data).read(PreferenceExample)]
-    ids = [token for row in rows for token in (*row.prompt, *row.chosen, *row.rejected)]
+    ids = []
+    for example in FileSource(args.data).read(PreferenceExample):
+        ids += tokenizer.prompt_ids(example.messages)
+        ids += [token for text in (example.chosen, example.rejected) for token in tokenizer.completion_ids(text)]
     rng = random.Random(args.seed)
 
     def some(count: int) -> list[int]:

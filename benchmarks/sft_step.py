@@ -42,14 +42,17 @@ def main() -> None:
 
 def rows(args: Any) -> list[list[Any]]:
     """The batches, as ids."""
-    from judgelit.batches.datamodules import tokenize_completion
+    from judgelit.batches.flat_batch import TokenizedCompletion
     from judgelit.batches.tokenizer import ChatTokenizer
     from judgelit.records.records import SFTExample
     from judgelit.records.sources import FileSource
 
     tokenizer = ChatTokenizer.load(args.model)
     examples = FileSource(args.data).read(SFTExample)
-    made = [tokenize_completion(example, str(index), tokenizer) for index, example in enumerate(examples)]
+    made = [
+        TokenizedCompletion(str(index), tokenizer.prompt_ids(row.messages), tokenizer.completion_ids(row.completion))
+        for index, row in enumerate(examples)
+    ]
     return duel.batches(args.warmup + args.steps + 1, args.batch, made, args.seed)
 
 

@@ -1,4 +1,10 @@
-"""LightningDataModules: sources of records in, batches of ids out."""
+"""LightningDataModules of training: examples in, batches of token ids out.
+
+They work with any Trainer:
+
+    data = SFTDataModule(tokenizer="nano", train="examples.jsonl", val_fraction=0.1)
+    L.Trainer(max_epochs=1).fit(model, data)
+"""
 
 import os
 import warnings
@@ -11,7 +17,6 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from judgelit.batches.encoding import Example, example_id, example_ids
 from judgelit.batches.flat_batch import (
     Batch,
     TokenizedCompletion,
@@ -19,34 +24,31 @@ from judgelit.batches.flat_batch import (
     flatten_completions,
     flatten_preferences,
 )
-from judgelit.batches.judge_datamodule import JudgeData, JudgeDataModule, place_among_ranks
+from judgelit.batches.judge_datamodule import JudgeData, JudgeDataModule, rank_and_world_size
 from judgelit.batches.sampler import BatchSampler, ResumableBatchSampler, visits
-from judgelit.batches.token_cache import open_store
-from judgelit.batches.token_store import Row, TokenRows, TokenStore
-from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.token_store import Example, Row, TokenRows, TokenStore, open_store
 from judgelit.errors import UserError
 from judgelit.records.records import PreferenceExample, SFTExample
-from judgelit.records.sources import Source, Sources, as_sources, group_score, held_out_rows
+from judgelit.records.sources import Source, Sources, as_sources
 
 _PARTS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-"""The parts of the data that a command needs."""
+"""The parts of the data that each trainer function needs."""
 
-
-B = TypeVar("B", bound=BatchSampler)
+_Sampler = TypeVar("_Sampler", bound=BatchSampler)
 
 
 class TrainingDataModule(JudgeDataModule, ABC):
-    """Examples to train on; a subclass says of which kind, and how they become batches."""
+    """Examples to train on. A subclass sets their kind and how they become batches."""
 
     kind: ClassVar[type[Example]]
     row: ClassVar[type[Row]]
     prepare_rows: Callable[[str, TokenRows], None] | None = None
-    """Called with the name of a part of the data and its rows, before they are first loaded."""
+    """Hook, called with the name of a part of the data and its rows before they are first loaded."""
 
     @staticmethod
     @abstractmethod
     def collate(rows: Any) -> Batch:
-        """Rows as a batch."""
+        """Return rows as a batch."""
 
     def __init__(
         self,
@@ -66,27 +68,28 @@ class TrainingDataModule(JudgeDataModule, ABC):
         trust_remote_code: bool = False,
         cache: str | None = None,
     ) -> None:
-        """Describe the data; nothing is read yet.
+        """Store the settings. The data are read by `prepare_data` and `setup`.
 
         Args:
-            tokenizer: Hub name, folder or `nano`; the command line takes it from the model.
-            train: What to train on.
-            val: What to validate on; none: `val_fraction` of `train`.
-            val_fraction: Share of the questions of `train` that is held out for validation, both orders together.
-            test: What `judgelit test` computes the loss on.
-            batch_size: Examples of a micro-batch on one device. Those of one prompt come together where they fit.
-            tokens_per_batch: Tokens of a micro-batch, in place of `batch_size`: as many examples as fit, a prompt that
-                several share counted once; a longer example comes by itself.
-            group_by_length: Put examples of similar length into one micro-batch, for less padding. Where length tells
-                kinds of judgment apart, batches then hold one kind; random ones may train better.
+            tokenizer: Hub name, folder or `nano`. The command line takes it from the model.
+            train: Examples to train on.
+            val: Examples to validate on. If not given, `val_fraction` of `train`.
+            val_fraction: Share of the questions of `train` to hold out for validation. Both orders of a question are
+                held out together.
+            test: Examples on which `judgelit test` computes the loss.
+            batch_size: Examples of a micro-batch on one device. Examples of one prompt are in one batch if they fit.
+            tokens_per_batch: Tokens of a micro-batch, in place of `batch_size`. A prompt counts once for all its
+                examples. An example that is longer is a batch by itself.
+            group_by_length: Put examples of similar length into one micro-batch, for less padding. If the length of a
+                judgment depends on its kind, a batch then holds one kind, and random batches may train better.
             judge: Pairs to judge during and after training.
-            max_length: Longest prompt and completion together, in tokens; the model's context if not given.
-            seed: Seed of the order of examples and of the split.
+            max_length: Most tokens of a prompt with one completion. By default the model's context.
+            seed: Seed of the batches and of the split.
             num_workers: Processes that prepare batches.
-            chat_template: A Jinja file in place of the tokenizer's own chat template.
-            trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
-            cache: Folder of tokenised examples, reused while data, tokenizer and template stay the same; by default in
-                the Hugging Face datasets cache.
+            chat_template: A Jinja file to use in place of the tokenizer's chat template.
+            trust_remote_code: Run Python code that comes with the tokenizer. The command line takes it from the model.
+            cache: Folder of tokenised examples. They are reused while data, tokenizer and chat template stay the same.
+                By default a folder in the Hugging Face datasets cache.
         """
         super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
         if batch_size is None or batch_size < 1:  # a configuration may say null
@@ -109,65 +112,64 @@ class TrainingDataModule(JudgeDataModule, ABC):
         self.cache = cache
         self._stores: dict[str, list[tuple[Source, TokenStore]]] = {}
         self._rows: dict[str, TokenRows] = {}
-        self._sides: dict[str, np.ndarray] = {}
         self._shares: list[tuple[int, float]] = []
         self._prepared: dict[str, Callable[[str, TokenRows], None]] = {}
         self._resume = (0, 0)
 
     @property
     def cache_folder(self) -> Path:
-        """Where tokenised examples are kept."""
+        """The folder of tokenised examples."""
         if self.cache is not None:
             return Path(self.cache).expanduser()
-        # As in `datasets.config`, which takes long to import.
+        # The same as in `datasets.config`, which is slow to import.
         home = os.environ.get("HF_HOME", os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface")
         return Path(os.environ.get("HF_DATASETS_CACHE", f"{home}/datasets"), "judgelit").expanduser()
 
     def rows(self, part: str) -> TokenRows:
-        """The examples of `train`, `val` or `test`, once they are set up."""
+        """Return the examples of `train`, `val` or `test` after `setup`."""
         return self._rows[part]
 
     def prepare_data(self) -> None:
-        """Tokenise what the command needs, once a node, unless it has been done before."""
-        command = None if self.trainer is None else self.trainer.state.fn
-        for part in ("train", "val", "test") if command is None else _PARTS.get(command, ()):
+        """Tokenise the data that the trainer function needs, once a node, unless a store exists."""
+        function = None if self.trainer is None else self.trainer.state.fn
+        for part in ("train", "val", "test") if function is None else _PARTS.get(function, ()):
             self._open(part)
 
     def setup(self, stage: str) -> None:
-        """Open what the command needs."""
+        """Select the rows that the trainer function needs."""
         for part in _PARTS.get(stage, ()):
             if part not in self._rows:
-                self._rows[part] = self._select(part)
+                self._rows[part] = self._select_train() if part == "train" else self._select_held_out(part)
         if stage == "validate" and not self._rows["val"]:
             raise UserError("nothing to validate on; set data.val or data.val_fraction")
         if stage == "test" and not self._rows["test"]:
             raise UserError("nothing to test on; set data.test")
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches, continued where a checkpoint left off."""
-        batches = self._ordered("train", ResumableBatchSampler, shuffle=True, shares=self._shares)
+        """Shuffled batches; after resuming, from the checkpoint's place."""
+        batches = self._batch_sampler("train", ResumableBatchSampler, shuffle=True, shares=self._shares)
         batches.place = self._place_in_run
-        # With workers the first batches are drawn before the trainer names an epoch.
+        # Loader processes ask for the first batches before the trainer sets the epoch.
         batches.resume(*self._resume)
         return self._loader("train", batches)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The held-out examples in their own order."""
-        return self._loader("val", self._ordered("val", BatchSampler, shuffle=False)) if self._rows["val"] else []
+        """The validation examples in their own order."""
+        return self._loader("val", self._batch_sampler("val", BatchSampler, shuffle=False)) if self._rows["val"] else []
 
     def test_dataloader(self) -> DataLoader:
         """The test examples in their own order."""
-        return self._loader("test", self._ordered("test", BatchSampler, shuffle=False))
+        return self._loader("test", self._batch_sampler("test", BatchSampler, shuffle=False))
 
     def state_dict(self) -> dict[str, int]:
-        """How far the run is in its epoch; the order itself follows from the seed."""
+        """Return the run's place: its epoch and the batches of it that are done. The seed gives the batches."""
         epoch, batches = self._place_in_run()
         return {"epoch": epoch, "batches": batches}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from such a state."""
+        """Continue from the place of a checkpoint."""
         self._resume = (state_dict["epoch"], state_dict["batches"])
-        # Lightning looks for state in the loader and does not know of this one.
+        # Lightning looks for a state in the loader and does not know of this one.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def _place_in_run(self) -> tuple[int, int]:
@@ -177,6 +179,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         return divmod(processed, int(loop.max_batches))
 
     def _open(self, part: str) -> list[tuple[Source, TokenStore]]:
+        """Open the stores of a part; those of `train` if validation examples are held out of it."""
         if part == "val" and self.val is None:
             return self._open("train") if self.val_fraction else []
         if part not in self._stores:
@@ -186,41 +189,41 @@ class TrainingDataModule(JudgeDataModule, ABC):
             ]
         return self._stores[part]
 
-    def _select(self, part: str) -> TokenRows:
-        """The rows of a part that are on its side of the split and not too long."""
-        of_train = part == "val" and self.val is None
-        chosen = []
-        for _, store in self._open(part):
-            held_out = self._held_out(store) if of_train or part == "train" else np.ones(len(store), dtype=bool)
-            chosen.append((store, np.flatnonzero(held_out != (part == "train"))))
-        # What is held out of several sources is one set of examples.
-        fitting = self._fitting(part, chosen) if of_train else [x for one in chosen for x in self._fitting(part, [one])]
-        rows = TokenRows(fitting, self.row)
-        if part == "train":
-            if not rows:
-                raise UserError("data.train: found no example to train on, expected at least one")
-            weights = [source.weight for source, _ in self._open(part)]
-            self._shares = [(len(numbers), weight) for (_, numbers), weight in zip(fitting, weights, strict=True)]
-            if not any(visits(*share) for share in self._shares):
-                raise UserError(
-                    f"data.train: found {len(rows)} examples of weight {weights[0]}, of which an epoch visits none; "
-                    "expected a larger weight"
-                )
+    def _select_train(self) -> TokenRows:
+        """Select the rows of `train` that are neither held out nor too long."""
+        selected, self._shares = [], []
+        for source, store in self._open("train"):
+            numbers = np.flatnonzero(~store.held_out(self.val_fraction, self.seed))
+            kept = self._drop_too_long("train", [(store, numbers)])
+            selected += kept
+            self._shares.append((len(kept[0][1]), source.weight))
+        rows = TokenRows(selected, self.row)
+        if not rows:
+            raise UserError("data.train: found no example to train on, expected at least one")
+        if not any(visits(*share) for share in self._shares):
+            raise UserError(
+                f"data.train: found {len(rows)} examples of weight {self._shares[0][1]}, of which an epoch visits "
+                "none; expected a larger weight"
+            )
         return rows
 
-    def _held_out(self, store: TokenStore) -> np.ndarray:
-        if not self.val_fraction:
-            return np.zeros(len(store), dtype=bool)
-        if store.key not in self._sides:
-            scores = store.by_group(lambda group: group_score(group, self.seed))
-            self._sides[store.key] = held_out_rows(scores, self.val_fraction)
-        return self._sides[store.key]
+    def _select_held_out(self, part: str) -> TokenRows:
+        """Select the rows of `val` or `test` that are not too long."""
+        stores = [store for _, store in self._open(part)]
+        if part == "val" and self.val is None:
+            held_out = [(store, np.flatnonzero(store.held_out(self.val_fraction, self.seed))) for store in stores]
+            # What is held out of several sources is one set of examples: it may be empty for one of them.
+            return TokenRows(self._drop_too_long(part, held_out), self.row)
+        everything = [(store, np.arange(len(store))) for store in stores]
+        return TokenRows([kept for one in everything for kept in self._drop_too_long(part, [one])], self.row)
 
-    def _fitting(self, part: str, chosen: list[tuple[TokenStore, np.ndarray]]) -> list[tuple[TokenStore, np.ndarray]]:
-        """Those of the chosen rows that are not too long; says how many there are."""
-        if not chosen:
+    def _drop_too_long(
+        self, part: str, rows: list[tuple[TokenStore, np.ndarray]]
+    ) -> list[tuple[TokenStore, np.ndarray]]:
+        """Drop the rows that are longer than `max_length`, and log how many there are."""
+        if not rows:
             return []
-        lengths = [store.lengths[rows] for store, rows in chosen]
+        lengths = [store.lengths[numbers] for store, numbers in rows]
         fits = [some <= self.max_length for some in lengths]
         found, kept = sum(map(len, lengths)), sum(int(some.sum()) for some in fits)
         if found and not kept:
@@ -232,21 +235,21 @@ class TrainingDataModule(JudgeDataModule, ABC):
         tokens = sum(int(some[fit].sum()) for some, fit in zip(lengths, fits, strict=True))
         skipped = f", {found - kept} skipped as longer than {self.max_length} tokens" if found > kept else ""
         rank_zero_info(f"{part}: {kept} examples, {tokens} tokens{skipped}")
-        return [(store, rows[fit]) for (store, rows), fit in zip(chosen, fits, strict=True)]
+        return [(store, numbers[fit]) for (store, numbers), fit in zip(rows, fits, strict=True)]
 
-    def _ordered(self, part: str, order: type[B], **more: Any) -> B:
+    def _batch_sampler(self, part: str, sampler: type[_Sampler], **settings: Any) -> _Sampler:
         rows = self._rows[part]
-        rank, world = place_among_ranks(self.trainer)
-        return order(
+        rank, world_size = rank_and_world_size(self.trainer)
+        return sampler(
             rows.lengths,
             self.batch_size,
             tokens_per_batch=self.tokens_per_batch,
             prompts=rows.prompts,
             seed=self.seed,
             rank=rank,
-            world_size=world,
+            world_size=world_size,
             group_by_length=self.group_by_length,
-            **more,
+            **settings,
         )
 
     def _loader(self, part: str, batches: BatchSampler) -> DataLoader:
@@ -263,18 +266,8 @@ class TrainingDataModule(JudgeDataModule, ABC):
         )
 
 
-def tokenize_completion(example: SFTExample, name: str, tokenizer: ChatTokenizer) -> TokenizedCompletion:
-    """An SFT example as ids; `name` stands for its id if it has none."""
-    return TokenizedCompletion(example_id(example) or name, *example_ids(example, SFTExample, tokenizer))
-
-
-def tokenize_preference(example: PreferenceExample, name: str, tokenizer: ChatTokenizer) -> TokenizedPreference:
-    """A preference example as ids; `name` stands for its id if it has none."""
-    return TokenizedPreference(example_id(example) or name, *example_ids(example, PreferenceExample, tokenizer))
-
-
 class SFTDataModule(TrainingDataModule):
-    """Prompts and completions for the warm-up, in judgelit's own, TRL's, ShareGPT's or Alpaca's form."""
+    """Prompts with one completion, in judgelit's own, TRL's, ShareGPT's or Alpaca's form."""
 
     kind = SFTExample
     row = TokenizedCompletion

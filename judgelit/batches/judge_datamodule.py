@@ -1,4 +1,4 @@
-"""Held-out pairs as a LightningDataModule: what is judged during and after training, and by `judgelit predict`."""
+"""LightningDataModule of pairs to judge: during and after training, and by `judgelit predict`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,28 +22,28 @@ from judgelit.records.sources import Sources, read_pairs
 
 @dataclass(frozen=True)
 class JudgeData:
-    """Held-out pairs, judged in both orders during and after training."""
+    """Pairs to judge in both orders, during and after training."""
 
     sets: dict[str, Sources]
-    """Pairs of each named set."""
+    """The pairs of each set, by the set's name."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen, so sharing the default is safe)
-    """Judge prompts to ask with."""
+    """Templates of the judge prompts."""
     max_new_tokens: int = 1024
-    """Longest judgment, in tokens."""
+    """Most tokens of a judgment."""
     stop_at_verdict: bool = True
-    """End a judgment with the line that says its verdict: what a model writes after it takes time and is not read,
-    unless it goes on to another verdict."""
+    """End a judgment after the line with its verdict. Text after this line costs time and is not read, unless it holds
+    another verdict."""
     batch_size: int = 16
-    """Judgments generated at once."""
+    """Judgments to generate at once."""
     limit: int | None = None
-    """Judge only the first pairs of each set, this many."""
+    """Judge only this many pairs of each set, the first ones."""
 
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("judge.sets: found no set, expected at least one")
         for name in self.sets:
             if not name or "/" in name or name.startswith("."):
-                raise UserError(f"judge.sets: found the name {name!r}, expected one that can stand in a file's name")
+                raise UserError(f"judge.sets: found the name {name!r}, expected a name that a file can have")
         for field in ("max_new_tokens", "batch_size", "limit"):
             value = getattr(self, field)
             if value is not None and value < 1:
@@ -52,24 +52,26 @@ class JudgeData:
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Judge prompts padded on the left, with all that generation must know."""
+    """B judge prompts, padded on the left to T tokens, with the settings of their generation."""
 
     input_ids: Tensor
+    """[B, T] int64."""
     attention_mask: Tensor
+    """[B, T] int64, 0 on padding."""
     prompts: list[JudgePrompt]
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     pad_id: int
     ends: VerdictEnd | None = None
-    """Tells whether a judgment has come to its verdict; None if it may go on."""
+    """Tells whether a judgment has reached its verdict. None: a judgment goes on after it."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The batch on another device; Lightning calls this for every batch."""
+        """Return the batch on another device. Lightning calls this for every batch."""
         return replace(self, input_ids=self.input_ids.to(device), attention_mask=self.attention_mask.to(device))
 
 
 class JudgeDataModule(L.LightningDataModule):
-    """Pairs for a judge to judge: all that `judgelit predict` needs, and the held-out side of a training run."""
+    """Pairs to judge: all data of `judgelit predict`, and the held-out pairs of a training run."""
 
     def __init__(
         self,
@@ -79,14 +81,14 @@ class JudgeDataModule(L.LightningDataModule):
         chat_template: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
-        """Describe the data; nothing is read yet.
+        """Store the settings. The pairs are read by `judge_sets`.
 
         Args:
-            tokenizer: Hub name, folder or `nano`; the command line takes it from the model.
+            tokenizer: Hub name, folder or `nano`. The command line takes it from the model.
             judge: Pairs to judge.
-            max_length: Longest prompt and completion together, in tokens; the model's context if not given.
-            chat_template: A Jinja file in place of the tokenizer's own chat template.
-            trust_remote_code: Run Python code that comes with the tokenizer; the command line takes it from the model.
+            max_length: Most tokens of a prompt with one completion. By default the model's context.
+            chat_template: A Jinja file to use in place of the tokenizer's chat template.
+            trust_remote_code: Run Python code that comes with the tokenizer. The command line takes it from the model.
         """
         super().__init__()
         if max_length is not None and max_length < 1:
@@ -100,14 +102,14 @@ class JudgeDataModule(L.LightningDataModule):
 
     @property
     def tokenizer(self) -> ChatTokenizer:
-        """The tokenizer, loaded when first asked for."""
+        """The tokenizer, loaded at first use."""
         if self._tokenizer is None:
             self._tokenizer = ChatTokenizer.load(self.tokenizer_name, self.chat_template, self.trust_remote_code)
         return self._tokenizer
 
     @property
     def max_length(self) -> int:
-        """Tokens that prompt and completion may take together."""
+        """Most tokens of a prompt with one completion."""
         context = self.tokenizer.context
         if self._max_length is None:
             return context
@@ -120,7 +122,7 @@ class JudgeDataModule(L.LightningDataModule):
         read: Callable[[Sources], list[PreferencePair]] = read_pairs,
         make_prompts: Callable[..., tuple[list[JudgePrompt], PromptReport]] = judge_prompts,
     ) -> dict[str, list[JudgePrompt]]:
-        """The prompts of every set of pairs, both orders of each pair.
+        """Return the prompts of every set of pairs, in both orders of each pair.
 
         Args:
             read: Reads the rows of a set as pairs; a benchmark may bring its own function.
@@ -128,33 +130,35 @@ class JudgeDataModule(L.LightningDataModule):
         """
         if self.judge is None:
             return {}
-        room = self.max_length - self.judge.max_new_tokens
-        if room < 1:
+        prompt_tokens = self.max_length - self.judge.max_new_tokens
+        if prompt_tokens < 1:
             raise UserError(
                 f"judge.max_new_tokens: found {self.judge.max_new_tokens}, expected less than the {self.max_length} "
-                "tokens that prompt and judgment may take together"
+                "tokens of a prompt with its judgment"
             )
         templates = self.judge.templates.load()
         sets = {}
         for name, value in self.judge.sets.items():
             pairs = read(value)[: self.judge.limit]
-            prompts, report = make_prompts(pairs, templates, self.tokenizer, room, seed=self.judge.templates.seed)
+            prompts, report = make_prompts(
+                pairs, templates, self.tokenizer, prompt_tokens, seed=self.judge.templates.seed
+            )
             rank_zero_info(f"{name}: {report}")
             if not prompts:
-                raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt")
+                raise UserError(f"{name}: no pair fits the {prompt_tokens} tokens that remain for a judge prompt")
             sets[name] = prompts
         return sets
 
     def predict_dataloader(self) -> list[DataLoader]:
-        """The judge prompts, a loader a set."""
+        """Return one loader of judge prompts for each set."""
         if self.judge is None:
             raise UserError("data.judge is not set; expected the pairs to judge")
         self.predict_sets = self.judge_sets()
         ends = VerdictEnd(self.tokenizer) if self.judge.stop_at_verdict else None
-        rank, world = place_among_ranks(self.trainer)
+        rank, world_size = rank_and_world_size(self.trainer)
         return [
             DataLoader(
-                prompts[rank::world],  # type: ignore[arg-type]
+                prompts[rank::world_size],  # type: ignore[arg-type]
                 batch_size=self.judge.batch_size,
                 collate_fn=partial(
                     _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens, ends=ends
@@ -173,5 +177,12 @@ def _collate_prompts(
     )
 
 
-def place_among_ranks(trainer: L.Trainer | None) -> tuple[int, int]:
-    return (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+def rank_and_world_size(trainer: L.Trainer | None) -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, each of which takes its share of the batches.
+
+    Lightning would share the batches out once more, so this turns the Trainer's `use_distributed_sampler` off.
+    """
+    if trainer is None:
+        return 0, 1
+    trainer._accelerator_connector.use_distributed_sampler = False
+    return trainer.global_rank, trainer.world_size

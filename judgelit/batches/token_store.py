@@ -1,117 +1,285 @@
-"""Tokenised examples on disk, mapped into memory, and the rows of them that a loader reads."""
+"""Token store: the examples of one source as token ids, in one Arrow file that is made once and then memory-mapped."""
 
+import os
+import sys
+import time
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import cached_property
-from itertools import accumulate
+from importlib.metadata import version
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import torch
 import xxhash
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from judgelit.atomic import PART, atomic_file
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
 from judgelit.batches.sampler import Prompts
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.errors import UserError
+from judgelit.progress import track
+from judgelit.records.records import PreferenceExample, SFTExample
+from judgelit.records.sources import Source, group_score, held_out_rows
 
+Example = SFTExample | PreferenceExample
 Row = TokenizedCompletion | TokenizedPreference
+
+FORMAT = 1
+"""Version of what a store holds. Raise it when the same records would give other ids or columns."""
+
+COMPLETIONS: dict[type[Example], tuple[str, ...]] = {
+    SFTExample: ("completion",),
+    PreferenceExample: ("chosen", "rejected"),
+}
+"""The fields of an example that hold its completions."""
+
+CHUNK = 256
+"""Examples that are tokenised and written together."""
+PARALLEL_FROM = 4096
+"""Examples from which tokenising in several processes is faster than starting them takes."""
+MAX_PROCESSES = 16
+"""Each process reads all records and tokenises its share. With more processes than this, reading takes longer."""
+STALE_SECONDS = 3600.0
+"""Age of an unfinished file after which it counts as the remains of a killed process."""
 
 
 class TokenStore:
-    """The examples of one source as ids, R rows in the source's order.
+    """The examples of one source as ids: R rows in the order of the source.
 
-    The ids stay in the file and are read where they are asked for. It is pickled as its path.
+    The ids stay on disk. The store is pickled as its path.
 
     Raises:
-        OSError, pa.ArrowInvalid: The file is not there, or not whole.
+        OSError, pa.ArrowInvalid: The file does not exist or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        names = reader.schema.names
+        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        names = self._table.column_names
         self.columns = names[names.index("prompt") :]
-        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        self._lists = [
-            [(batch[name].offsets.to_numpy(), batch[name].values.to_numpy()) for name in self.columns]
-            for batch in self._batches
-        ]
-        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+        self._ids = [self._table[name] for name in self.columns]
+        self._names = self._table["id"]
+        self._scores: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
+        return self._table.num_rows
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.path,)
 
     def row(self, index: int) -> tuple[str, list[list[int]]]:
-        """The name of a row, and its ids: those of the prompt, then those of each completion."""
-        number = bisect_right(self._ends, index)
-        place = index - (self._ends[number - 1] if number else 0)
-        ids = [values[offsets[place] : offsets[place + 1]].tolist() for offsets, values in self._lists[number]]
-        return self._batches[number]["id"][place].as_py(), ids
+        """Return the name of a row and its ids: those of the prompt, then those of each completion."""
+        return self._names[index].as_py(), [column[index].values.to_numpy().tolist() for column in self._ids]
 
     @property
     def key(self) -> str:
-        """A hash of all that the rows were made of."""
-        return self.path.parent.name
+        """A hash of everything that the rows were made from."""
+        return self.path.stem
 
     @cached_property
     def prompt_tokens(self) -> np.ndarray:
         """[R] int32, tokens of each prompt."""
-        return self._tokens(0)
+        return pc.list_value_length(self._ids[0]).to_numpy()
 
     @cached_property
     def completion_tokens(self) -> list[np.ndarray]:
-        """For each kind of completion [R] int32, their tokens."""
-        return [self._tokens(column) for column in range(1, len(self.columns))]
+        """Tokens of each completion: [R] int32 for every completion column."""
+        return [pc.list_value_length(column).to_numpy() for column in self._ids[1:]]
 
     @property
     def lengths(self) -> np.ndarray:
-        """[R] int32, tokens of each prompt and its longest completion together."""
+        """[R] int32, tokens of each prompt with its longest completion."""
         return self.prompt_tokens + np.max(self.completion_tokens, axis=0)
 
     @cached_property
     def prompt_keys(self) -> np.ndarray:
         """[R] int64, a hash of each prompt's ids."""
-        return _joined([batch["prompt_key"].to_numpy() for batch in self._batches], np.int64)
+        return self._table["prompt_key"].to_numpy()
 
-    def by_group(self, score: Callable[[str], float]) -> np.ndarray:
-        """[R] float64, the `score` of each row's group: of what must stay on one side of a split."""
-        scores = []
-        for batch in self._batches:
-            groups = batch["group"].dictionary_encode()
-            found = np.array([score(group) for group in groups.dictionary.to_pylist()])
-            scores.append(found[groups.indices.to_numpy()])
-        return _joined(scores, np.float64)
+    def held_out(self, fraction: float, seed: int) -> np.ndarray:
+        """[R] bool, whether each row is held out; all rows of a question are on one side, as in `split_by_group`."""
+        if not fraction:
+            return np.zeros(len(self), dtype=bool)
+        if seed not in self._scores:
+            scores = (group_score(group.as_py(), seed) for group in self._table["group"])
+            self._scores[seed] = np.fromiter(scores, np.float64, len(self))
+        return held_out_rows(self._scores[seed], fraction)
 
-    def _tokens(self, column: int) -> np.ndarray:
-        return _joined([np.diff(lists[column][0]) for lists in self._lists], np.int32)
+
+def open_store(source: Source, kind: type[Example], tokenizer: ChatTokenizer, folder: Path, part: str) -> TokenStore:
+    """Open the store of a source in `folder`; tokenise the source first if there is no such store.
+
+    The name of the file is a hash of the data, the tokenizer with its chat template, and `FORMAT`. The file appears
+    only when it is complete. Several processes may build the same store at once: their results are equal.
+
+    Args:
+        source: What to read.
+        kind: SFTExample or PreferenceExample.
+        tokenizer: Turns the examples into ids.
+        folder: Where stores are kept.
+        part: Name of the data set, for messages: `train`, `val` or `test`.
+
+    Raises:
+        UserError: A record cannot be read or tokenised (names its file and line), `folder` cannot be written to, or
+            the data changed during the build.
+    """
+    data = source.fingerprint()
+    examples: Callable[[], Iterable[tuple[str, Example]]] = lambda: source.stream(kind)  # noqa: E731
+    if data is None:
+        records = list(examples())
+        examples = lambda: records  # noqa: E731
+        data = _hash_examples(example for _, example in records)
+    path = folder / f"{_key(data, kind, tokenizer)}.arrow"
+    with suppress(OSError, pa.ArrowInvalid):
+        return TokenStore(path)
+    try:
+        _remove_stale(folder)
+        chunks = closing(_encode_all(examples, kind, tokenizer))
+        with atomic_file(path) as file, pa.ipc.new_file(file, _schema(kind)) as writer, chunks as made:
+            for chunk in track(made, f"tokenizing {part}, chunks of {CHUNK} examples"):
+                writer.write_batch(chunk)
+            if source.fingerprint() not in (None, data):
+                raise UserError(f"{part}: the data changed while it was read; start again")
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written: {error.strerror or error}; choose another folder with data.cache"
+        ) from error
+    return TokenStore(path)
+
+
+def _key(data: str, kind: type[Example], tokenizer: ChatTokenizer) -> str:
+    libraries = tuple(map(version, ("tokenizers", "transformers")))
+    made_from = (FORMAT, data, kind.__name__, tokenizer.fingerprint, libraries)
+    return xxhash.xxh3_128_hexdigest(repr(made_from).encode())
+
+
+def _hash_examples(examples: Iterable[Example]) -> str:
+    content = xxhash.xxh3_128()
+    for example in examples:
+        content.update(repr(example).encode("utf-8", "surrogatepass"))
+    return content.hexdigest()
+
+
+def _remove_stale(folder: Path) -> None:
+    """Delete unfinished files of killed processes. A process that is alive writes to its file again and again."""
+    for part in folder.glob(f".*{PART}"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
+
+
+def _schema(kind: type[Example]) -> pa.Schema:
+    ids = pa.list_(pa.int32())
+    fixed = [("id", pa.string()), ("group", pa.string()), ("prompt_key", pa.int64()), ("prompt", ids)]
+    return pa.schema([*fixed, *((name, ids) for name in COMPLETIONS[kind])])
+
+
+class _Chunks(IterableDataset[pa.RecordBatch]):
+    """Tokenised chunks of examples. Of W loader processes, each makes every W-th chunk.
+
+    The loader takes one chunk from each process in turn, so they come in their order. A UserError comes as an item,
+    since the loader would add a traceback to its text.
+    """
+
+    def __init__(
+        self, examples: Callable[[], Iterable[tuple[str, Example]]], kind: type[Example], tokenizer: ChatTokenizer
+    ) -> None:
+        self.examples, self.kind, self.tokenizer = examples, kind, tokenizer
+
+    def __iter__(self) -> Iterator[pa.RecordBatch | UserError]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        examples = iter(self.examples())
+        chunks = iter(lambda: list(islice(examples, CHUNK)), [])
+        try:
+            for chunk in islice(chunks, first, None, step):
+                yield _encode(chunk, self.kind, self.tokenizer)
+        except UserError as error:
+            yield error
+
+
+def _encode_all(
+    examples: Callable[[], Iterable[tuple[str, Example]]], kind: type[Example], tokenizer: ChatTokenizer
+) -> Generator[pa.RecordBatch, None, None]:
+    """Tokenise in this process or, if there are many examples, in several; memory does not grow with their number."""
+    processes = 0
+    # Only forked processes do without running the user's script again.
+    if sys.platform == "linux" and sum(1 for _ in islice(examples(), PARALLEL_FROM)) == PARALLEL_FROM:
+        cores = len(os.sched_getaffinity(0))
+        processes = min(cores, MAX_PROCESSES) if cores > 1 else 0
+    loader = DataLoader(
+        _Chunks(examples, kind, tokenizer),
+        batch_size=None,
+        num_workers=processes,
+        multiprocessing_context="fork" if processes else None,
+        generator=torch.Generator(),  # Otherwise it draws from the global generator, which the run's seed sets.
+    )
+    chunks = iter(loader)
+    try:
+        for chunk in chunks:
+            if isinstance(chunk, UserError):
+                raise chunk
+            yield chunk
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise UserError("a process that tokenises has died, perhaps because memory ran out; start again") from error
+    finally:
+        del chunks  # This ends the processes.
+
+
+def _encode(chunk: list[tuple[str, Example]], kind: type[Example], tokenizer: ChatTokenizer) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {name: [] for name in _schema(kind).names}
+    for at, example in chunk:
+        try:
+            prompt = np.array(tokenizer.prompt_ids(example.messages), np.int32)
+            completions = [tokenizer.completion_ids(getattr(example, name)) for name in COMPLETIONS[kind]]
+        except UserError as error:
+            raise UserError(f"{at}: {error}") from error
+        pair_id = example.pair_id if isinstance(example, SFTExample) else example.meta.get("pair_id")
+        # An example without an id is named by its place within its folder, so that the folder may be moved.
+        name = pair_id or at.rpartition(os.sep)[2]
+        key = int.from_bytes(xxhash.xxh3_64_digest(prompt.tobytes()), "big", signed=True)
+        row = [_valid_unicode(name), _valid_unicode(example.group), key, prompt, *completions]
+        for column, value in zip(columns.values(), row, strict=True):
+            column.append(value)
+    return pa.record_batch(columns, _schema(kind))
+
+
+def _valid_unicode(text: Any) -> str:
+    """Replace lone surrogates, which UTF-8 cannot encode."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 class ReferenceValues(Protocol):
-    """For each row what `TokenizedPreference.reference` holds."""
+    """For each row the value of `TokenizedPreference.reference`."""
 
     def __getitem__(self, index: int, /) -> Sequence[float]: ...
 
 
 class TokenRows(Dataset[Row]):
-    """Chosen rows of some stores, R in all, one store after the other.
+    """Selected rows of several stores: R in all, one store after the other.
 
-    It holds the rows' numbers; their ids stay on disk. In a loader's process it opens the stores anew.
+    It holds the numbers of the rows; their ids stay on disk. A loader's process opens the stores again.
 
     Args:
-        parts: Stores, each with the numbers of its rows that are chosen, rising.
-        kind: What a row is.
+        parts: Stores, each with the numbers of its selected rows, ascending.
+        kind: Class of a row.
     """
 
     reference: ReferenceValues | None = None
-    """The reference's log-probabilities, where they were computed before training."""
+    """Log-probabilities of the reference, if they were computed before training."""
 
     def __init__(self, parts: Sequence[tuple[TokenStore, np.ndarray]], kind: type[Row]) -> None:
-        # All rows of a store need no numbers.
+        # If all rows of a store are selected, their numbers need not be kept.
         self._parts = [(store, None if len(rows) == len(store) else rows.astype(np.int64)) for store, rows in parts]
         self._kind: Callable[..., Row] = kind
         self._ends = list(accumulate(len(rows) for _, rows in parts))
@@ -131,41 +299,37 @@ class TokenRows(Dataset[Row]):
         return replace(row, reference=self.reference[index])
 
     def __getstate__(self) -> dict[str, Any]:
-        # What a loader's process has no use for stays here.
-        here = {"lengths", "prompts", "prompt_keys"}
-        return {name: value for name, value in vars(self).items() if name not in here}
+        # A loader's process does not need the cached arrays.
+        cached = {"lengths", "prompts"}
+        return {name: value for name, value in vars(self).items() if name not in cached}
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """[R] int32, as `len(row)` is: tokens of the prompt and its longest completion."""
-        return self._chosen(lambda store: store.lengths)
+        """[R] int32, `len(row)`: tokens of the prompt with its longest completion."""
+        return self._selected(lambda store: store.lengths)
 
-    @cached_property
+    @property
     def prompt_keys(self) -> np.ndarray:
         """[R] int64, a hash of each row's prompt ids."""
         return self.prompts.keys
 
     @cached_property
     def prompts(self) -> Prompts:
-        """Which rows share a prompt, and what they cost in tokens."""
+        """Which rows share a prompt, and their tokens."""
         return Prompts(
-            keys=self._chosen(lambda store: store.prompt_keys),
-            prompt_tokens=self._chosen(lambda store: store.prompt_tokens),
-            completion_tokens=self._chosen(lambda store: np.sum(store.completion_tokens, axis=0)),
+            keys=self._selected(lambda store: store.prompt_keys),
+            prompt_tokens=self._selected(lambda store: store.prompt_tokens),
+            completion_tokens=self._selected(lambda store: np.sum(store.completion_tokens, axis=0)),
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of what the stores were made of and which of their rows these are, in order."""
+        """A hash of the stores' keys and of which rows are selected, in their order."""
         content = xxhash.xxh3_128()
         for store, rows in self._parts:
             content.update(store.key.encode() + (b"all" if rows is None else rows.tobytes()))
         return content.hexdigest()
 
-    def _chosen(self, column: Callable[[TokenStore], np.ndarray]) -> np.ndarray:
+    def _selected(self, column: Callable[[TokenStore], np.ndarray]) -> np.ndarray:
         values = [column(store) if rows is None else column(store)[rows] for store, rows in self._parts]
         return np.concatenate(values) if values else np.empty(0, np.int64)
-
-
-def _joined(arrays: Sequence[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    return np.concatenate([np.empty(0, dtype), *arrays])

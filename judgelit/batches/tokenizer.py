@@ -1,4 +1,4 @@
-"""Messages and completions to token ids: one chat template, one boundary, no forged control tokens."""
+"""Chat tokenizer: messages and completions to token ids. No text can forge a control token."""
 
 import inspect
 import json
@@ -22,29 +22,29 @@ NANO_FOLDER = Path(__file__).parent / "nano"
 
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
-# Lone private-use characters carry no meaning in any script, so one of them can mark where text must be cut.
+# Private-use characters have no meaning in any script. One that a text does not hold marks where to cut it.
 _MARKS = [chr(code) for code in range(0xE000, 0xE040)]
 
 
 def model_folder(name_or_path: str) -> str:
-    """`name_or_path` as Hugging Face's loaders take it: `nano` stands for the built-in folder."""
+    """Return the name or folder for Hugging Face's loaders: `nano` stands for the built-in folder."""
     return str(NANO_FOLDER) if name_or_path == NANO else name_or_path
 
 
 @dataclass(frozen=True)
 class ChatTokenizer:
-    """A Hugging Face tokenizer together with the rules by which judgelit turns chats into ids.
+    """A Hugging Face tokenizer with judgelit's rules for turning chats into ids.
 
-    - The chat template is applied once, to the whole prompt; a completion's ids are appended to the prompt's, so
-      the boundary is known by construction and training sees the ids that inference sees.
-    - Text inside a message can never become a control token: what it spells is cut into ordinary pieces.
-    - A completion ends with the model's own end-of-turn token.
+    - The chat template is applied once, to the whole prompt. The completion's ids are appended to the prompt's ids, so
+      the boundary between them is known, and training sees the ids that inference sees.
+    - Text inside a message never becomes a control token: text that spells one is cut into ordinary tokens.
+    - A completion ends with the model's end-of-turn token.
     """
 
     hf: Any
-    """The tokenizer of transformers."""
+    """The transformers tokenizer."""
     context: int = 1 << 30
-    """Tokens that the model can take, where its configuration says."""
+    """Tokens that the model can take, if its configuration says so."""
 
     @classmethod
     def load(
@@ -55,7 +55,7 @@ class ChatTokenizer:
         Args:
             name_or_path: Hub name, local folder or `nano`. A folder of a LoRA adapter may lack a tokenizer; then its
                 base's is loaded.
-            chat_template: A Jinja file that takes the place of the tokenizer's own chat template.
+            chat_template: A Jinja file to use in place of the tokenizer's chat template.
             trust_remote_code: Whether the model's own Python code may run.
 
         Raises:
@@ -104,20 +104,20 @@ class ChatTokenizer:
         return cls(hf, min(hf.model_max_length, _context(config.get_text_config())))
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Ids of the rendered conversation up to where the assistant begins to speak."""
+        """Return the ids of the rendered conversation, up to the start of the assistant's turn."""
         return self._encode(self._render(messages, add_generation_prompt=True))
 
     def completion_ids(self, completion: str) -> list[int]:
-        """Ids of the assistant's text and its end-of-turn token."""
+        """Return the ids of the assistant's text and its end-of-turn token."""
         return [*self.text_ids(completion), self.end_of_turn_id]
 
     def text_ids(self, text: str) -> list[int]:
-        """Ids of plain text, none of which is a control token whatever the text spells."""
+        """Return the ids of plain text. None of them is a control token."""
         cut, marked = self._defuse([text])
         return self._encode((marked[0], cut))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids up to the end of the turn, control tokens left out."""
+        """Return the text of generated ids up to the end of the turn, without control tokens."""
         kept = []
         for token in ids:
             if token in self.stop_ids:
@@ -126,14 +126,14 @@ class ChatTokenizer:
         return self.hf.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def raw_text(self, ids: Sequence[int]) -> str:
-        """The text of ids, control tokens included."""
+        """Return the text of ids, with control tokens."""
         return self.hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides which ids a chat becomes: vocabulary, rules, control tokens, chat template.
+        """A hash of everything that ids depend on: vocabulary, rules, control tokens and chat template.
 
-        It does not depend on where the tokenizer was loaded from.
+        It does not depend on the folder that the tokenizer was loaded from.
         """
         parts = [
             self.hf.chat_template,
@@ -144,11 +144,11 @@ class ChatTokenizer:
         content = xxhash.xxh3_128(json.dumps(parts, sort_keys=True).encode())
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is not None:
-            # Earlier calls leave their padding and truncation in it.
+            # Earlier calls have set its padding and truncation.
             state = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
             content.update(json.dumps(state).encode())
         else:
-            # Of one without a backend the class's own code makes the ids.
+            # Without a backend, the code of the class makes the ids.
             content.update(inspect.getsource(type(self.hf)).encode())
             with TemporaryDirectory() as folder:
                 self.hf.save_vocabulary(folder)
@@ -158,18 +158,18 @@ class ChatTokenizer:
 
     @cached_property
     def pad_id(self) -> int:
-        """An id to fill rows with; masks come from lengths, so any id will do."""
+        """The id to pad with. Any id will do, since masks are made from lengths."""
         return next(i for i in (self.hf.pad_token_id, self.hf.eos_token_id, self.end_of_turn_id) if i is not None)
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
-        """The ids at which generation stops: end of turn and end of text."""
+        """The ids that end a generated text: end of turn and end of text."""
         ids = dict.fromkeys([self.end_of_turn_id, self.hf.eos_token_id])
         return tuple(i for i in ids if i is not None)
 
     @cached_property
     def end_of_turn_id(self) -> int:
-        """The control token that the chat template writes after an assistant's text, else the end-of-text token."""
+        """The control token that the chat template writes after an assistant's text; if none, the end-of-text token."""
         probe = "judgelit-end-of-turn"
         conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": probe}]
         rendered, _ = self._render(conversation, add_generation_prompt=False)
@@ -184,10 +184,10 @@ class ChatTokenizer:
 
     @cached_property
     def control_tokens(self) -> dict[str, int]:
-        """Text and id of every token by which a template speaks.
+        """Text and id of every control token.
 
-        These are the tokenizer's special tokens, and added tokens that the chat template writes without declaring
-        them special (`<think>` in some models). Added tokens for mere text (runs of spaces, HTML tags) stay text.
+        These are the tokenizer's special tokens, and added tokens in the chat template that are not declared special
+        (`<think>` in some models). Other added tokens (runs of spaces, HTML tags) are ordinary text.
         """
         added = {token.content: (index, token.special) for index, token in self.hf.added_tokens_decoder.items()}
         named = set(self.hf.all_special_tokens)
@@ -207,7 +207,7 @@ class ChatTokenizer:
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str] | None:
-        # A look-ahead finds overlapping occurrences too. The first characters come first, since that search is fast.
+        # A look-ahead also finds overlapping occurrences. Searching for the first character first is faster.
         tokens = sorted(self.control_tokens)
         if not tokens:
             return None
@@ -220,7 +220,7 @@ class ChatTokenizer:
         return tuple({token[:length] for token in self.control_tokens for length in range(1, len(token))})
 
     def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
-        """`texts` with a mark inside everything that spells a control token, and the mark ("" if none was needed)."""
+        """Return a mark and the texts with this mark inside each control token that they spell ("" if none)."""
         whole = [replace_surrogates(text) for text in texts]
         cuts = [self._cuts(text) for text in whole]
         if not any(cuts):
@@ -231,16 +231,16 @@ class ChatTokenizer:
         return mark, [mark.join(_pieces(text, places)) for text, places in zip(whole, cuts, strict=True)]
 
     def _cuts(self, text: str) -> list[int]:
-        """Places at which `text` must be cut, so that no piece of it spells a control token."""
+        """Return the places where `text` must be cut so that no piece spells a control token."""
         if self._control_pattern is None:
             return []
         places = [found.start() + 1 for found in self._control_pattern.finditer(text)]
-        # What follows may end a token that this text begins. Templates strip blanks, so the cut stands before them.
+        # The text may begin a token that the next text ends. Templates strip blanks, so the cut is before them.
         end = len(text.rstrip())
         if text[max(0, end - 256) : end].endswith(self._control_beginnings):
             places.append(end)
         if self._spelled_after_normalisation:
-            # Such a token may be spelled in ways that no search over the raw text finds (NFKC, lower case).
+            # Normalisation (NFKC, lower case) may make a token of text in which the search above finds none.
             ids = {token for piece in _pieces(text, places) for token in self._plain_ids(piece)}
             if ids & set(self.control_ids):
                 return list(range(1, len(text)))
@@ -248,7 +248,7 @@ class ChatTokenizer:
 
     @cached_property
     def _spelled_after_normalisation(self) -> bool:
-        """Whether the tokenizer looks for some control token in normalised rather than in raw text."""
+        """Whether the tokenizer looks for some control token in normalised text."""
         backend = getattr(self.hf, "backend_tokenizer", None)
         if backend is None or backend.normalizer is None:
             return False
@@ -262,7 +262,7 @@ class ChatTokenizer:
         try:
             text = self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
         except Exception as error:
-            # Jinja templates refuse what they cannot show (a system turn, two user turns in a row) by raising.
+            # Jinja templates raise for turns that they do not support (a system turn, two user turns in a row).
             roles = ", ".join(turn["role"] for turn in messages)
             raise UserError(f"the chat template refuses the turns ({roles}): {first_line(error)}") from error
         return text, mark
@@ -273,11 +273,11 @@ class ChatTokenizer:
         return [*self._plain_ids(first), *(token for piece in others for token in self._continuation_ids(piece))]
 
     def _plain_ids(self, text: str) -> list[int]:
-        # The template writes its own BOS where the model wants one: adding special tokens here would double it.
+        # The template writes the BOS token, if the model has one. Adding special tokens here would double it.
         return self.hf(text, add_special_tokens=False)["input_ids"] if text else []
 
     def _continuation_ids(self, text: str) -> list[int]:
-        """Ids of text that goes on in the middle of a word: some tokenizers put a blank before what comes first."""
+        """Return the ids of text that continues a word. Some tokenizers put a blank before the first word of a text."""
         anchor = self._plain_ids("\n")
         ids = self._plain_ids("\n" + text)
         return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
@@ -296,10 +296,10 @@ def _pieces(text: str, places: Sequence[int]) -> list[str]:
 
 
 def _context(config: Any) -> int:
-    """Tokens that a model takes while the positions of each row are its own.
+    """Return the most tokens for which a row's result does not depend on the other rows of its batch.
 
-    LongRoPE and dynamic scaling turn all positions of a batch otherwise once one of its rows is longer than the model's
-    first context (arXiv 2402.13753): what a row gives would depend on its neighbours.
+    LongRoPE and dynamic scaling change all position embeddings of a batch if one of its rows is longer than the
+    model's original context (arXiv 2402.13753).
     """
     context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
     rope = getattr(config, "rope_parameters", None) or {}

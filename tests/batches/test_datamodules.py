@@ -1,3 +1,5 @@
+"""SFTDataModule, DPODataModule, JudgeDataModule: splits, batches, wrong settings, and exact resume."""
+
 import itertools
 import logging
 import pickle
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from judgelit.batches.datamodules import (
@@ -24,6 +27,7 @@ from judgelit.batches.datamodules import (
 )
 from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.batches.token_store import TokenRows
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.records.files import write_records
@@ -105,7 +109,7 @@ def test_a_held_out_question_is_held_out_in_both_orders_and_under_every_prompt(t
     assert set(ids(other.val_dataloader())) != set(val)
 
 
-def test_a_file_of_its_own_validates_in_its_own_order(tmp_path: Path, llama: str) -> None:
+def test_validation_files_keep_their_order(tmp_path: Path, llama: str) -> None:
     train, val = sft_file(tmp_path / "a.jsonl", range(9)), sft_file(tmp_path / "b.jsonl", range(20, 27))
     data = read(SFTDataModule(llama, train, val=val, test=val, batch_size=2))
     assert ids(data.val_dataloader()) == [f"e{number}" for number in range(20, 27)]
@@ -196,20 +200,20 @@ def test_a_token_budget_takes_the_place_of_a_number_of_examples(tmp_path: Path, 
 # Tokenised once.
 
 
-def test_tokenised_examples_are_kept_where_the_user_says_or_with_other_data_sets(
+def test_stores_are_in_the_users_folder_or_in_the_datasets_cache(
     tmp_path: Path, llama: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = sft_file(tmp_path / "a.jsonl", range(4))
     data = read(SFTDataModule(llama, path))
-    assert data.cache_folder == own_cache and len(list(own_cache.glob("*/rows.arrow"))) == 1
+    assert data.cache_folder == own_cache and len(list(own_cache.glob("*.arrow"))) == 1
     data = read(SFTDataModule(llama, path, cache=str(tmp_path / "mine")))
-    assert data.cache_folder == tmp_path / "mine" and len(list(tmp_path.glob("mine/*/rows.arrow"))) == 1
+    assert data.cache_folder == tmp_path / "mine" and len(list(tmp_path.glob("mine/*.arrow"))) == 1
     monkeypatch.delenv("HF_DATASETS_CACHE")
     assert SFTDataModule(llama, path).cache_folder == datasets.config.HF_DATASETS_CACHE / "judgelit"
     assert SFTDataModule(llama, path, cache="~/x").cache_folder == Path.home() / "x"
 
 
-def test_what_was_prepared_is_opened_whatever_is_chosen_of_it(
+def test_prepared_examples_are_reused_for_any_selection(
     tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     examples = [sft_example(n, completion="x" * (9 * n)) for n in range(20)]
@@ -219,7 +223,7 @@ def test_what_was_prepared_is_opened_whatever_is_chosen_of_it(
     # Neither length nor split nor seed is part of what was tokenised; and what is not needed is not read.
     settings: dict[str, Any] = {"max_length": 100, "val_fraction": 0.5, "seed": 4, "test": str(tmp_path / "b.jsonl")}
     with monkeypatch.context() as patched:
-        patched.setattr("judgelit.batches.token_cache.encoded", lambda *_: pytest.fail("tokenised again"))
+        patched.setattr(ChatTokenizer, "prompt_ids", lambda *_: pytest.fail("tokenised again"))
         data = read(SFTDataModule(llama, str(tmp_path / "a.jsonl"), **settings))
     kept = [row.id for row in (*data.rows("train"), *data.rows("val"))]
     assert 0 < len(kept) < 20 and set(kept) < {f"e{n}" for n in range(20)}
@@ -260,7 +264,7 @@ def test_rows_are_prepared_once_and_before_they_are_loaded(tmp_path: Path, llama
     assert asked[-1] == "again"
 
 
-def test_a_data_module_takes_little_to_another_process(tmp_path: Path, llama: str) -> None:
+def test_the_rows_of_a_loader_are_pickled_as_little(tmp_path: Path, llama: str) -> None:
     data = read(SFTDataModule(llama, sft_file(tmp_path / "a.jsonl", range(3000)), val_fraction=0.001))
     loader = data.train_dataloader()
     assert len(pickle.dumps(loader.dataset)) < 25_000
@@ -545,10 +549,21 @@ def test_a_run_may_be_continued_twice(tmp_path: Path, llama: str) -> None:
     assert_same(whole, begun[:4] + more[:5], runs.fit([Seen()], runs.last, max_epochs=3))
 
 
+def test_a_trainer_that_shares_out_batches_itself_is_told_not_to(tmp_path: Path, llama: str) -> None:
+    data = SFTDataModule(llama, sft_file(tmp_path / "a.jsonl", range(16)), batch_size=2)
+    data.trainer = L.Trainer(
+        accelerator="cpu", devices=2, strategy="ddp_spawn", logger=False, enable_checkpointing=False
+    )
+    data.setup("fit")
+    loader = data.train_dataloader()
+    connector = data.trainer._data_connector
+    assert connector._prepare_dataloader(loader, shuffle=True, mode=RunningStage.TRAINING) is loader
+
+
 def test_ranks_share_the_batches_of_an_epoch(tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path, parts = sft_file(tmp_path / "a.jsonl", range(16)), []
     for rank in range(2):
-        monkeypatch.setattr("judgelit.batches.datamodules.place_among_ranks", lambda trainer, rank=rank: (rank, 2))
+        monkeypatch.setattr("judgelit.batches.datamodules.rank_and_world_size", lambda trainer, rank=rank: (rank, 2))
         loader = read(SFTDataModule(llama, path, batch_size=2)).train_dataloader()
         assert isinstance(loader, DataLoader)
         parts.append(ids(loader))

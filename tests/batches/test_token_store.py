@@ -1,4 +1,4 @@
-"""Tokenised examples on disk: made once, never stale, whole or not there, whoever was killed and however many build."""
+"""Token stores: made once, never stale, complete or absent after a kill and with several builders at once."""
 
 import json
 import multiprocessing
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,21 +19,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from tokenizers import normalizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from judgelit.batches import encoding, token_cache
-from judgelit.batches.encoding import encoded
+from judgelit.atomic import PART
+from judgelit.batches import token_store
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
-from judgelit.batches.token_cache import open_store
-from judgelit.batches.token_store import TokenRows, TokenStore
+from judgelit.batches.token_store import TokenRows, TokenStore, open_store
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.records import sources
 from judgelit.records.files import write_records
 from judgelit.records.reading import R
 from judgelit.records.records import Message, PreferenceExample, SFTExample
-from judgelit.records.sources import FileSource, Source, group_score, held_out_rows, split_by_group
+from judgelit.records.sources import FileSource, Source, split_by_group
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,9 +87,15 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes at work as soon as there are a dozen examples."""
-    monkeypatch.setattr(encoding, "_CHUNK", 4)
-    monkeypatch.setattr(encoding, "_FEW", 2)
-    monkeypatch.setattr(encoding, "_cores", lambda: 2)
+    monkeypatch.setattr(token_store, "CHUNK", 4)
+    monkeypatch.setattr(token_store, "PARALLEL_FROM", 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+
+
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other processes."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
 
 
 @pytest.fixture
@@ -98,7 +105,7 @@ def never_tokenise(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("done again")
 
-    monkeypatch.setattr(token_cache, "encoded", fail)
+    monkeypatch.setattr(ChatTokenizer, "prompt_ids", fail)
     monkeypatch.setattr(sources, "read_rows", fail)
 
 
@@ -122,14 +129,12 @@ def test_a_store_holds_the_ids_of_every_example_in_order(
     assert store.columns == ["prompt", "completion"]
 
 
-def test_many_batches_on_disk_are_one_sequence(
-    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+def test_many_chunks_on_disk_are_one_sequence(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, one_core: None
 ) -> None:
-    monkeypatch.setattr(token_cache, "_WRITTEN", 1500)
-    monkeypatch.setattr(encoding, "_cores", lambda: 1)
     pairs = preferences(50)
     store = open_store(source_of(tmp_path / "a.jsonl", pairs), PreferenceExample, chatml, folder, "train")
-    assert 2 < pa.ipc.open_file(str(store.path)).num_record_batches < 12
+    assert pa.ipc.open_file(str(store.path)).num_record_batches == 13
     assert ids_of(store) == wanted(pairs, chatml)
     assert store.prompt_tokens.tolist() == [len(prompt) for _, (prompt, *_) in wanted(pairs, chatml)]
     assert [some.tolist() for some in store.completion_tokens] == [
@@ -162,35 +167,39 @@ def test_several_processes_make_what_one_makes(
     assert multiprocessing.active_children() == []
 
 
-def test_few_chunks_are_held_at_a_time(chatml: ChatTokenizer, small_chunks: None) -> None:
-    read = 0
+def test_few_examples_are_held_at_a_time(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, one_core: None, monkeypatch: Any
+) -> None:
+    read: list[weakref.ref[SFTExample]] = []
+    stream = FileSource.stream
 
-    def endless() -> Iterator[tuple[str, SFTExample]]:
-        nonlocal read
-        while True:
-            read += 1
-            yield f"at {read}", SFTExample(turns(f"q {read}"), "a")
+    def counted(source: FileSource, kind: Any) -> Iterator[tuple[str, Any]]:
+        for at, example in stream(source, kind):
+            read.append(weakref.ref(example))
+            assert sum(one() is not None for one in read) <= 10
+            yield at, example
 
-    batches = encoded(endless(), SFTExample, chatml)
-    for taken in range(1, 12):
-        assert next(batches).num_rows == 4
-        # One chunk for each of two processes, and one that is about to be given.
-        assert read <= 4 * (taken + 3)
-    batches.close()  # type: ignore[attr-defined]
-    assert multiprocessing.active_children() == []
+    source = source_of(tmp_path / "a.jsonl", completions(100))
+    monkeypatch.setattr(FileSource, "stream", counted)
+    assert len(open_store(source, SFTExample, chatml, folder, "train")) == 100
 
 
-def test_processes_that_tokenise_are_spared_torch() -> None:
-    code = "import sys, judgelit.batches.encoding; assert not {'torch', 'lightning', 'datasets'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_tokenising_leaves_the_random_numbers_alone(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(30))
+    before = torch.get_rng_state()
+    open_store(source, SFTExample, chatml, folder, "train")
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_script_without_main_guard_is_not_run_again(tmp_path: Path, llama: str) -> None:
     write_records(tmp_path / "a.jsonl", completions(30))
     (tmp_path / "script.py").write_text(
-        "from judgelit.batches import encoding\n"
+        "import os\n"
+        "from judgelit.batches import token_store\n"
         "from judgelit.batches.datamodules import SFTDataModule\n"
-        "encoding._CHUNK, encoding._FEW, encoding._cores = 4, 2, lambda: 2\n"
+        "token_store.CHUNK, token_store.PARALLEL_FROM, os.sched_getaffinity = 4, 8, lambda process: {0, 1}\n"
         "print('begun')\n"
         f"data = SFTDataModule({llama!r}, {str(tmp_path / 'a.jsonl')!r}, cache={str(tmp_path / 'cache')!r})\n"
         "data.prepare_data()\ndata.setup('fit')\nprint(len(data.rows('train')))\n"
@@ -206,7 +215,7 @@ def test_a_script_without_main_guard_is_not_run_again(tmp_path: Path, llama: str
 
 
 class Dying(ChatTokenizer):
-    """A tokenizer in whose hands the process is killed."""
+    """A tokenizer that kills its process."""
 
     def prompt_ids(self, messages: Any) -> list[int]:
         if multiprocessing.parent_process() is not None:
@@ -225,16 +234,16 @@ def test_a_process_that_is_killed_is_one_line(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(30))
-    with pytest.raises(UserError, match=r"^a process that tokenises ended with exit code -9, perhaps .*; start again"):
+    with pytest.raises(UserError, match=r"^a process that tokenises has died, perhaps .*; start again$"):
         open_store(source, SFTExample, Dying(chatml.hf, chatml.context), folder, "train")
-    assert left_in(folder) == [] and multiprocessing.active_children() == []
+    assert left_in(folder) == []
 
 
 def test_a_bug_in_a_process_shows_its_traceback(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(30))
-    with pytest.raises(RuntimeError, match=r"(?s)Traceback.*prompt_ids.*ZeroDivisionError: a bug"):
+    with pytest.raises(ZeroDivisionError, match=r"(?s)Traceback.*prompt_ids.*ZeroDivisionError: a bug"):
         open_store(source, SFTExample, Failing(chatml.hf, chatml.context), folder, "train")
     assert left_in(folder) == []
 
@@ -246,7 +255,7 @@ def test_a_bug_in_a_process_shows_its_traceback(
 def test_a_record_that_cannot_be_read_is_named_and_leaves_nothing(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(encoding, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     source = source_of(tmp_path / "a.jsonl", completions(30))
     with Path(source.path).open("a") as file:
         file.write('{"prompt": "q"}\n')
@@ -265,7 +274,7 @@ def test_an_example_that_the_template_refuses_is_named_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
     cores: int,
 ) -> None:
-    monkeypatch.setattr(encoding, "_cores", lambda: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     records = completions(30)
     records[17] = replace(records[17], messages=({"role": "system", "content": "s"}, *records[17].messages))
     source = source_of(tmp_path / "a.jsonl", records)
@@ -281,12 +290,14 @@ def test_data_that_changes_while_it_is_read_is_refused(
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(5))
 
+    prompt_ids = ChatTokenizer.prompt_ids
+
     def grow(*args: Any) -> Any:
         with Path(source.path).open("a") as file:
             file.write(json.dumps(completions(1)[0].to_dict()) + "\n")
-        return encoded(*args)
+        return prompt_ids(*args)
 
-    monkeypatch.setattr(token_cache, "encoded", grow)
+    monkeypatch.setattr(ChatTokenizer, "prompt_ids", grow)
     with pytest.raises(UserError, match=r"^train: the data changed while it was read; start again$"):
         open_store(source, SFTExample, chatml, folder, "train")
     assert left_in(folder) == []
@@ -295,7 +306,7 @@ def test_data_that_changes_while_it_is_read_is_refused(
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, chatml: ChatTokenizer) -> None:
     (tmp_path / "file").touch()
     source = source_of(tmp_path / "a.jsonl", completions(5))
-    with pytest.raises(UserError, match=r"file/[0-9a-f]{32}: cannot be written: Not a directory; .* data\.cache$"):
+    with pytest.raises(UserError, match=r"file: cannot be written: File exists; .* data\.cache$"):
         open_store(source, SFTExample, chatml, tmp_path / "file", "train")
 
 
@@ -328,8 +339,8 @@ def other_vocabulary(tokenizer: ChatTokenizer) -> ChatTokenizer:
     return ChatTokenizer(hf, tokenizer.context)
 
 
-@pytest.mark.parametrize("change", ["data", "name", "limit", "template", "vocabulary", "kind", "code"])
-def test_whatever_changes_nothing_stale_is_served(
+@pytest.mark.parametrize("change", ["data", "name", "limit", "template", "vocabulary", "kind", "format"])
+def test_a_change_makes_a_new_store(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     rows = [{"prompt": f"question {n}", "completion": "a", "chosen": "a", "rejected": f"b {n}"} for n in range(4)]
@@ -353,7 +364,7 @@ def test_whatever_changes_nothing_stale_is_served(
     elif change == "kind":
         kind = PreferenceExample  # type: ignore[assignment]
     else:
-        monkeypatch.setattr(token_cache, "_code", lambda: "other")
+        monkeypatch.setattr(token_store, "FORMAT", token_store.FORMAT + 1)
     second = open_store(source, kind, tokenizer, folder, "train")
     assert second.key != first.key
     found = [record for _, record in source.stream(kind)]
@@ -383,7 +394,7 @@ class Reversed(FileSource):
         return iter(list(super().stream(kind))[::-1])
 
 
-def test_a_source_that_says_nothing_of_itself_is_known_by_what_it_gives(
+def test_a_source_without_a_fingerprint_is_identified_by_its_records(
     folder: Path, chatml: ChatTokenizer, request: pytest.FixtureRequest
 ) -> None:
     first = open_store(Given(completions(4)), SFTExample, chatml, folder, "train")
@@ -394,7 +405,7 @@ def test_a_source_that_says_nothing_of_itself_is_known_by_what_it_gives(
     assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").key == first.key
 
 
-def test_a_subclass_that_reads_files_otherwise_is_not_taken_for_them(
+def test_a_subclass_that_reads_files_differently_has_a_store_of_its_own(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(4))
@@ -422,7 +433,7 @@ def test_fingerprints_of_tokenizers(
 
 
 class Shouting(ByT5Tokenizer):
-    """Of the same files as its parent, with other code."""
+    """A tokenizer with the files of its parent and different code."""
 
     def _tokenize(self, text: str) -> list[str]:
         return super()._tokenize(text.upper())
@@ -443,7 +454,7 @@ def test_fingerprints_of_tokenizers_in_python() -> None:
     assert found[0] == found[1] and len(set(found)) == 4
 
 
-# Whole, or not there.
+# Complete or absent.
 
 
 def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
@@ -453,19 +464,20 @@ def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, cha
     assert ids_of(open_store(source, SFTExample, chatml, folder, "train")) == wanted(completions(5), chatml)
 
 
-def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
+def test_a_killed_build_leaves_no_store(
     tmp_path: Path, folder: Path, llama: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(2000))
     code = (
         "import sys; from pathlib import Path\n"
-        "from judgelit.batches import encoding, token_cache\n"
+        "import os\n"
+        "from judgelit.batches import token_store\n"
         "from judgelit.records.records import SFTExample\n"
         "from judgelit.records.sources import FileSource\n"
         "from judgelit.batches.tokenizer import ChatTokenizer\n"
-        "encoding._CHUNK, encoding._FEW, encoding._cores, token_cache._WRITTEN = 4, 2, lambda: 2, 1\n"
+        "token_store.CHUNK, token_store.PARALLEL_FROM, os.sched_getaffinity = 4, 8, lambda process: {0, 1}\n"
         "tokenizer = ChatTokenizer.load(sys.argv[1])\n"
-        "token_cache.open_store(FileSource(sys.argv[2]), SFTExample, tokenizer, Path(sys.argv[3]), 'train')\n"
+        "token_store.open_store(FileSource(sys.argv[2]), SFTExample, tokenizer, Path(sys.argv[3]), 'train')\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, llama, source.path, str(folder)],
@@ -473,14 +485,14 @@ def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
         stderr=subprocess.DEVNULL,
     )
     for _ in range(1200):
-        parts = list(folder.rglob("*.part"))
+        parts = list(folder.glob(f".*{PART}"))
         if parts and parts[0].stat().st_size > 4000:
             break
         time.sleep(0.05)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     process.kill()
     process.wait()
-    assert parts and [path.suffix for path in folder.rglob("*") if path.is_file()] == [".part"]
+    assert parts and left_in(folder) == [parts[0].name]
     # Its processes end by themselves.
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(Path(f"/proc/{child}/cmdline").exists() for child in children):
@@ -489,34 +501,37 @@ def test_a_killed_build_leaves_nothing_that_could_be_taken_for_a_store(
     tokenizer = ChatTokenizer.load(llama)
     store = open_store(source, SFTExample, tokenizer, folder, "train")
     assert len(store) == 2000
-    assert left_in(folder) == sorted(["rows.arrow", parts[0].name]), "another process may still be writing it"
+    assert left_in(folder) == sorted([store.path.name, parts[0].name]), "another process may still be writing it"
     os.utime(parts[0], (0, 0))
-    open_store(Given(completions(3)), SFTExample, tokenizer, folder, "train")
-    assert left_in(folder) == ["rows.arrow", "rows.arrow"]
+    other = open_store(Given(completions(3)), SFTExample, tokenizer, folder, "train")
+    assert left_in(folder) == sorted([store.path.name, other.path.name])
 
 
 def test_builders_at_the_same_time_do_no_harm(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = source_of(tmp_path / "a.jsonl", completions(40))
-    together = threading.Barrier(3)
+    together, prompt_ids, begun = threading.Barrier(3, timeout=60), ChatTokenizer.prompt_ids, set()
 
     def wait(*args: Any) -> Any:
-        together.wait()
-        return encoded(*args)
+        if threading.get_ident() not in begun:
+            begun.add(threading.get_ident())
+            together.wait()
+        return prompt_ids(*args)
 
-    monkeypatch.setattr(token_cache, "encoded", wait)
     found: list[TokenStore] = []
     threads = [
         threading.Thread(target=lambda: found.append(open_store(source, SFTExample, chatml, folder, "train")))
         for _ in range(3)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with monkeypatch.context() as patched:
+        patched.setattr(ChatTokenizer, "prompt_ids", wait)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert [ids_of(store) for store in found] == [wanted(completions(40), chatml)] * 3
-    assert left_in(folder) == ["rows.arrow"]
+    assert left_in(folder) == [found[0].path.name]
 
 
 # The rows that a loader reads.
@@ -574,7 +589,7 @@ def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenSto
     assert fingerprint((a, [1, 2])) == fingerprint((TokenStore(a.path), [1, 2]))
 
 
-def test_rows_are_pickled_as_where_they_are(stores: list[TokenStore]) -> None:
+def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:
     rows = TokenRows([(stores[0], np.arange(10)), (stores[1], np.arange(6))], TokenizedPreference)
     before = len(pickle.dumps(rows))
     assert len(rows.lengths) == len(rows.prompt_keys) == 16
@@ -600,7 +615,6 @@ def test_the_split_of_rows_is_the_split_of_records(
 ) -> None:
     records = [replace(one, meta={**one.meta, "question": f"k{n // 3}"}) for n, one in enumerate(completions(60))]
     store = open_store(source_of(tmp_path / "a.jsonl", records), SFTExample, chatml, folder, "train")
-    held_out = held_out_rows(store.by_group(lambda group: group_score(group, 3)), fraction)
-    names = [store.row(index)[0] for index in np.flatnonzero(held_out)]
+    names = [store.row(index)[0] for index in np.flatnonzero(store.held_out(fraction, 3))]
     assert names == [record.pair_id for record in split_by_group(records, fraction, 3)[1]]
     assert 0 < len(names) < 60 or fraction == 0

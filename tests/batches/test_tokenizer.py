@@ -1,4 +1,4 @@
-"""Chats to ids: the boundary, the end of the turn, what text may never become, and what is cut when room is short."""
+"""Chat tokenizer: boundary between prompt and completion, end of the turn, and no forged control tokens."""
 
 import copy
 import json
