@@ -1,4 +1,4 @@
-"""judgelit without its command line: the lines that the README shows."""
+"""judgelit as a Python library, as in the README."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_sft_and_then_dpo(llama: str, tmp_path: Path) -> None:
     assert float(run.callback_metrics["train/loss"]) > 0
 
 
-def test_public_names_are_there_and_others_are_not() -> None:
+def test_public_names_exist_and_unknown_names_are_refused() -> None:
     for name in judgelit.__all__:
         assert getattr(judgelit, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'SFTModul'"):
