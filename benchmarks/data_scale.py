@@ -1,17 +1,18 @@
-"""Data at scale: memory of the first start, seconds of the second start, share of time that training waits for data.
+"""Measure data at scale: memory of the first start, time of the second start, time that training waits for data.
 
     python benchmarks/data_scale.py --pairs 1000000 --model DIR [--tokenizer nano] [--folder DIR]
 
-Writes this many preference examples as JSONL, the same on any machine. Then it measures, each in a separate process:
+The script writes --pairs preference examples as JSONL, the same on every machine. It then measures, each in a new
+process:
 
-- first start: reads and tokenises them, up to the first batch. Memory is that of the process and its workers together,
-  sampled ten times a second: `Pss`, in which a page that several share counts once, and the sum of `RssAnon`.
-- second start: from the start of the process to the first batch, with the highest resident memory (`VmHWM`).
-- training: DPO steps of 4 pairs with --model and, as a harder case, with `nano`: the share of the time that a step
+- first start: read and tokenise the examples, up to the first batch. Memory is that of the process and its workers
+  together, sampled ten times a second: `Pss`, which counts a shared page once, and the sum of `RssAnon`.
+- second start: from the start of the process to the first batch, with the peak resident memory (`VmHWM`).
+- training: DPO steps of 4 pairs with --model, and with `nano`, whose steps are short: the share of time that a step
   waits for its batch, from the third step on.
 
-Each figure is a claim; the last line is the claim about memory. Processor seconds are printed beside seconds, for
-machines that others use too. Linux only.
+Each figure is a claim; the last line is the claim about memory. Processor seconds are printed too, for machines with
+other jobs. Linux only.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import duel
+import side_by_side
 
 GIB = 2**30
 
@@ -35,55 +36,55 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--tokenizer", default="nano")
-    parser.add_argument("--model", help="folder of a causal language model to train; none: only nano")
-    parser.add_argument("--folder", type=Path, help="where data and cache go, and stay; none: a temporary folder")
-    parser.add_argument("--steps", type=int, default=10, help="steps that are measured, ten times as many with nano")
-    parser.add_argument("--workers", type=int, default=1, help="processes that prepare batches in training")
-    parser.add_argument("--role", choices=["referee", "start", "train"], default="referee", help=argparse.SUPPRESS)
+    parser.add_argument("--model", help="folder of a causal language model to train; default: only nano")
+    parser.add_argument("--folder", type=Path, help="folder that keeps data and cache; default: a temporary folder")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps; with nano ten times as many")
+    parser.add_argument("--workers", type=int, default=1, help="loader processes in training")
+    parser.add_argument("--role", choices=["parent", "start", "train"], default="parent", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.role != "referee":
+    if args.role != "parent":
         (start if args.role == "start" else train)(args)
         return
     if args.folder is not None:
         args.folder.mkdir(parents=True, exist_ok=True)
-        referee(args)
+        measure_all(args)
         return
     with tempfile.TemporaryDirectory() as folder:
         args.folder = Path(folder)
-        referee(args)
+        measure_all(args)
 
 
-def referee(args: argparse.Namespace) -> None:
-    """Run each part and print the claims."""
+def measure_all(args: argparse.Namespace) -> None:
+    """Measure each part and print the claims."""
     from judgelit.records.files import write_records
 
     file = data_file(args)
     if not file.exists():
         write_records(file, examples(args.pairs))
     print(f"{args.pairs} pairs, {file.stat().st_size / GIB:.2f} GiB of JSONL", flush=True)
-    first = run(args, "start", watched=True)
+    first = run_part(args, "start", watched=True)
     print(f"first start {first}", flush=True)
-    second = run(args, "start")
+    second = run_part(args, "start")
     print(f"second start {second}", flush=True)
     claims = [(f"second start with {args.pairs} pairs, seconds / 10 s", 1.0, [second["seconds"], 10.0])]
     for model in filter(None, (args.model, "nano")):
-        found = run(args, "train", model=model)
+        found = run_part(args, "train", model=model)
         print(f"training {model}: {found}", flush=True)
         text = f"share of a DPO step of 4 pairs that waits for its batch, {Path(model).name}"
         claims.append((text, 0.02, [found["waiting"], found["seconds"]]))
     text = f"resident memory of tokenising {args.pairs} pairs, all processes, bytes / 1 GiB"
     claims.append((text, 1.0, [first["pss"], GIB]))
     for text, goal, pair in claims:
-        duel.claim(text, goal, [pair], smaller_is_better=True)
+        side_by_side.print_claim(text, goal, [pair], smaller_is_better=True)
 
 
 def data_file(args: argparse.Namespace) -> Path:
-    """The examples."""
+    """File of the examples."""
     return args.folder / f"pairs-{args.pairs}.jsonl"
 
 
 def examples(count: int) -> Iterator[Any]:
-    """Judgments of sums, a right one and a wrong one of the same prompt; every fourth prompt has a second pair."""
+    """Yield a right and a wrong judgment of a sum for each prompt; every fourth prompt has a second pair."""
     from judgelit.records.records import PreferenceExample
 
     for number in range(count):
@@ -103,8 +104,8 @@ def examples(count: int) -> Iterator[Any]:
         )
 
 
-def run(args: argparse.Namespace, role: str, model: str | None = None, watched: bool = False) -> dict[str, Any]:
-    """Run one part in a separate process. Return its report, its time and, if `watched`, its peak memory."""
+def run_part(args: argparse.Namespace, role: str, model: str | None = None, watched: bool = False) -> dict[str, Any]:
+    """Run one part in a new process. Return its report, its time and, if `watched`, its peak memory."""
     command = [sys.executable, __file__, "--role", role, "--folder", str(args.folder), "--pairs", str(args.pairs)]
     command += ["--tokenizer", args.tokenizer, "--steps", str(args.steps), "--workers", str(args.workers)]
     command += ["--model", model] if model else []
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace, role: str, model: str | None = None, watched: 
 
 
 def memory(process: int) -> dict[str, int]:
-    """Return the bytes of a process and all processes under it: `Pss` and `RssAnon`, each added up."""
+    """Memory of a process and its descendants in bytes: sums of `Pss` and `RssAnon`."""
     found = {"pss": 0, "anonymous": 0, "processes": 0}
     waiting = [process]
     while waiting:
@@ -138,19 +139,19 @@ def memory(process: int) -> dict[str, int]:
             for task in Path(f"/proc/{number}/task").iterdir():
                 waiting += map(int, (task / "children").read_text(encoding="ascii").split())
         except (OSError, StopIteration):
-            continue  # It has just ended.
+            continue  # the process has just ended
         found["processes"] += 1
     return found
 
 
 def field(path: str, name: str) -> int:
-    """Return the bytes of a field in a file of /proc."""
+    """A field of a /proc file in bytes."""
     lines = Path(path).read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def data(args: argparse.Namespace, tokenizer: str, workers: int = 0) -> Any:
-    """The data module."""
+    """Data module of the examples."""
     from judgelit.batches.datamodules import DPODataModule
 
     return DPODataModule(
@@ -159,7 +160,7 @@ def data(args: argparse.Namespace, tokenizer: str, workers: int = 0) -> Any:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Measure the start, up to the first batch."""
+    """Prepare the data and load the first batch; print the batch's size and the memory."""
     module = data(args, args.tokenizer)
     module.prepare_data()
     module.setup("fit")
@@ -171,7 +172,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> None:
-    """Time some DPO steps."""
+    """Train with DPO; print the waiting time and the total time."""
     import lightning as L
     import torch
     from lightning.pytorch.profilers import SimpleProfiler
@@ -195,7 +196,7 @@ def train(args: argparse.Namespace) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    # The model's own tokenizer, since another one may have ids that the model lacks.
+    # Use the model's tokenizer: another tokenizer may have ids that the model does not know.
     trainer.fit(module, data(args, args.model, args.workers))
     durations = profiler.recorded_durations
     waiting = sum(durations["[_TrainingEpochLoop].train_dataloader_next"][2:])

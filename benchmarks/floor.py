@@ -1,11 +1,17 @@
-"""What a training step would take if it did nothing but the arithmetic that it needs.
+"""Floor of a training step: the time that its necessary arithmetic alone would take.
 
-The floor of a step is the operations that it needs, at the rate that matrix products reach in the same process right
-before and after it: those of one decoder layer, forward and backward, with as many tokens as the step has. Needed are 2
-operations for each weight and token in each pass: the reference's forward pass, the policy's, the recomputation of
-activation checkpointing (but for each layer's last product, which nothing asks for again) and 2 backward; of the head's
-weights only where a token is scored; in attention 4 operations for each channel and each query and key that see each
-other, in as many passes. Nothing else counts, so 100% is out of reach.
+floor = necessary operations / rate of matrix products
+
+The rate is measured in the same process directly before and after the step, on the matrix products of one decoder
+layer, forward and backward, with the step's number of tokens. The necessary operations are:
+
+- 2 for each weight of the decoder layers and each token, in each pass;
+- 2 for each weight of the head and each scored token, in each pass;
+- 4 for each channel of attention and each pair of a query and a key that it attends to, in each pass.
+
+The passes are the reference's forward pass, the policy's forward pass, the recomputation of activation checkpointing
+(without the last product of each layer, which is not computed again), and two for the backward pass. No other work is
+counted, so a step cannot reach 100% of its floor.
 """
 
 import time
@@ -13,22 +19,22 @@ from typing import Any
 
 
 def operations(module: Any, batch: Any) -> float:
-    """Operations that full fine-tuning of a module needs for a batch in the layout that it computes."""
-    each = layers(module.model)
-    body = sum(linear.weight.numel() for layer in each for linear in layer)
-    last = sum(layer[-1].weight.numel() for layer in each)
+    """Necessary operations of full fine-tuning on a batch, in the module's layout."""
+    layers = linear_layers(module.model)
+    body = sum(linear.weight.numel() for layer in layers for linear in layer)
+    last = sum(layer[-1].weight.numel() for layer in layers)
     head = module.model.get_output_embeddings().weight.numel()
     config = module.model.config
-    channels = len(each) * config.num_attention_heads * config.head_dim
-    tokens, pairs = computed(module, batch)
+    channels = len(layers) * config.num_attention_heads * config.head_dim
+    tokens, pairs = count_tokens_and_pairs(module, batch)
     forward = 2 * body * tokens + 2 * head * len(batch.targets) + 4 * channels * pairs
     reference = getattr(module, "reference_kind", "precomputed") != "precomputed"
     recomputed = module.backbone.activation_checkpointing
     return (3 + recomputed + reference) * forward - 2 * last * tokens * recomputed
 
 
-def computed(module: Any, batch: Any) -> tuple[int, int]:
-    """What the module computes for a batch in its layout: tokens, padding left out, and pairs of query and key."""
+def count_tokens_and_pairs(module: Any, batch: Any) -> tuple[int, int]:
+    """Tokens without padding, and pairs of query and key, that the module computes for a batch in its layout."""
     shared = module.policy.layout(batch).rows == "shared_prefix"
     pairs = 0
     for segment in batch.segments:
@@ -41,12 +47,12 @@ def computed(module: Any, batch: Any) -> tuple[int, int]:
 
 
 def matmul_rate(module: Any, batch: Any, seconds: float = 0.3) -> float:
-    """Operations a second of the matrix products of one decoder layer, forward and backward, in float32."""
+    """Operations a second of one decoder layer's matrix products, forward and backward, in float32."""
     import torch
 
-    tokens, _ = computed(module, batch)
+    tokens, _ = count_tokens_and_pairs(module, batch)
     work = []
-    for linear in layers(module.model)[0]:
+    for linear in linear_layers(module.model)[0]:
         weight = linear.weight.detach()
         out, into = weight.shape
         x, y = torch.randn(tokens, into), torch.randn(tokens, out)
@@ -61,7 +67,7 @@ def matmul_rate(module: Any, batch: Any, seconds: float = 0.3) -> float:
     return done / (time.perf_counter() - began)
 
 
-def layers(model: Any) -> list[list[Any]]:
+def linear_layers(model: Any) -> list[list[Any]]:
     """The linear layers of each decoder layer."""
     from torch import nn
 

@@ -1,38 +1,42 @@
-"""Judging pairs in both orders against a plain loop of `model.generate`, one prompt at a time.
+"""Compare judging of pairs in both orders with a loop of `model.generate`, one prompt at a time.
 
     python benchmarks/judging.py --model DIR --data FILE --steps 5 [--pairs 100] [--max_new_tokens 64] [--batch 40]
 
-FILE holds preference pairs, which the default template asks about. Two processes take turns, each turn on the pairs of
-one of --steps chunks: one with judgelit's LocalEngine (--batch texts at once), the other with transformers' model as it
-is loaded. Both are greedy, in float32, and ask the same ids. LocalEngine stops at the verdict, as it does in
-`judgelit evaluate`; a text counts as equal if it is what the loop wrote, or its beginning up to the verdict.
+FILE holds preference pairs; the prompts use the default template. The pairs are split into --steps chunks. Two
+processes take turns, one chunk a turn: judgelit's LocalEngine (--batch texts at once), and transformers' model. Both
+decode greedily in float32 from the same prompt ids. LocalEngine stops at the verdict, as in `judgelit evaluate`. A text
+counts as equal if it equals the loop's text, or the loop's text up to the verdict.
 
-Before the claim stands where our time goes, and what fraction of its floor is reached: of the prompts', the operations
-that computing what is common once leaves, at the rate of matrix products of a layer's own size; of a decoding step's,
-that or reading weights, keys and values at the rate at which a matrix is read for one vector, whichever takes longer.
-Both rates are measured within the same turn. The last line is the claim.
+The lines before the claim say how our time is divided, and which fraction of its floor each part reaches:
+
+- prefill (prompts): the necessary operations at the rate of matrix products of a layer's size. Common beginnings of
+  prompts count once.
+- decode (one step): the longer of two times, that of the operations, and that of reading weights, keys and values at
+  the rate of a matrix-vector product.
+
+Both rates are measured in the same turn. The last line is the claim.
 """
 
 import time
 from collections import defaultdict
 from typing import Any
 
-import duel
+import side_by_side
 
 WARMUP_PAIRS = 1
 
 
 def main() -> None:
-    parser = duel.parser(__doc__)
-    parser.add_argument("--pairs", type=int, default=100, help="pairs that are judged, in both orders")
-    parser.add_argument("--max_new_tokens", type=int, default=64, help="longest judgment, in tokens")
+    parser = side_by_side.argument_parser(__doc__)
+    parser.add_argument("--pairs", type=int, default=100, help="pairs to judge, each in both orders")
+    parser.add_argument("--max_new_tokens", type=int, default=64, help="maximum length of a judgment in tokens")
     parser.set_defaults(warmup=1, batch=40)
     args = parser.parse_args()
-    if args.role != "referee":
-        duel.take_part(args, ours, theirs)
+    if args.role != "parent":
+        side_by_side.run_worker(args, ours, theirs)
         return
     times, parts, texts = [], defaultdict(float), []
-    for mine, other in duel.duel(args.steps, args.warmup):
+    for mine, other in side_by_side.paired_steps(args.steps, args.warmup):
         times.append([mine["seconds"], other["seconds"]])
         texts += zip(mine["texts"], other["texts"], strict=True)
         for name, value in mine["parts"].items():
@@ -46,9 +50,9 @@ def main() -> None:
     shares["rest"] = 1 - sum(shares.values())
     reached = {name: parts[f"{name}_floor"] / parts[name] for name in ("prefill", "decode")}
     print("where our time goes: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()))
-    print("of its floor reached: " + ", ".join(f"{name} {share:.1%}" for name, share in reached.items()))
+    print("fraction of the floor reached: " + ", ".join(f"{name} {share:.1%}" for name, share in reached.items()))
     print(", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in same.items()))
-    duel.claim(
+    side_by_side.print_claim(
         f"judging {args.pairs} pairs in both orders, {args.max_new_tokens} new tokens at most, against model.generate",
         2.0,
         times,
@@ -60,7 +64,7 @@ def main() -> None:
 
 
 def compare(texts: list[tuple[str, str]]) -> dict[str, float]:
-    """Shares of texts that are equal up to the verdict, that stopped there, that have a verdict, and the same one."""
+    """Shares of texts: equal up to the verdict, stopped at the verdict, with a verdict, with equal verdicts."""
     from judgelit.judging.verdict import concludes, parse
 
     count = len(texts)
@@ -73,7 +77,7 @@ def compare(texts: list[tuple[str, str]]) -> dict[str, float]:
 
 
 def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
-    """The conversations of each turn, those of the warm-up first."""
+    """The conversations of each turn, warm-up first."""
     from judgelit.judging.prompts import Templates, judge_prompts
     from judgelit.records.sources import read_pairs
 
@@ -86,8 +90,8 @@ def chunks(args: Any, tokenizer: Any) -> list[list[Any]]:
     ]
 
 
-def ours(turns: duel.Turns, args: Any) -> None:
-    """judgelit's LocalEngine."""
+def ours(turns: side_by_side.Turns, args: Any) -> None:
+    """Judge with judgelit's LocalEngine."""
     from judgelit.generation.engine import EngineSpec, load_engine
     from judgelit.generation.sampling import Sampling
 
@@ -102,11 +106,11 @@ def ours(turns: duel.Turns, args: Any) -> None:
         seconds = time.perf_counter() - began
         texts = [answers[index][0] for index in range(len(conversations))]
         turns.end(seconds=seconds, texts=texts, parts=parts.found())
-    turns.begin()  # where the referee lets it go
+    turns.begin()  # wait until the parent stops this process
 
 
-def theirs(turns: duel.Turns, args: Any) -> None:
-    """A loop over prompts."""
+def theirs(turns: side_by_side.Turns, args: Any) -> None:
+    """Judge with a loop over prompts."""
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -128,11 +132,11 @@ def theirs(turns: duel.Turns, args: Any) -> None:
             made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
             texts.append(tokenizer.decode(made[0, ids.shape[1] :].tolist()))
         turns.end(texts=texts)
-    turns.begin()  # where the referee lets it go
+    turns.begin()  # wait until the parent stops this process
 
 
 class Parts:
-    """The seconds that a model's prompts and its decoding steps take, and those that they would take at best."""
+    """Seconds and floors of a model's two parts of generation, prefill and decode, measured with hooks."""
 
     def __init__(self, model: Any) -> None:
         from torch import nn
@@ -152,13 +156,13 @@ class Parts:
         self.head.register_forward_hook(lambda *_: self._ends())
 
     def begin(self) -> None:
-        """Count from here."""
+        """Start to measure."""
         self.seconds: dict[str, float] = defaultdict(float)
         self.operations: dict[str, float] = defaultdict(float)
         self.steps: list[tuple[float, float]] = []
 
     def found(self) -> dict[str, float]:
-        """Seconds and floors of what ran since then."""
+        """Seconds and floors since `begin`."""
         rate, bandwidth = self._rates()
         decode_floor = sum(max(4 * read / bandwidth, done / rate) for done, read in self.steps)
         floors = {"prefill_floor": self.operations["prefill"] / rate, "decode_floor": decode_floor}
@@ -171,7 +175,7 @@ class Parts:
         self.kind = "decode" if isinstance(attention, KVCache) else "prefill"
         self.began = time.perf_counter()
         if attention is None:
-            return  # in the warm-up, it is tried once what the model can take
+            return  # the engine tests in the warm-up which layout the model supports
         tokens = kwargs["input_ids"].numel()
         seen = int(kwargs["position_ids"].sum()) + tokens
         operations = 2 * self.weights * tokens + 4 * self.channels * seen
@@ -190,7 +194,7 @@ class Parts:
         self.seconds[self.kind] += time.perf_counter() - self.began
 
     def _rates(self) -> tuple[float, float]:
-        """Operations a second of a product of a layer's size, and bytes a second of reading a matrix."""
+        """Operations a second of a matrix product of a layer's size, and bytes a second of a matrix-vector product."""
         import torch
 
         rows, matrix = torch.randn(1024, self.size), torch.randn(self.size, 4 * self.size)
@@ -201,7 +205,7 @@ class Parts:
 
 
 def fastest(work: Any, times: int = 10) -> float:
-    """Seconds of the fastest of some runs."""
+    """Seconds of the fastest of several runs."""
     seconds = []
     for _ in range(times):
         began = time.perf_counter()

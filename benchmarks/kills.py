@@ -1,15 +1,16 @@
-"""Training runs that are killed again and again, against the same runs left alone.
+"""Compare training runs that are killed repeatedly with the same runs without a kill.
 
     python benchmarks/kills.py [--kills 6] [--steps 30] [--cases sft dpo sft-ranks ...] [--output runs/kills]
 
-Each case trains the built-in small model with `judgelit fit` in a process group of its own: two micro-batches a step,
-two loader workers, a checkpoint every other step and two validations an epoch; SFT with LoRA and dropout, DPO of all
-weights; on one process, on two (`-ranks`) and sharded over two (`-shards`). The group gets SIGKILL, half of the time at
-a random moment of training, half of the time while a checkpoint is being written, and the same command goes on.
+Each case trains the built-in small model with `judgelit fit` in a new process group: two micro-batches a step, two
+loader workers, a checkpoint every second step and two validations an epoch. SFT trains LoRA with dropout, DPO trains
+all weights; each runs on one process, on two (`-ranks`) and sharded over two (`-shards`). The group is killed with
+SIGKILL, alternately at a random moment of training and while a checkpoint is being written. The same command then
+continues the run.
 
-Claim: every value that the unbroken run logged, wall-clock columns aside, is in the killed run's log, equal to the last
-bit and in the same order, and so are the weights. The last line is one JSON object; `ratio` is the share of values that
-are equal, each pair is [equal, all] of a case.
+Claim: the killed run logs the same values as the unbroken run, bit by bit and in the same order (columns of wall-clock
+time excluded), and ends with the same weights. The last line is one JSON object: `ratio` is the share of equal values,
+each pair is [equal, all] of a case.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from duel import environment
+from side_by_side import environment
 
 SUMS = {"kinds": ["sums"], "difficulties": [1], "distinct": False}
 NANO = {"names": ["nano-*"]}
@@ -36,7 +37,7 @@ STRATEGIES = {"": "auto", "ranks": "ddp", "shards": {"class_path": "judgelit.FSD
 
 
 def configuration(case: str, steps: int) -> dict[str, Any]:
-    """What `judgelit fit` is told in a case."""
+    """Configuration of `judgelit fit` for a case."""
     sft = case.startswith("sft")
     source = f"judgelit.{'TaskJudgments' if sft else 'TaskPreferences'}"
     backbone: dict[str, Any] = {"name_or_path": "nano", "activation_checkpointing": False}
@@ -87,11 +88,11 @@ def configuration(case: str, steps: int) -> dict[str, Any]:
 
 
 def start(config: Path, folder: Path) -> "subprocess.Popen[bytes]":
-    """`judgelit fit` in a process group of its own, from where the folder's run is."""
+    """Start `judgelit fit` in a new process group; it continues the run in the folder."""
     command = ["fit", "--config", str(config), f"--trainer.default_root_dir={folder}", "--ckpt_path=last"]
     return subprocess.Popen(
         [sys.executable, "-m", "judgelit.cli", *command],
-        stdout=(folder.parent / "said.txt").open("ab"),
+        stdout=(folder.parent / "output.txt").open("ab"),
         stderr=subprocess.STDOUT,
         start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -99,28 +100,31 @@ def start(config: Path, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def finish(config: Path, folder: Path) -> None:
-    """Run to the end."""
+    """Run until training ends."""
     process = start(config, folder)
     if process.wait() != 0:
-        said = (folder.parent / "said.txt").read_text(encoding="utf-8", errors="replace")
-        raise SystemExit(f"{said[-3000:]}\n{folder}: ended with status {process.returncode}, see above")
+        output = (folder.parent / "output.txt").read_text(encoding="utf-8", errors="replace")
+        raise SystemExit(f"{output[-3000:]}\n{folder}: exited with status {process.returncode}, see above")
 
 
-def log_of(folder: Path) -> Path:
+def log_file(folder: Path) -> Path:
     return folder / "csv/version_0/metrics.csv"
 
 
 def kill_once(config: Path, folder: Path, wait: float | None, *, early: bool) -> str:
-    """Start and kill; says when that was.
+    """Start the run and kill it. Return when it died: `during a save`, `between saves` or `too late` (it had ended).
 
-    It is killed `wait` seconds after its first new checkpoint (`early`: its first new line of the log), or, with none,
-    while it writes the checkpoint after that.
+    Args:
+        config: Configuration of the run.
+        folder: Folder of the run.
+        wait: Seconds between the first new checkpoint and the kill. None: kill during the next save.
+        early: Count `wait` from the first new line of the log.
     """
     saving = folder / "checkpoints"
-    watched = log_of(folder) if early else saving / "last.ckpt"
-    before = changed(watched)
+    watched = log_file(folder) if early else saving / "last.ckpt"
+    before = change_time(watched)
     process = start(config, folder)
-    while process.poll() is None and changed(watched) == before:
+    while process.poll() is None and change_time(watched) == before:
         time.sleep(0.002)
     if wait is None:
         while process.poll() is None and not any(saving.glob("*.part")):
@@ -131,16 +135,16 @@ def kill_once(config: Path, folder: Path, wait: float | None, *, early: bool) ->
         return "too late"
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return "amid a save" if any(saving.glob("*.part")) else "elsewhere"
+    return "during a save" if any(saving.glob("*.part")) else "between saves"
 
 
-def changed(path: Path) -> int | None:
+def change_time(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
 
 
 def values(folder: Path) -> list[tuple[str, str]]:
-    """All that a run logged, but for what depends on the clock."""
-    with log_of(folder).open(newline="", encoding="utf-8") as file:
+    """The logged values of a run, without those that depend on the clock."""
+    with log_file(folder).open(newline="", encoding="utf-8") as file:
         rows = [
             [(name, value) for name, value in row.items() if value and not WALL_CLOCK.fullmatch(name)]
             for row in csv.DictReader(file)
@@ -155,18 +159,18 @@ def weights(folder: Path) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=6, help="kills a case")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--kills", type=int, default=6, help="kills in each case")
+    parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a run")
     parser.add_argument(
         "--cases", nargs="+", default=["sft", "dpo", "sft-ranks", "dpo-ranks", "sft-shards", "dpo-shards"]
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     parser.add_argument("--output", type=Path, default=Path("runs/kills"))
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
-    pairs, kills, amid_saves = [], 0, 0
-    print("| case | kills | amid a save | values logged | equal | weights equal |")
+    pairs, kills, kills_during_saves = [], 0, 0
+    print("| case | kills | during a save | values logged | equal | weights equal |")
     print("|---|---|---|---|---|---|")
     for case in args.cases:
         root = args.output.resolve() / case
@@ -175,32 +179,31 @@ def main() -> None:
         config = root / "fit.json"
         config.write_text(json.dumps(configuration(case, args.steps), indent=1), encoding="utf-8")
         finish(config, root / "unbroken")
-        how: list[str] = []
+        deaths: list[str] = []
         for turn in range(args.kills):
             wait = rng.uniform(0, 0.5) if turn % 2 == 0 else None
-            how.append(kill_once(config, root / "killed", wait, early=turn == 0))
-            if how[-1] == "too late":
+            deaths.append(kill_once(config, root / "killed", wait, early=turn == 0))
+            if deaths[-1] == "too late":
                 break
         finish(config, root / "killed")
         unbroken, killed = values(root / "unbroken"), values(root / "killed")
         equal = sum(one == other for one, other in zip(unbroken, killed, strict=False))
         same = weights(root / "unbroken") == weights(root / "killed")
-        died = [one for one in how if one != "too late"]
-        kills += len(died)
-        amid_saves += died.count("amid a save")
-        # Weights count as one value more.
+        deaths = [death for death in deaths if death != "too late"]
+        during_saves = deaths.count("during a save")
+        kills += len(deaths)
+        kills_during_saves += during_saves
+        # The weights count as one more value.
         pairs.append([equal + same, max(len(unbroken), len(killed)) + 1])
-        print(
-            f"| {case} | {len(died)} | {died.count('amid a save')} | {len(unbroken)} | {equal} | {same} |", flush=True
-        )
+        print(f"| {case} | {len(deaths)} | {during_saves} | {len(unbroken)} | {equal} | {same} |", flush=True)
     found = {
-        "claim": "killed and continued: share of logged values and weights that are those of the unbroken run",
+        "claim": "killed and continued runs: share of logged values and weights that equal those of the unbroken run",
         "ratio": sum(equal for equal, _ in pairs) / sum(count for _, count in pairs),
         "goal": 1.0,
         "smaller_is_better": False,
         "pairs": pairs,
         "kills": kills,
-        "kills_amid_saves": amid_saves,
+        "kills_during_saves": kills_during_saves,
         "environment": environment(),
     }
     print(json.dumps(found))

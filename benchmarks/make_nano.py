@@ -1,9 +1,9 @@
-"""Make the built-in `nano` model's folder again: its tokenizer, chat template and configuration, no weights.
+"""Create the folder of the built-in `nano` model: tokenizer, chat template and configuration, no weights.
 
     python benchmarks/make_nano.py [FOLDER]
 
-The tokenizer is a byte-level BPE with every digit a token of its own, its few merges learnt on the texts of the `sums`
-tasks, so that their common words are one token; any other text falls back to bytes. Deterministic.
+The tokenizer is a byte-level BPE. Each digit is one token. The merges are trained on the texts of the `sums` tasks, so
+that their common words are one token; other text becomes bytes. The output is deterministic.
 """
 
 import sys

@@ -1,17 +1,18 @@
-"""The first optimizer steps against TRL's: losses and gradients, from the same start on the same batches.
+"""Compare losses and gradients of the first optimizer steps with TRL's, from the same weights on the same batches.
 
     python benchmarks/parity.py --model DIR --data FILE --method dpo|sft [--steps 10] [--batch 2]
 
-Full fine-tuning in float32 by each side's own trainer: AdamW at 1e-5 without weight decay, gradients clipped to norm 1,
-activation checkpointing as each has it; DPO is sigmoid at beta 0.1 with a frozen reference. It is done twice:
+Full fine-tuning in float32, each side with its own trainer: AdamW at learning rate 1e-5 without weight decay, gradients
+clipped to norm 1, each side's activation checkpointing. DPO uses the sigmoid loss at beta 0.1 and a frozen reference.
+There are two runs:
 
-    tied   before each step TRL's model is given our weights: what differs is the arithmetic of one step
-    free   each goes its own way: a difference in one step is in the weights of the next. AdamW divides gradients by
-           their own size, so where a gradient is nearly 0, rounding can become a difference of the learning rate
+    tied   TRL's model gets our weights before each step, so only the arithmetic of one step can differ
+    free   the two sides train independently, so a difference in one step carries over to the next. AdamW divides a
+           gradient by its size: where a gradient is nearly 0, a rounding error can become as large as the learning rate
 
-Gradients are taken before clipping. Their difference is |ours - theirs| / |theirs|, Euclidean norms over the whole
-model, and over the parameter that differs most. The last line is the claim about the gradients of the free run, the
-largest difference over its steps; the three before it are about its losses, and the tied run's gradients and losses.
+Gradients are taken before clipping. Their relative difference is |ours - theirs| / |theirs| with Euclidean norms, over
+the whole model and over the parameter that differs most. The last four lines are claims, each the largest difference
+over the steps of a run: losses and gradients of the tied run, then losses and gradients of the free run.
 """
 
 import argparse
@@ -20,22 +21,22 @@ from pathlib import Path
 from typing import Any
 
 import dpo_step
-import duel
 import sft_step
+import side_by_side
 
 STEPS = {"dpo": dpo_step, "sft": sft_step}
 LEARNING_RATE = 1e-5
 
 
 def main() -> None:
-    parser = duel.parser(__doc__)
+    parser = side_by_side.argument_parser(__doc__)
     parser.add_argument("--method", choices=list(STEPS), required=True)
     parser.add_argument("--exchange", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tied", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(steps=10, warmup=0, batch=2)
     args = parser.parse_args()
-    if args.role != "referee":
-        duel.take_part(args, ours, theirs)
+    if args.role != "parent":
+        side_by_side.run_worker(args, ours, theirs)
         return
     for run in ("tied", "free"):
         losses, gradients = [], []
@@ -51,14 +52,14 @@ def main() -> None:
 
 
 def claim(text: str, worst: float, pairs: list[list[float]]) -> None:
-    duel.claim(text, 1e-4, pairs, smaller_is_better=True, ratio=worst)
+    side_by_side.print_claim(text, 1e-4, pairs, smaller_is_better=True, ratio=worst)
 
 
 def steps(args: Any, tied: bool) -> Any:
-    """What each step of a run gave, compared."""
+    """Yield the comparison of each step of a run."""
     with tempfile.TemporaryDirectory() as folder:
         more = ["--exchange", folder, *["--tied"] * tied]
-        for number, (mine, other) in enumerate(duel.duel(args.steps, args.warmup, *more)):
+        for number, (mine, other) in enumerate(side_by_side.paired_steps(args.steps, args.warmup, *more)):
             files = [Path(folder) / f"{role}-{args.warmup + number}.pt" for role in ("ours", "theirs")]
             difference, norm, name, worst = compare(*files)
             for file in files:
@@ -73,7 +74,11 @@ def steps(args: Any, tied: bool) -> Any:
 
 
 def compare(ours: Path, theirs: Path) -> tuple[float, float, str, float]:
-    """Two files of gradients: the norm of their difference, that of theirs, and the parameter that differs most."""
+    """Compare two files of gradients.
+
+    Returns the norm of the difference, the norm of their gradient, and the parameter that differs most: its name and
+    relative difference.
+    """
     import torch
 
     mine, other = (torch.load(path, mmap=True) for path in (ours, theirs))
@@ -89,8 +94,8 @@ def compare(ours: Path, theirs: Path) -> tuple[float, float, str, float]:
     return difference, norm, worst, relative[worst]
 
 
-def ours(turns: duel.Turns, args: Any) -> None:
-    """judgelit's module in Lightning's Trainer; leaves its gradients, and for a tied run its weights, in files."""
+def ours(turns: side_by_side.Turns, args: Any) -> None:
+    """Train judgelit's module. Write its gradients, and in a tied run its weights, to files."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -115,11 +120,11 @@ def ours(turns: duel.Turns, args: Any) -> None:
         optimizer=lambda weights: torch.optim.AdamW(weights, lr=LEARNING_RATE, weight_decay=0.0, fused=True),
     )
     rows = STEPS[args.method].rows(args)
-    duel.fit_ours(turns, module, DataLoader(rows, batch_size=None, collate_fn=data.collate))
+    side_by_side.fit_ours(turns, module, DataLoader(rows, batch_size=None, collate_fn=data.collate))
 
 
-def theirs(turns: duel.Turns, args: Any) -> None:
-    """TRL's trainer, likewise."""
+def theirs(turns: side_by_side.Turns, args: Any) -> None:
+    """Train with TRL. Write its gradients to files, and in a tied run load our weights before each step."""
     import torch
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -140,7 +145,7 @@ def theirs(turns: duel.Turns, args: Any) -> None:
 
     step = STEPS[args.method]
     settings = {"learning_rate": LEARNING_RATE}
-    duel.fit_theirs(turns, Watched, config, settings, args, step.as_theirs(step.rows(args)))
+    side_by_side.fit_theirs(turns, Watched, config, settings, args, step.trl_rows(step.rows(args)))
 
 
 def save(path: Path, model: Any, what: Any) -> None:

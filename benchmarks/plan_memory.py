@@ -1,14 +1,15 @@
-"""Peak memory planned by `judgelit plan` against that of real training on the CPU, one new process a setting.
+"""Compare the peak memory that `judgelit plan` predicts with that of real training on the CPU.
 
     python benchmarks/plan_memory.py --model DIR --data-sft FILE --data-dpo FILE [--batch 2] [--first 0] [--only NAME]
 
-Each process trains with `judgelit fit` for two steps on one batch of the data, in float32 unless the setting's name has
-another dtype. If gradients accumulate, it trains for four steps on two batches. The measured figure is the peak of
-resident memory from the first step on, minus the resident memory before the model was built (libraries, tokenizer,
-data). Each process is forked from one that has trained a small model, so all libraries are loaded. No checkpoint is
-saved, because on a CPU saving holds a second copy of the weights. glibc returns released blocks of 64 KB and more to
-the system (MALLOC_MMAP_THRESHOLD_), so the figure is the memory of tensors; with `--malloc default` it also includes
-the allocator's unused blocks. The last line is the claim: the largest relative error of the plan.
+Each setting runs in a new process. It trains with `judgelit fit` for two steps on one batch of the data, in float32
+unless the setting's name has another dtype. If gradients accumulate, it trains for four steps on two batches. The
+measured figure is the peak of resident memory from the first step on, minus the resident memory before the model was
+built (libraries, tokenizer, data). Each process is forked from one that has trained a small model, so all libraries are
+loaded. No checkpoint is saved, because on a CPU saving holds a second copy of the weights. glibc returns released
+blocks of 64 KB and more to the system (MALLOC_MMAP_THRESHOLD_), so the figure is the memory of tensors; with `--malloc
+default` it also includes the allocator's unused blocks. The last line is the claim: the largest relative error of the
+plan.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import duel
+import side_by_side
 
 CHECKPOINTS = ["--model.backbone.activation_checkpointing=true"]
 KEEPS = ["--model.backbone.activation_checkpointing=false"]
@@ -50,13 +51,13 @@ ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data-sft", required=True)
-    parser.add_argument("--data-dpo", required=True)
+    parser.add_argument("--model", required=True, help="folder of a causal language model")
+    parser.add_argument("--data-sft", required=True, help="file of SFT examples")
+    parser.add_argument("--data-dpo", required=True, help="file of preference examples")
     parser.add_argument("--batch", type=int, default=2, help="examples of the batch")
     parser.add_argument("--first", type=int, default=0, help="index of the first example in the data")
-    parser.add_argument("--malloc", choices=["exact", "default"], default="exact")
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--malloc", choices=["exact", "default"], default="exact", help="how glibc keeps freed blocks")
+    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="settings; default: all")
     args = parser.parse_args()
     wanted = ALONE | (EXACT if args.malloc == "exact" else {})
     if any(os.environ.get(name) != value for name, value in wanted.items()):
@@ -77,7 +78,7 @@ def main() -> None:
         "smaller_is_better": True,
         "pairs": list(pairs.values()),
         "settings": list(pairs),
-        "environment": duel.environment(),
+        "environment": side_by_side.environment(),
     }
     print(json.dumps(claim))
 
@@ -162,7 +163,7 @@ def measured(arguments: list[str]) -> int:
 
 
 def warm_up() -> None:
-    """Train the built-in model for one step, so that libraries load everything that they load at first use."""
+    """Train the built-in model for one step, so that the libraries finish their lazy loading."""
     import bitsandbytes  # noqa: F401
     import torch
 

@@ -1,10 +1,10 @@
-"""The quickstart at several seeds, each in a process of its own as a user would start it.
+"""Run the quickstart at several seeds, each with the command that a user would type.
 
     python benchmarks/quickstart.py [--seeds 0 1 2] [--output runs/benchmark-quickstart]
 
-Claim: SFT reaches 70% accuracy on held-out pairs; DPO then raises consistent accuracy there by a margin whose 95%
-interval excludes 0, and does not lower it on the harder set. The last line is one JSON object; `ratio` is the smallest
-gain in consistent accuracy over the seeds, each pair is [after DPO, after SFT].
+Claim: SFT reaches 70% accuracy on held-out pairs. DPO then raises consistent accuracy on them, with a 95% interval that
+excludes 0, and does not lower it on the harder set. The last line is one JSON object: `ratio` is the smallest gain in
+consistent accuracy over the seeds, each pair is [after DPO, after SFT].
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Make training and held-out files from PandaLM's human-labelled pairs and two teachers' real judgments of them.
+"""Make training and held-out files from PandaLM: human-labelled pairs, and two teachers' judgments of them.
 
     python benchmarks/real_data.py --pandalm DIR --out DIR
 
-DIR holds PandaLM's own files: testset-v1.json (999 pairs, three human annotators), gpt-3.5-turbo-testset-v1.json and
-pandalm-7b-testset-v1.json (a verdict and a one-sentence reason of each teacher). Written are
+DIR holds PandaLM's files: testset-v1.json (999 pairs, three human annotators), and gpt-3.5-turbo-testset-v1.json and
+pandalm-7b-testset-v1.json (each teacher's verdict and one-sentence reason). The script writes
 
-    sft.jsonl       teachers' judgments whose verdict is that of the majority of the annotators
-    dpo.jsonl       pairs on which one teacher is right and the other wrong: (right, wrong) judgments of one prompt
-    held_out.jsonl  the pairs of every fifth instruction, which neither file above contains
+    sft.jsonl       teachers' judgments whose verdict equals the majority of the annotators
+    dpo.jsonl       (right, wrong) judgments of one prompt, where one teacher is right and the other wrong
+    held_out.jsonl  the pairs of a fifth of the instructions; the other two files do not contain them
 """
 
 import argparse
@@ -25,9 +25,9 @@ VERDICTS = {"1": "A", "2": "B"}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pandalm", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokenizer", default="nano", help="by which prompts are measured")
+    parser.add_argument("--pandalm", type=Path, required=True, help="folder of PandaLM's files")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the written files")
+    parser.add_argument("--tokenizer", default="nano", help="tokenizer that counts the prompt's tokens")
     parser.add_argument("--max-prompt-tokens", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> None:
         ]
         for name, key in (("gpt-3.5-turbo", "gpt"), ("pandalm-7b", "pandalm"))
     }
-    said = {pair.id: {name: rows[index] for name, rows in teachers.items()} for index, pair in enumerate(pairs)}
+    teacher_rows = {pair.id: {name: rows[index] for name, rows in teachers.items()} for index, pair in enumerate(pairs)}
     usable = [pair for pair in pairs if pair.label != "tie" and pair.answer_a != pair.answer_b]
     train, held_out = split_by_group(usable, 0.2, args.seed)
 
@@ -50,7 +50,7 @@ def main() -> None:
     sft: list[SFTExample] = []
     dpo: list[PreferenceExample] = []
     for prompt in in_drawn_order(prompts, args.seed):
-        judgments = {name: judgment(prompt, *said[prompt.pair.id][name]) for name in teachers}
+        judgments = {name: judgment(prompt, *teacher_rows[prompt.pair.id][name]) for name in teachers}
         right = [text for verdict, text in judgments.values() if verdict == prompt.pair.label]
         wrong = [text for verdict, text in judgments.values() if verdict == swap_label(prompt.pair.label)]
         meta = prompt.meta()
@@ -66,7 +66,7 @@ def read(path: Path) -> list[dict]:
 
 
 def judgment(prompt: JudgePrompt, result: str, reason: str) -> tuple[str | None, str]:
-    """A teacher's verdict and text in the terms of the prompt, which may show the answers in the other order."""
+    """A teacher's verdict and text, with the answers' names in the order of the prompt."""
     verdict = VERDICTS.get(result)
     names = {"Response 1": "Answer A", "Response 2": "Answer B"}
     if prompt.order == "ba":

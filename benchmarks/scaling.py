@@ -1,16 +1,15 @@
-"""Time of a DPO step against prompt length and vocabulary, beside what its arithmetic alone would take.
+"""Measure the time of a DPO step over prompt lengths and vocabulary sizes, and compare it with its floor.
 
     python benchmarks/scaling.py --model DIR --data FILE --steps 3 [--lengths 200 400] [--vocabulary 1 3] [--plot PNG]
 
-Each step trains on one pair (--batch) of a prompt of the given length and two completions of 120 tokens, cut from the
-texts of FILE, with a frozen reference and activation checkpointing, in float32. Two processes take turns: one with the
-shared-prefix layout, one with the concatenated one. For a vocabulary of x3, embedding and head are made three times as
-large. --steps is the number of rounds over all lengths; one more round is profiled.
+Each step trains on one pair (--batch): a prompt of the given length and two completions of 120 tokens, cut from the
+texts of FILE. Training is in float32 with a frozen reference and activation checkpointing. Two processes take turns:
+one uses the shared-prefix layout, the other the concatenated layout. With vocabulary x3, embedding and head are three
+times as large. --steps is the number of rounds over all lengths; one further round is profiled. `floor.py` defines the
+floor of a step.
 
-The floor of a step is explained in `floor.py`.
-
-The last line is the claim: the median over lengths of floor / time in the shared-prefix layout, as the model is. Pairs
-are [floor, time] of each length; a line before it says the same of each other vocabulary.
+The script prints one claim for each vocabulary: the median over lengths of floor / time in the shared-prefix layout,
+with [floor, time] of each length as pairs. The last line is the claim for the first vocabulary.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import duel
+import side_by_side
 
 COMPLETION = 120
 LAYOUTS = {"ours": "shared_prefix", "theirs": "concatenated"}
@@ -28,15 +27,19 @@ KINDS = ("matmul", "attention", "elementwise", "optimizer", "other")
 
 
 def main() -> None:
-    parser = duel.parser(__doc__)
-    parser.add_argument("--lengths", type=int, nargs="+", default=[200, 400, 800, 1600, 3200], help="prompt tokens")
-    parser.add_argument("--vocabulary", type=int, nargs="+", default=[1, 3], help="times the model's own")
-    parser.add_argument("--plot", type=Path, default=Path(__file__).with_name("scaling.png"))
+    parser = side_by_side.argument_parser(__doc__)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[200, 400, 800, 1600, 3200], help="prompt lengths in tokens"
+    )
+    parser.add_argument(
+        "--vocabulary", type=int, nargs="+", default=[1, 3], help="vocabulary sizes as multiples of the model's"
+    )
+    parser.add_argument("--plot", type=Path, default=Path(__file__).with_name("scaling.png"), help="file of the plot")
     parser.add_argument("--times", type=int, help=argparse.SUPPRESS)
     parser.set_defaults(steps=3, warmup=1, batch=1)
     args = parser.parse_args()
-    if args.role != "referee":
-        duel.take_part(args, contestant, contestant)
+    if args.role != "parent":
+        side_by_side.run_worker(args, train, train)
         return
     columns = ["vocabulary", "prompt", "layout", "seconds", "floor", "reached", *KINDS, "GFLOP/s", "peak GB"]
     print("| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|", flush=True)
@@ -44,7 +47,7 @@ def main() -> None:
     plot(found, args)
     for times in reversed(args.vocabulary):
         shared = [row for row in found if row["layout"] == "shared_prefix" and row["vocabulary"] == times]
-        duel.claim(
+        side_by_side.print_claim(
             f"DPO step, vocabulary x{times}: fraction of the floor reached, median over prompts of {args.lengths}",
             0.7,
             [[row["floor"], row["seconds"]] for row in shared],
@@ -55,10 +58,10 @@ def main() -> None:
 
 
 def measure(args: Any, times: int) -> list[dict[str, Any]]:
-    """What was found at each length in each layout, printed as rows of a table."""
+    """Measure each length in each layout. Print and return the rows of the table."""
     reports: dict[tuple[int, str], list[dict[str, Any]]] = {}
     lengths = schedule(args)[args.warmup :]
-    pairs = duel.duel(len(lengths), args.warmup, "--times", str(times))
+    pairs = side_by_side.paired_steps(len(lengths), args.warmup, "--times", str(times))
     for length, both in zip(lengths, pairs, strict=True):
         for layout, report in zip(LAYOUTS.values(), both, strict=True):
             reports.setdefault((length, layout), []).append(report)
@@ -80,12 +83,12 @@ def measure(args: Any, times: int) -> list[dict[str, Any]]:
 
 
 def schedule(args: Any) -> list[int]:
-    """The prompt length of each step: warm-up, timed rounds, and the round that is profiled."""
+    """The prompt length of each step: warm-up, timed rounds, profiled round."""
     return [args.lengths[0]] * args.warmup + args.lengths * (args.steps + 1)
 
 
-def contestant(turns: duel.Turns, args: Any) -> None:
-    """judgelit's DPOModule in Lightning's Trainer, in one of the two layouts."""
+def train(turns: side_by_side.Turns, args: Any) -> None:
+    """Train judgelit's DPOModule in one of the two layouts."""
     import lightning as L
     import torch
     from torch.utils.data import DataLoader
@@ -113,14 +116,14 @@ def contestant(turns: duel.Turns, args: Any) -> None:
         optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0, fused=True),
         layout=layout,
     )
-    batches = [flatten_preferences(pairs) for pairs in cut(args)]
-    profiled = Profiled(turns, first=len(batches) - len(args.lengths))
-    # One more, for which there will be no turn.
-    duel.fit_ours(profiled, module, DataLoader([*batches, batches[0]], batch_size=None), Mark())
+    batches = [flatten_preferences(pairs) for pairs in cut_pairs(args)]
+    profiled = ProfiledTurns(turns, first=len(batches) - len(args.lengths))
+    # The parent stops the process before the last batch.
+    side_by_side.fit_ours(profiled, module, DataLoader([*batches, batches[0]], batch_size=None), Mark())
 
 
-def cut(args: Any) -> list[list[Any]]:
-    """Pairs of the lengths of the schedule, cut from the texts of the data."""
+def cut_pairs(args: Any) -> list[list[Any]]:
+    """Pairs with the schedule's prompt lengths, cut from the texts of the data."""
     from judgelit.batches.flat_batch import TokenizedPreference
     from judgelit.batches.tokenizer import ChatTokenizer
     from judgelit.records.records import PreferenceExample
@@ -133,20 +136,20 @@ def cut(args: Any) -> list[list[Any]]:
         ids += [token for text in (example.chosen, example.rejected) for token in tokenizer.completion_ids(text)]
     rng = random.Random(args.seed)
 
-    def some(count: int) -> list[int]:
+    def cut(count: int) -> list[int]:
         start = rng.randrange(len(ids))
         return [ids[place % len(ids)] for place in range(start, start + count)]
 
     return [
-        [TokenizedPreference("", some(length), some(COMPLETION), some(COMPLETION)) for _ in range(args.batch)]
+        [TokenizedPreference("", cut(length), cut(COMPLETION), cut(COMPLETION)) for _ in range(args.batch)]
         for length in schedule(args)
     ]
 
 
-class Profiled:
-    """Turns that are profiled from the step `first` on."""
+class ProfiledTurns:
+    """Turns with a profiler from step `first` on."""
 
-    def __init__(self, turns: duel.Turns, first: int) -> None:
+    def __init__(self, turns: side_by_side.Turns, first: int) -> None:
         self.turns = turns
         self.before = first
         self.profiler: Any = None
@@ -172,7 +175,7 @@ class Profiled:
 
 
 def shares(events: Any, seconds: float) -> dict[str, float]:
-    """Of a step's time, what each kind of work took; `other` is all that is in no operator of torch."""
+    """Share of a step's time by kind of work; `other` is time outside of torch's operators."""
     ends = next(event.time_range.start for event in events if event.name == BACKWARD_ENDS)
     spent = dict.fromkeys(KINDS, 0.0)
     for event in events:
@@ -190,7 +193,7 @@ def shares(events: Any, seconds: float) -> dict[str, float]:
 
 
 def plot(rows: list[dict[str, Any]], args: Any) -> None:
-    """Time, fraction of the floor, and where the time goes, against prompt length."""
+    """Plot time, fraction of the floor and shares of time over prompt length."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -229,7 +232,7 @@ def plot(rows: list[dict[str, Any]], args: Any) -> None:
         heights = [row["shares"][kind] for row in shown]
         share_axes.bar(places, heights, bottom=below, label=kind)
         below = [low + height for low, height in zip(below, heights, strict=True)]
-    title = f"Where the time goes: shared_prefix, vocabulary x{args.vocabulary[0]}"
+    title = f"Shares of time: shared_prefix, vocabulary x{args.vocabulary[0]}"
     share_axes.set(title=title, xlabel="tokens of the prompt", ylim=(0, 1))
     share_axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     for axes in (floor_axes, share_axes):

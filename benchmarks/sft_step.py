@@ -1,47 +1,51 @@
-"""An SFT step against TRL's SFTTrainer: the same model, batches and loss; real tokens a second and peak memory.
+"""Compare an SFT step with TRL's SFTTrainer, on the same model, batches and loss: tokens a second and peak memory.
 
     python benchmarks/sft_step.py --model DIR --data FILE --steps 10 [--setting default|best|packed]
 
-Full fine-tuning in float32, loss on the completions alone, batches of 8 random examples. `default`: both as they come
-(but for TRL's bf16). `best`: both without activation checkpointing; 8 examples then take TRL more than 11 GB.
-`packed`: the same, and TRL without padding (`padding_free`). That is exact on a CPU too, where a mask keeps the
-examples of the packed row apart, but each token is then compared with all others, so at most small batches gain. Both
-use torch's fused AdamW, TRL's default. Real tokens are those of prompts and completions, not padding. The last line is
-the claim about speed, with the fraction of each step's floor (see `floor.py`) that is reached; the one before it, about
-memory.
+Full fine-tuning in float32 with torch's fused AdamW, loss on the completions only, batches of 8 random examples.
+Settings:
+
+    default  defaults of both sides (but no bf16 for TRL)
+    best     no activation checkpointing; TRL then needs more than 11 GB for 8 examples
+    packed   as `best`, and TRL packs a batch without padding (`padding_free`). On a CPU a mask separates the examples,
+             so the result is exact, but each token is compared with all others, so only small batches can gain
+
+Real tokens are those of prompts and completions, without padding. The second to last line is the claim about memory.
+The last line is the claim about speed; it also gives the fraction of its floor (see `floor.py`) that each of our steps
+reaches.
 """
 
 from typing import Any
 
-import duel
+import side_by_side
 
 
 def main() -> None:
-    parser = duel.parser(__doc__)
+    parser = side_by_side.argument_parser(__doc__)
     parser.add_argument("--setting", choices=["default", "best", "packed"], default="default")
     parser.set_defaults(batch=8)
     args = parser.parse_args()
-    if args.role != "referee":
-        duel.take_part(args, ours, theirs)
+    if args.role != "parent":
+        side_by_side.run_worker(args, ours, theirs)
         return
     tokens = [sum(map(len, batch)) for batch in rows(args)[args.warmup :]]
     times, peaks, losses, reached = [], [], [], []
-    for step, (mine, other) in enumerate(duel.duel(args.steps, args.warmup)):
+    for step, (mine, other) in enumerate(side_by_side.paired_steps(args.steps, args.warmup)):
         times.append([mine["seconds"] / tokens[step], other["seconds"] / tokens[step]])
         peaks.append([mine["peak_bytes"], other["peak_bytes"]])
         losses.append([mine["loss"], other["loss"]])
         reached.append(mine["floor"] / mine["seconds"])
         print(f"{tokens[step]} tokens: ours {mine}, theirs {other}", flush=True)
     what = f"SFT step against TRL's SFTTrainer, {args.setting} setting"
-    duel.claim(f"{what}: peak resident memory, ours / theirs", 0.6, peaks, smaller_is_better=True)
+    side_by_side.print_claim(f"{what}: peak resident memory, ours / theirs", 0.6, peaks, smaller_is_better=True)
     speed = f"{what}: seconds a real token, theirs / ours"
-    duel.claim(
+    side_by_side.print_claim(
         speed, 1.5, times, smaller_is_better=False, tokens=tokens[: args.steps], losses=losses, floor_reached=reached
     )
 
 
 def rows(args: Any) -> list[list[Any]]:
-    """The batches, as ids."""
+    """The batches as token ids."""
     from judgelit.batches.flat_batch import TokenizedCompletion
     from judgelit.batches.tokenizer import ChatTokenizer
     from judgelit.records.records import SFTExample
@@ -53,11 +57,11 @@ def rows(args: Any) -> list[list[Any]]:
         TokenizedCompletion(str(index), tokenizer.prompt_ids(row.messages), tokenizer.completion_ids(row.completion))
         for index, row in enumerate(examples)
     ]
-    return duel.batches(args.warmup + args.steps + 1, args.batch, made, args.seed)
+    return side_by_side.random_batches(args.warmup + args.steps + 1, args.batch, made, args.seed)
 
 
-def ours(turns: duel.Turns, args: Any) -> None:
-    """judgelit's SFTModule in Lightning's Trainer."""
+def ours(turns: side_by_side.Turns, args: Any) -> None:
+    """Train judgelit's SFTModule."""
     import torch
     from torch.utils.data import DataLoader
 
@@ -69,21 +73,21 @@ def ours(turns: duel.Turns, args: Any) -> None:
         Backbone(args.model, activation_checkpointing=args.setting == "default"),
         optimizer=lambda weights: torch.optim.AdamW(weights, lr=1e-6, weight_decay=0.0, fused=True),
     )
-    duel.fit_ours(turns, module, DataLoader(rows(args), batch_size=None, collate_fn=flatten_completions))
+    side_by_side.fit_ours(turns, module, DataLoader(rows(args), batch_size=None, collate_fn=flatten_completions))
 
 
-def theirs(turns: duel.Turns, args: Any) -> None:
-    """TRL's SFTTrainer."""
+def theirs(turns: side_by_side.Turns, args: Any) -> None:
+    """Train with TRL's SFTTrainer."""
     from trl import SFTConfig, SFTTrainer
 
     settings: dict[str, Any] = {"learning_rate": 1e-6}
     if args.setting != "default":
         settings |= {"gradient_checkpointing": False, "padding_free": args.setting == "packed"}
-    duel.fit_theirs(turns, SFTTrainer, SFTConfig, settings, args, as_theirs(rows(args)))
+    side_by_side.fit_theirs(turns, SFTTrainer, SFTConfig, settings, args, trl_rows(rows(args)))
 
 
-def as_theirs(batches: list[list[Any]]) -> list[dict[str, Any]]:
-    """The rows of all batches as TRL's collator takes them: the loss leaves out labels of -100."""
+def trl_rows(batches: list[list[Any]]) -> list[dict[str, Any]]:
+    """The rows of all batches in the form that TRL's collator expects; the loss ignores labels of -100."""
     flat = [row for batch in batches for row in batch]
     return [
         {"input_ids": [*row.prompt, *row.completion], "labels": [-100] * len(row.prompt) + list(row.completion)}

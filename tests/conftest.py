@@ -1,9 +1,8 @@
-"""Tiny models and tokenizers, made once a session: every shape and chat format that the tests need, no download."""
+"""Fixtures of tiny models and tokenizers: each architecture and chat format, made once a session without download."""
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,12 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from tests.shapes import SHAPES, UNSHAREABLE, Shapes
+from tests.whole_blocks import save_adapter
 
 pytest_plugins = ["tests.training_fixtures"]
 
 torch.set_num_threads(1)
 
-# A loaded machine makes single examples slow; that says nothing about the code.
+# No deadline: on a busy machine, single examples can be slow.
 settings.register_profile("judgelit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("judgelit")
 
@@ -30,7 +30,6 @@ CORPUS = [
     "def add(a, b):\n    return a + b\n\nfor i in range(10):\n    print(i)",
 ]
 
-# The first line of each: BOS, EOS, padding, other control tokens.
 CHATML = """\
 {% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
@@ -62,7 +61,7 @@ GEMMA = """\
 {% endfor %}{% if add_generation_prompt %}<start_of_turn>model
 {% endif %}"""
 
-# In the manner of DeepSeek-R1: earlier reasoning is dropped, the prompt opens the next.
+# As DeepSeek-R1: drops earlier reasoning; the generation prompt opens the reasoning of the next turn.
 THINK = """\
 {{ bos_token }}{% for message in messages %}\
 {% if message.role == 'system' %}{{ message.content }}\
@@ -93,9 +92,15 @@ def byte_level(
     pad: str | None = None,
     plain: tuple[str, ...] = (),
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with a chat template, as GPT-2, Llama 3, Qwen and DeepSeek have; it can encode any text.
+    """Byte-level BPE tokenizer with a chat template, as in GPT-2, Llama 3, Qwen and DeepSeek. It can encode any text.
 
-    `plain` are added tokens that are not declared special.
+    Args:
+        template: The chat template.
+        eos: The end-of-sequence token.
+        special: Further special tokens.
+        bos: The beginning-of-sequence token.
+        pad: The padding token.
+        plain: Added tokens that are not special.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -118,7 +123,7 @@ def byte_level(
 
 
 def sentencepiece(template: str) -> PreTrainedTokenizerFast:
-    """A BPE over characters with bytes as a fallback and a blank before the first word, as Llama 2 and Mistral have."""
+    """BPE tokenizer over characters with byte fallback and a space before the first word, as in Llama 2 and Mistral."""
     characters = ["▁", *map(chr, range(33, 127)), "\n"]
     words = ["▁t", "th", "▁th", "▁a", "in", "er", "▁s", "or"]
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *characters, *words]
@@ -179,25 +184,25 @@ END_OF_TURN = {
 
 @pytest.fixture(scope="session")
 def hf_tokenizers() -> dict[str, PreTrainedTokenizerFast]:
-    """A Hugging Face tokenizer of each chat format."""
+    """The Hugging Face tokenizer of each chat format, by name."""
     return {name: make() for name, make in FORMATS.items()}
 
 
 @pytest.fixture(scope="session", params=sorted(FORMATS))
 def chat_format(request: pytest.FixtureRequest) -> str:
-    """Each chat format in turn."""
+    """The name of each chat format (parametrized)."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def chat(chat_format: str, hf_tokenizers: dict[str, PreTrainedTokenizerFast]) -> ChatTokenizer:
-    """The tokenizer of each chat format in turn."""
+    """The tokenizer of each chat format (parametrized)."""
     return ChatTokenizer(hf_tokenizers[chat_format], CONTEXT)
 
 
 @pytest.fixture(scope="session")
 def end_of_turn() -> dict[str, str]:
-    """The token that closes an assistant's turn, by chat format."""
+    """The end-of-turn token of each chat format."""
     return END_OF_TURN
 
 
@@ -222,13 +227,13 @@ def save_models(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            # Far from 0, so that no two weights give nearly equal answers.
+            # Large weights, so that different weights give clearly different outputs.
             initializer_range=0.2,
         )
         with torch.random.fork_rng():
             torch.manual_seed(len(folders))
             AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        # Loading may change a tokenizer's state; the session's own stays as it was made.
+        # Saving may change a tokenizer's state, so a copy is saved.
         copy.deepcopy(tokenizer).save_pretrained(folder)
         folders[name] = str(folder)
     return folders
@@ -238,13 +243,13 @@ def save_models(
 def model_folders(
     tmp_path_factory: pytest.TempPathFactory, hf_tokenizers: dict[str, PreTrainedTokenizerFast]
 ) -> dict[str, str]:
-    """A Hugging Face folder of each architecture: random weights as safetensors, configuration, tokenizer."""
+    """The Hugging Face folder of each architecture: random weights, configuration and tokenizer."""
     return save_models(SHAPES, tmp_path_factory, hf_tokenizers)
 
 
 @pytest.fixture(scope="session", params=sorted(SHAPES))
 def model_folder(request: pytest.FixtureRequest, model_folders: dict[str, str]) -> str:
-    """The folder of each architecture in turn."""
+    """The folder of each architecture (parametrized)."""
     return model_folders[request.param]
 
 
@@ -252,7 +257,7 @@ def model_folder(request: pytest.FixtureRequest, model_folders: dict[str, str]) 
 def unshareable_folders(
     tmp_path_factory: pytest.TempPathFactory, hf_tokenizers: dict[str, PreTrainedTokenizerFast]
 ) -> dict[str, str]:
-    """The folders of models that no row of several completions can be shown to."""
+    """The folders of models that do not support the shared-prefix layout."""
     return save_models(UNSHAREABLE, tmp_path_factory, hf_tokenizers)
 
 
@@ -264,32 +269,18 @@ def llama(model_folders: dict[str, str]) -> str:
 
 @pytest.fixture(scope="session")
 def warm_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of a LoRA adapter on the Llama-shaped model whose weights are far from doing nothing."""
-    return save_adapter(llama, tmp_path_factory.mktemp("adapters") / "warm", "all-linear")
+    """The folder of a LoRA adapter for the Llama-shaped model, with weights that clearly change its outputs."""
+    return save_adapter(llama, tmp_path_factory.mktemp("adapters") / "warm")
 
 
 @pytest.fixture(scope="session")
 def warm_outer_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One that reaches outside of the decoder layers."""
+    """The folder of such an adapter that also covers embeddings and head, outside of the decoder layers."""
     targets = ["q_proj", "embed_tokens", "lm_head"]
     return save_adapter(llama, tmp_path_factory.mktemp("adapters") / "outer", targets)
 
 
-def save_adapter(llama: str, folder: Path, target_modules: Any) -> str:
-    from judgelit.models.backbone import Backbone
-    from judgelit.models.lora import LoRA
-
-    model: Any = Backbone(llama, lora=LoRA(r=4, alpha=8, target_modules=target_modules)).build()
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        for weight in model.parameters():
-            if weight.requires_grad:
-                torch.nn.init.normal_(weight, std=0.1)
-    model.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """Where a Trainer may write."""
+    """A folder that a Trainer may write to."""
     return tmp_path / "run"

@@ -1,4 +1,4 @@
-"""What the tests of layouts compare with: each completion by itself, through the model's plain forward pass."""
+"""Expected log-probabilities for the tests of layouts: each completion alone, through the model's forward pass."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ def some_ids(draw: random.Random, count: int) -> list[int]:
 
 
 def plain_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int]) -> Tensor:
-    """log p of each completion token that something stands before, [tokens] float64, with its gradient."""
+    """Log-probability of each completion token (not of the first if the prompt is empty), [tokens] float64."""
     ids = torch.tensor([[*prompt, *completion]])
     logits = model(input_ids=ids, use_cache=False).logits[0].double()
     places = torch.arange(max(1, len(prompt)), ids.shape[1])
@@ -27,12 +27,12 @@ def plain_logprobs(model: Any, prompt: Sequence[int], completion: Sequence[int])
 
 
 def plain_of(model: Any, rows: Sequence[TokenizedCompletion]) -> Tensor:
-    """The same of several completions, one after the other."""
+    """`plain_logprobs` of several completions, concatenated."""
     return torch.cat([plain_logprobs(model, row.prompt, row.completion) for row in rows])
 
 
 def plain_copy(backbone: Backbone, model: Any) -> Any:
-    """The same weights with transformers' own attention, written out."""
+    """A copy of the model with transformers' eager attention."""
     plain: Any = replace(backbone, attention="eager", activation_checkpointing=False).build()
     plain.to(next(model.parameters()).dtype).load_state_dict(model.state_dict())
     return plain
@@ -43,16 +43,16 @@ def trained(model: Any) -> dict[str, Tensor]:
 
 
 def gradients(model: Any) -> dict[str, Tensor]:
-    """The gradients of all trained weights, which are taken off them."""
+    """Return the gradients of all trained weights and clear them."""
     found = {name: weight.grad for name, weight in trained(model).items()}
     model.zero_grad()
     return found
 
 
 def ragged_pairs() -> list[TokenizedPreference]:
-    """Pairs whose prompts and completions differ so much that they are not computed together; some share a prompt.
+    """Pairs whose lengths differ so much that attention computes them in several calls.
 
-    Among them are an empty prompt, completions of one token, and one that two pairs have in common.
+    Some share a prompt, one prompt is empty, some completions have one token, and two pairs share a completion.
     """
     draw = random.Random(0)
     long, short, empty = some_ids(draw, 150), some_ids(draw, 9), []
@@ -68,7 +68,7 @@ def ragged_pairs() -> list[TokenizedPreference]:
 
 
 def both(pairs: Sequence[TokenizedPreference]) -> list[TokenizedCompletion]:
-    """The chosen and the rejected completion of each pair in turn."""
+    """The chosen and the rejected completion of each pair, in this order."""
     return [
         TokenizedCompletion(pair.id, pair.prompt, completion)
         for pair in pairs
@@ -78,9 +78,9 @@ def both(pairs: Sequence[TokenizedPreference]) -> list[TokenizedCompletion]:
 
 @contextmanager
 def float64_throughout() -> Iterator[None]:
-    """Computes in float64 what models compute in float32 whatever their dtype (norms, softmax, log-probabilities).
+    """Use float64 where models always use float32 (norms, softmax, log-probabilities).
 
-    What differs by rounding alone then agrees to 1e-9, and any other difference shows.
+    Results that differ only by rounding then agree to 1e-9, so that tests find any other difference.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "float32", torch.float64)

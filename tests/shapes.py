@@ -1,4 +1,4 @@
-"""Tiny architectures, each with the chat format of its tokenizer."""
+"""Tiny architectures: each with the chat format of its tokenizer and a function that makes its configuration."""
 
 from collections.abc import Callable
 
@@ -26,7 +26,7 @@ SHAPES: Shapes = {
     "gpt_neox": ("pad_is_eos", lambda **ids: GPTNeoXConfig(**SMALL, **ids)),
     "qwen3": ("chatml", lambda **ids: Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8, **ids)),
 }
-# Models in which a token's neighbours are told by its place in the row, or whose attention takes no mask of ours.
+# Models that mix tokens by their index in the row, or whose attention does not support a block mask.
 UNSHAREABLE: Shapes = {
     "sliding_window": ("mistral", lambda **ids: MistralConfig(**SMALL, num_key_value_heads=2, sliding_window=8, **ids)),
     "soft_capped": (

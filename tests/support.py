@@ -1,4 +1,4 @@
-"""Helpers of several test files: pairs, judgments, short judge prompts, an engine with scripted answers."""
+"""Helpers of several test files: pairs, judgments, short templates, an engine with scripted answers."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -24,18 +24,18 @@ End with [[A]] or [[B]].
 
 
 def judge_prompt(pair: PreferencePair) -> tuple[Message, ...]:
-    """A judge prompt without a template."""
+    """A judge prompt that needs no template."""
     text = f"[Question]\n{pair.question}\n\n[A]\n{pair.answer_a}\n\n[B]\n{pair.answer_b}\n\nWhich is better?"
     return ({"role": "user", "content": text},)
 
 
 def pair_of(question: str = "q", answer_a: str = "a", answer_b: str = "b") -> PreferencePair:
-    """A pair with these texts."""
+    """A pair with label A and these texts."""
     return PreferencePair("p", question, answer_a, answer_b, "A")
 
 
 def make_pair(number: int, label: Label = "A", right: str = "yes", wrong: str = "no", **more: str) -> PreferencePair:
-    """A pair whose question has this number; `right` is the better answer (answer A of a tie)."""
+    """A pair whose id and question have this number. `right` is the better answer; in a tie it is answer A."""
     answers = (wrong, right) if label == "B" else (right, wrong)
     return PreferencePair(f"p{number}", more.pop("question", f"question {number}?"), *answers, label, **more)
 
@@ -47,7 +47,7 @@ def make_judgment(pair_id: str, order: Order, verdict: Label | None) -> Judgment
 
 
 def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templates:
-    """Judge prompts of a few words, written to a folder; `styles` maps ids to styles."""
+    """Write templates of a few words to a folder; `styles` maps the ids of the templates to their styles."""
     styles = styles or {"short": "careful"}
     folder.mkdir(parents=True, exist_ok=True)
     for name, style in styles.items():
@@ -56,9 +56,9 @@ def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templ
 
 
 class ScriptedEngine:
-    """Answers `say(prompt, sample)`, the last conversation first, and notes each prompt in `asked`.
+    """Engine that answers `say(prompt, sample)`, last conversation first, and adds each prompt to `asked`.
 
-    After `fails_after` conversations it raises, as if the process was killed.
+    After `fails_after` conversations it raises KeyboardInterrupt, as if the process was interrupted.
     """
 
     name = "scripted"

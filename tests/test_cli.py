@@ -60,7 +60,7 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
         (["tasks"], ["Number of pairs"]),
         (["judge"], ["Longest judgment, in tokens."]),
         (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),
-        (["fit", "--model.help=SFTModule"], ["Hub name, a Hugging Face folder, or `nano`"]),
+        (["fit", "--model.help=SFTModule"], ["Model to train: a name on the Hugging Face hub"]),
     ):
         with pytest.raises(SystemExit):
             main([*arguments, "--help"] if len(arguments) < 2 or arguments[0] == "synthesize" else arguments)

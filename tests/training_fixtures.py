@@ -1,4 +1,4 @@
-"""Small training runs through Lightning's own Trainer."""
+"""Fixtures for small training runs with Lightning's Trainer."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -28,14 +28,14 @@ def some_ids(draw: random.Random, least: int, most: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def completions() -> list[TokenizedCompletion]:
-    """Twenty rows whose completions are of very uneven length."""
+    """Twenty prompts with completions of very different length."""
     draw = random.Random(0)
     return [TokenizedCompletion(f"c{i}", some_ids(draw, 1, 8), some_ids(draw, 1, 15)) for i in range(20)]
 
 
 @pytest.fixture(scope="session")
 def preferences() -> list[TokenizedPreference]:
-    """Twenty pairs whose completions are of very uneven length."""
+    """Twenty pairs with completions of very different length."""
     draw = random.Random(1)
     return [
         TokenizedPreference(f"p{i}", some_ids(draw, 1, 8), some_ids(draw, 1, 15), some_ids(draw, 1, 15))
@@ -44,7 +44,7 @@ def preferences() -> list[TokenizedPreference]:
 
 
 def loader(rows: Sequence[Any], batch_size: int) -> DataLoader:
-    """Batches of the rows in their own order."""
+    """Load batches of the rows without shuffling."""
     collate = flatten_completions if isinstance(rows[0], TokenizedCompletion) else flatten_preferences
     batches = BatchSampler([len(row) for row in rows], batch_size, shuffle=False)
     return DataLoader(rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
@@ -52,7 +52,7 @@ def loader(rows: Sequence[Any], batch_size: int) -> DataLoader:
 
 @pytest.fixture
 def fit(tmp_path: Path) -> Fit:
-    """Train a module on rows: `fit(module, rows, batch_size=..., **settings of the Trainer)`."""
+    """Function that trains a module: `fit(module, rows, batch_size, **trainer_settings)` returns the Trainer."""
 
     def run(
         module: L.LightningModule,
@@ -87,7 +87,7 @@ def fit(tmp_path: Path) -> Fit:
 
 @pytest.fixture(scope="session")
 def loader_of() -> Callable[..., DataLoader]:
-    """Batches of rows in their own order."""
+    """Function that makes a loader of rows without shuffling."""
     return loader
 
 
@@ -97,19 +97,19 @@ def weights(module: L.LightningModule) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="session")
 def trained_weights() -> Callable[[L.LightningModule], dict[str, Tensor]]:
-    """A copy of what a module trains."""
+    """Function that copies the trainable weights of a module."""
     return weights
 
 
 class Recorder(L.Callback):
-    """Keeps each step's gradients, as the optimizer sees them, and what is logged."""
+    """Callback that keeps the gradients that the optimizer sees and the logged values of each step."""
 
     def __init__(self) -> None:
         self.gradients: list[dict[str, Tensor]] = []
         self.logged: list[dict[str, float]] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        # Gradients stand as the optimizer has seen them until the next window begins.
+        # The gradients are kept until the next global batch begins.
         if trainer.global_step > len(self.logged):
             named = pl_module.named_parameters()
             self.gradients.append({name: weight.grad.clone() for name, weight in named if weight.grad is not None})
@@ -118,5 +118,5 @@ class Recorder(L.Callback):
 
 @pytest.fixture
 def recorder() -> type[Recorder]:
-    """A callback that keeps gradients and logged values of each step."""
+    """The class of the recording callback."""
     return Recorder

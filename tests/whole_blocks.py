@@ -1,4 +1,4 @@
-"""The tiny models in a size whose rows are whole blocks of 4-bit weights."""
+"""Variants of the tiny models: rows of whole 4-bit blocks, LoRA adapters with random weights."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,10 @@ WIDE = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
 
 
 def widened(folder: str, to: Path, **sizes: int) -> str:
-    """A model of the same architecture and tokenizer, with new random weights; returns its folder."""
+    """Save a wider model with the same architecture and tokenizer and random weights; return its folder.
+
+    Each row of its weights is a whole number of blocks of 4-bit quantization.
+    """
     shutil.copytree(folder, to)
     config = AutoConfig.from_pretrained(folder)
     for name, size in {**WIDE, **sizes}.items():
@@ -25,9 +28,9 @@ def widened(folder: str, to: Path, **sizes: int) -> str:
     return str(to)
 
 
-def save_adapter(model_folder: str, to: Path) -> str:
-    """A LoRA adapter on the model whose weights are far from doing nothing; returns its folder."""
-    model: Any = Backbone(model_folder, lora=LoRA(r=4, alpha=8)).build()
+def save_adapter(model_folder: str, to: Path, target_modules: str | list[str] = "all-linear") -> str:
+    """Save a LoRA adapter for the model, with weights that clearly change its outputs; return its folder."""
+    model: Any = Backbone(model_folder, lora=LoRA(r=4, alpha=8, target_modules=target_modules)).build()
     with torch.random.fork_rng():
         torch.manual_seed(7)
         for weight in model.parameters():

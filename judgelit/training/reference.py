@@ -7,6 +7,7 @@ import torch
 
 from judgelit.batches.flat_batch import PreferenceBatch
 from judgelit.errors import UserError
+from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import LogProbs, Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
@@ -63,17 +64,22 @@ class AdapterReference:
     def logprobs(self, batch: PreferenceBatch) -> LogProbs:
         """Log-probabilities of `batch` under the starting adapter."""
         layout = self.policy.layout(batch)
+        if not self.has_adapter:
+            with self.model.disable_adapter():
+                return self._score(batch, layout)
+        self.model.set_adapter(_ADAPTER, inference_mode=True)
         try:
-            if not self.has_adapter:
-                with self.model.disable_adapter():
-                    return completion_logprobs(self.model, batch, layout)
-            self.model.set_adapter(_ADAPTER, inference_mode=True)
+            return self._score(batch, layout)
+        finally:
+            self.model.set_adapter("default")
+
+    def _score(self, batch: PreferenceBatch, layout: Layout) -> LogProbs:
+        try:
             return completion_logprobs(self.model, batch, layout)
         finally:
-            # Adapters outside of the layers are still gathered. Reshard first: marking them trained must reach shards.
+            # Adapters outside of the layers are still gathered here. When the policy's adapter is switched on
+            # again, its shards must be marked as trained, not the gathered weights.
             reshard(self.model)
-            if self.has_adapter:
-                self.model.set_adapter("default")
 
     def fingerprint(self) -> str:
         """A hash of all weights except the trained adapter's."""

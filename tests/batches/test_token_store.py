@@ -255,6 +255,7 @@ def test_a_bug_in_a_process_shows_its_traceback(
 def test_a_record_that_cannot_be_read_is_named_and_leaves_nothing(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
+    others = set(multiprocessing.active_children())
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)))
     source = source_of(tmp_path / "a.jsonl", completions(30))
     with Path(source.path).open("a") as file:
@@ -262,7 +263,7 @@ def test_a_record_that_cannot_be_read_is_named_and_leaves_nothing(
     with pytest.raises(UserError) as caught:
         open_store(source, SFTExample, chatml, folder, "train")
     assert str(caught.value).startswith(f"{source.path}:31: found 'prompt', expected an SFT example")
-    assert left_in(folder) == [] and multiprocessing.active_children() == []
+    assert left_in(folder) == [] and set(multiprocessing.active_children()) <= others
 
 
 @pytest.mark.parametrize("cores", [1, 2])

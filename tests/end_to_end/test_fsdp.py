@@ -139,7 +139,7 @@ def test_sharded_and_plain_checkpoints_are_not_interchangeable(folder: Path) -> 
     process = start(*JUDGELIT, "validate", "--config", "plain.yaml", *where, folder=folder)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "found a sharded checkpoint, expected a file; strategy FSDP2" in said
+    assert "found a sharded checkpoint, expected a file; continue with strategy FSDP2" in said
     fit(folder, "plain.yaml", "--trainer.max_steps", "1", "--trainer.default_root_dir", "plain")
     where = ["--trainer.devices", "1", "--trainer.default_root_dir", "plain", "--ckpt_path", "last"]
     process = start(*JUDGELIT, "fit", "--config", "cpu.yaml", *where, folder=folder)

@@ -54,7 +54,7 @@ def test_missing_arguments_are_named_in_full(refused: Refused) -> None:
     nothing = ["--model=SFTModule", "--data=SFTDataModule"]
     assert refused("fit", *nothing) == "missing --model.backbone.name_or_path"
     assert refused("fit", *nothing, "--model.backbone.name_or_path=nano") == "missing --data.train"
-    assert refused("judge", "--output=labels") == "missing --model, --pairs"
+    assert refused("judge", "--output=labels") == "missing --pairs, --model"
     assert refused("export") == "missing run, --to"
 
 

@@ -1,4 +1,4 @@
-"""Script of test_sharding.py that each rank executes: the runs of a plan, one after another."""
+"""Script for test_sharding.py: each rank does the runs of a plan, one after another."""
 
 import random
 import sys
@@ -33,8 +33,8 @@ EPOCH = 5
 """Steps of an epoch."""
 
 
-class Dealt(L.LightningDataModule):
-    """Micro-batches of two examples of very different length; the ranks take them in turn."""
+class UnevenData(L.LightningDataModule):
+    """Micro-batches of two examples of very different length, distributed over the ranks in turn."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class Dealt(L.LightningDataModule):
 
 
 class Watch(L.Callback):
-    """Record losses and weights of a run, and save a checkpoint after its first epoch."""
+    """Callback that records losses and weights of a run and saves a checkpoint after its first epoch."""
 
     def __init__(self, path: str | None) -> None:
         self.path = path
@@ -79,7 +79,7 @@ class Watch(L.Callback):
 
 
 def moments(trainer: L.Trainer) -> list[float]:
-    """Sum of absolute values of each first moment of the optimizer, in the order of its weights."""
+    """Sum of absolute values of each first moment (AdamW), in the order of the optimizer's weights."""
     (optimizer,) = trainer.optimizers
     kept = [optimizer.state[weight].get("exp_avg") for group in optimizer.param_groups for weight in group["params"]]
     whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in kept]
@@ -135,7 +135,7 @@ def train(
         **settings,
     )
     try:
-        trainer.fit(module, datamodule=Dealt(kind), ckpt_path=resume, weights_only=True)
+        trainer.fit(module, datamodule=UnevenData(kind), ckpt_path=resume, weights_only=True)
     except UserError as error:
         return {"error": str(error)}
     optimizer = trainer.optimizers[0]
@@ -188,7 +188,7 @@ def build(backbone: dict[str, Any], sharded: bool = True) -> dict[str, Any]:
 
 
 def answers(backbone: dict[str, Any], batches: list[list[list[int]]], sharded: bool = True) -> dict[str, Any]:
-    """Generate for batches of prompts; the second rank has fewer batches."""
+    """Generate answers to batches of prompts; the second rank gets fewer batches."""
     over = sharding() if sharded else None
     torch.manual_seed(0)
     model = backbone_of(backbone).build(over)
@@ -212,7 +212,7 @@ RUNS = {"train": train, "build": build, "answers": answers}
 
 
 def main(plan: str, out: str) -> None:
-    """Do the runs of the file `plan` and write their results to the file `out`."""
+    """Do the runs in the file `plan` and write their results to the file `out`."""
     torch.set_num_threads(1)
     results = {}
     for name, (run, settings) in torch.load(plan, weights_only=True).items():

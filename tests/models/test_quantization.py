@@ -17,8 +17,8 @@ from judgelit.batches.flat_batch import (
     flatten_preferences,
 )
 from judgelit.errors import UserError
-from judgelit.likelihood.layouts import Layout, choose_layout
-from judgelit.likelihood.logprobs import completion_logprobs
+from judgelit.likelihood.layouts import Layout
+from judgelit.likelihood.logprobs import Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
 from judgelit.models.lora import LoRA
@@ -155,8 +155,8 @@ def test_it_takes_the_shared_layout_and_the_chunked_head(model_folder: str, dtyp
     model: Any = with_effect(quantized(model_folder, dtype).build())
     prompt, *texts = [list(range(start, start + 9)) for start in (3, 40, 80)]
     batch = flatten_completions([TokenizedCompletion("", prompt, text) for text in texts])
-    assert choose_layout(model, "auto", batch) == Layout("shared_prefix", own_head=False)
-    assert choose_layout(model, "shared_prefix", batch) == Layout("shared_prefix", own_head=False)
+    assert Scorer(model, "auto").layout(batch) == Layout("shared_prefix", own_head=False)
+    assert Scorer(model, "shared_prefix").layout(batch) == Layout("shared_prefix", own_head=False)
     expected = []
     for text in texts:
         ids = torch.tensor([prompt + text])

@@ -1,4 +1,4 @@
-"""Small training runs over one or two ranks, for test_finetuning.py."""
+"""Script for test_finetuning.py: small training runs on one or two ranks."""
 
 import random
 import sys
@@ -22,8 +22,8 @@ from judgelit.training.losses import PreferenceLoss
 from judgelit.training.sft import SFTModule
 
 
-class Data(L.LightningDataModule):
-    """Rows of very uneven length, dealt out to the ranks batch by batch."""
+class UnevenData(L.LightningDataModule):
+    """Rows of very different length, distributed over the ranks by the batch sampler."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Data(L.LightningDataModule):
 
 
 def train(kind: str, ranks: int, accumulate: int, folder: str, adapter: str) -> dict[str, Any]:
-    """What two epochs over the rows, three a micro-batch, make of the weights."""
+    """Train for two epochs with micro-batches of three rows; return weights, the last loss and the number of steps."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sgd = partial(torch.optim.SGD, lr=0.05)
@@ -72,7 +72,7 @@ def train(kind: str, ranks: int, accumulate: int, folder: str, adapter: str) -> 
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=Data(kind))
+    trainer.fit(module, datamodule=UnevenData(kind))
     after = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
     loss = float(trainer.callback_metrics["train/loss"])
     return {"start": start, "weights": after, "loss": loss, "steps": trainer.global_step}

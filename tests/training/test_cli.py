@@ -1,4 +1,4 @@
-"""What `judgelit fit` adds to LightningCLI."""
+"""`judgelit fit`: exact continuation, saved configurations, errors in one line."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ SFT = [
     "--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint",
     "--trainer.callbacks.save_last=true",
     "--trainer.callbacks.every_n_train_steps=2",
-    # The schedule stretches over the run's length, which the two runs below do not share.
+    # No schedule: it would depend on max_steps, which differs between the runs below.
     "--model.lr_scheduler=null",
 ]
 
@@ -39,7 +39,7 @@ def logged_losses(run: str) -> list[str]:
         return [row["train/loss"] for row in csv.DictReader(file) if row["train/loss"]]
 
 
-def test_the_last_checkpoint_is_of_the_last_step_and_continues_exactly(
+def test_the_last_checkpoint_is_from_the_last_step_and_continues_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def test_the_last_checkpoint_is_of_the_last_step_and_continues_exactly(
         assert torch.equal(weight, broken["state_dict"][name]), name
 
 
-def test_the_saved_configuration_runs_again_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_saved_configuration_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=2", "--trainer.default_root_dir=first"])
     saved = yaml.safe_load(Path("first/config.yaml").read_text(encoding="utf-8"))
@@ -63,11 +63,11 @@ def test_the_saved_configuration_runs_again_by_itself(tmp_path: Path, monkeypatc
         assert torch.equal(weight, checkpoint("second")["state_dict"][name]), name
 
 
-def test_last_means_a_new_run_where_none_has_saved(
+def test_last_starts_a_new_run_if_there_is_no_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    # As a kill before the first checkpoint leaves it.
+    # The folder after a kill before the first checkpoint.
     Path("run/checkpoints").mkdir(parents=True)
     Path("run/checkpoints/last.ckpt.part").write_bytes(b"half")
     Path("run/csv/version_0").mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_last_means_a_new_run_where_none_has_saved(
 
 
 @pytest.mark.parametrize(
-    ("command", "left", "said"),
+    ("command", "state", "message"),
     [
         ("fit", "truncated", "cannot be read as a checkpoint"),
         ("fit", "no run", "does not say where its run was"),
@@ -95,50 +95,50 @@ def test_last_means_a_new_run_where_none_has_saved(
         ("validate", "nothing", "no checkpoint in run/checkpoints"),
     ],
 )
-def test_what_cannot_be_continued_is_refused_in_one_line(
+def test_a_run_that_cannot_continue_is_refused_in_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     command: str,
-    left: str,
-    said: str,
+    state: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lora = [] if left == "other adapter" else ["--model.backbone.lora.r=2"]
+    lora = [] if state == "other adapter" else ["--model.backbone.lora.r=2"]
     run = [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=run"]
-    if left == "nothing":
+    if state == "nothing":
         run = [command, *run[1:]]
     else:
         main([*run, *lora])
     last = Path("run/checkpoints/last.ckpt")
-    if left == "truncated":
+    if state == "truncated":
         last.write_bytes(last.read_bytes()[:-100])
-    if missing := {"no run": "judgelit", "weights alone": "callbacks", "other data": "SFTDataModule"}.get(left):
+    if missing := {"no run": "judgelit", "weights alone": "callbacks", "other data": "SFTDataModule"}.get(state):
         torch.save({name: value for name, value in checkpoint("run").items() if name != missing}, last)
-    if left == "other adapter":
+    if state == "other adapter":
         lora = ["--model.backbone.lora.r=3"]
-    if left == "model alone":
+    if state == "model alone":
         shutil.rmtree("run/checkpoints")
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
         main([*run, *lora, "--ckpt_path=last"])
     assert exit_.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
-    assert said in line
+    assert message in line
 
 
-def test_a_class_is_saved_under_its_public_name(capsys: pytest.CaptureFixture[str]) -> None:
-    for thing in training.BY_SHORT_NAME[:4:3]:
+def test_a_class_is_printed_by_its_public_name(capsys: pytest.CaptureFixture[str]) -> None:
+    for cls in training.BY_SHORT_NAME[:4:3]:
         with pytest.raises(SystemExit):
-            main(["fit", "--config=quickstart/sft", f"--data={thing.__name__}", "--data.train=x", "--print_config"])
-        assert f"class_path: judgelit.{thing.__name__}" in capsys.readouterr().out
+            main(["fit", "--config=quickstart/sft", f"--data={cls.__name__}", "--data.train=x", "--print_config"])
+        assert f"class_path: judgelit.{cls.__name__}" in capsys.readouterr().out
 
 
-ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
+WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (
             ["--trainer.precision=bf16-true"],
@@ -150,9 +150,9 @@ ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.j
         (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
         (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': not a regular expression"),
-        ([ZERO % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
-        ([ZERO % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
-        ([ZERO % "0.1"], "data.train: found 4 examples of weight 0.1, of which an epoch visits none"),
+        ([WEIGHTED % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
+        ([WEIGHTED % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
+        ([WEIGHTED % "0.1"], "data.train: found 4 examples of weight 0.1, of which an epoch visits none"),
         (["--model.layout=bad"], "layout: found 'bad', expected auto, shared_prefix or concatenated"),
         (["--model.backbone.quantization=int8"], "backbone.quantization: found 'int8', expected nf4"),
         (["--data.tokens_per_batch=many"], "tokens_per_batch: found 'many', expected int"),
@@ -164,9 +164,9 @@ ZERO = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.j
         (["--data=DPODataModule"], "data: found DPODataModule for SFTModule, expected SFTDataModule"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_in_one_line(
+def test_wrong_settings_are_refused_in_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -180,16 +180,16 @@ def test_settings_that_cannot_work_are_refused_in_one_line(
         main([*run, *arguments])
     assert exit_.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
-    assert said in line
+    assert message in line
 
 
-def test_a_huge_batch_takes_all_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_stopped_does_not_look_like_one_that_has_ended(
+def test_an_interrupted_run_exits_with_an_error_and_continues(
     number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""DPO's step: where it starts, what it adds up to, what it logs, and how a run goes on."""
+"""DPO training: its start, its logged values, and how a run continues."""
 
 import copy
 import math
@@ -44,24 +44,26 @@ class TestStart:
     def test_rewards_are_zero_and_the_loss_is_ln_2(
         self, model_folder: str, lora: LoRA | None, dtype: Any, preferences: Any, fit: Any, recorder: Any
     ) -> None:
-        self.check(DPOModule(Backbone(model_folder, dtype, lora=lora)), preferences, fit, recorder())
+        self.check_start(DPOModule(Backbone(model_folder, dtype, lora=lora)), preferences, fit, recorder())
 
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
     @pytest.mark.parametrize("checkpointing", [False, True])
-    def test_also_after_a_lora_warm_up(
+    def test_rewards_are_zero_after_a_lora_warm_up(
         self, llama: str, warm_adapter: str, dtype: Any, checkpointing: bool, preferences: Any, fit: Any, recorder: Any
     ) -> None:
         backbone = Backbone(llama, dtype, adapter=warm_adapter, activation_checkpointing=checkpointing)
-        self.check(DPOModule(backbone), preferences, fit, recorder())
+        self.check_start(DPOModule(backbone), preferences, fit, recorder())
 
-    def check(self, module: DPOModule, preferences: Any, fit: Any, seen: Any) -> None:
+    def check_start(self, module: DPOModule, preferences: Any, fit: Any, seen: Any) -> None:
         fit(module, preferences[:8], 4, accumulate_grad_batches=2, callbacks=[seen])
         (first,) = seen.logged
         assert first["train/loss"] == pytest.approx(math.log(2), abs=1e-6)
         for name in ("rewards/chosen", "rewards/rejected", "rewards/margin", "log_ratio", "kl"):
             assert first[f"train/{name}"] == 0.0
 
-    def test_another_start_is_refused(self, llama: str, preferences: Any, fit: Any) -> None:
+    def test_a_policy_that_differs_from_the_reference_at_the_start_is_refused(
+        self, llama: str, preferences: Any, fit: Any
+    ) -> None:
         module = DPOModule(Backbone(llama))
         module.configure_model()
         with torch.no_grad():
@@ -79,7 +81,7 @@ class TestStart:
             assert not isinstance(part, nn.Dropout) or part.p == 0
             assert getattr(part, "attention_dropout", 0.0) == 0.0
 
-    def test_dropout_that_is_a_number_is_off_too(self) -> None:
+    def test_dropout_rates_in_attributes_are_set_to_zero(self) -> None:
         from judgelit.training.dpo import disable_dropout
 
         class Layer(nn.Module):
@@ -96,7 +98,7 @@ class TestStart:
 
 class TestStep:
     @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "hinge", "robust"])
-    def test_everything_logged_agrees_with_a_computation_pair_by_pair(
+    def test_logged_values_equal_a_computation_pair_by_pair(
         self, kind: Any, llama: str, preferences: list[TokenizedPreference], fit: Any, recorder: Any
     ) -> None:
         beta, weight, error = 0.3, 0.7, 0.1 if kind == "robust" else 0.0
@@ -131,7 +133,7 @@ class TestStep:
                 else:
                     right, wrong = (-(1 / (1 + torch.exp(-sign * beta * margin))).log() for sign in (1, -1))
                     loss = ((1 - error) * right - error * wrong) / (1 - 2 * error)
-                # Schulman's k3: r - 1 - log r with r = p_ref / p, a token.
+                # Schulman's k3 estimator of each token: r - 1 - log r with r = p_ref / p.
                 ratio, ratio_lost = torch.exp(won_ref - won), torch.exp(lost_ref - lost)
                 kl = (ratio - 1 - ratio.log()).mean() + (ratio_lost - 1 - ratio_lost.log()).mean()
                 pair = {
@@ -150,7 +152,7 @@ class TestStep:
             got = {name: seen.logged[step][f"train/{name}"] for name in LOGGED}
             assert got == pytest.approx(wanted, rel=1e-3, abs=2e-5)
 
-    def test_names_logged(self, llama: str, preferences: Any, fit: Any, loader_of: Any) -> None:
+    def test_names_of_logged_values(self, llama: str, preferences: Any, fit: Any, loader_of: Any) -> None:
         module = DPOModule(Backbone(llama, lora=LoRA(r=2)))
         trainer = fit(module, preferences, 4, val=preferences[:6])
         wanted = {f"{part}/{name}" for part in ("train", "val") for name in LOGGED}
@@ -166,7 +168,7 @@ class TestStep:
         assert seen.logged[-1]["train/rewards/margin"] > 1.0
         assert seen.logged[-1]["train/kl"] > 0
 
-    def test_the_reference_follows_the_policy_to_its_device(
+    def test_the_reference_moves_to_the_policys_device(
         self, llama: str, preferences: Any, fit: Any, loader_of: Any
     ) -> None:
         moves: list[torch.device] = []
@@ -177,7 +179,7 @@ class TestStep:
                 self.reference.to = moves.append  # type: ignore[union-attr, method-assign]
 
             def training_step(self, *args: Any) -> torch.Tensor:
-                # Lightning sets up before it builds and moves the model: a move made then would move nothing.
+                # The reference must move after the model is built: Lightning calls `setup` before that.
                 assert moves
                 return super().training_step(*args)
 
@@ -195,23 +197,21 @@ class TestStep:
 
 
 class TestContinue:
-    def continued(self, backbone: Backbone, saved: Path, preferences: Any, fit: Any) -> DPOModule:
+    def continue_run(self, backbone: Backbone, saved: Path, preferences: Any, fit: Any) -> DPOModule:
         module = DPOModule(backbone, optimizer=adamw)
         fit(module, preferences, 4, max_epochs=3, ckpt_path=saved)
         assert module.trainer.global_step == 15
         return module
 
-    def saved(self, backbone: Backbone, preferences: Any, fit: Any, path: Path) -> DPOModule:
+    def train_and_save(self, backbone: Backbone, preferences: Any, fit: Any, path: Path) -> DPOModule:
         module = DPOModule(backbone, optimizer=adamw)
         fit(module, preferences, 4, max_epochs=2).save_checkpoint(path)
         return module
 
-    def test_a_full_model_keeps_the_reference_it_began_with(
-        self, llama: str, preferences: Any, fit: Any, tmp_path: Path
-    ) -> None:
-        # Its policy is far from the reference by then, so this also shows that the start is not checked again.
-        first = self.saved(Backbone(llama), preferences, fit, tmp_path / "run.ckpt")
-        module = self.continued(Backbone(llama), tmp_path / "run.ckpt", preferences, fit)
+    def test_a_full_model_keeps_its_reference(self, llama: str, preferences: Any, fit: Any, tmp_path: Path) -> None:
+        # The policy is far from the reference now, so the check of the start must not run again.
+        first = self.train_and_save(Backbone(llama), preferences, fit, tmp_path / "run.ckpt")
+        module = self.continue_run(Backbone(llama), tmp_path / "run.ckpt", preferences, fit)
         batch = flatten_preferences(preferences[:4])
         assert module.reference is not None and first.reference is not None
         with torch.no_grad():
@@ -219,21 +219,21 @@ class TestContinue:
         assert torch.equal(module.reference.logprobs(batch).sums, start)
         assert module.reference.fingerprint() == first.reference.fingerprint()
 
-    def test_an_adapter_keeps_the_reference_it_began_with(
+    def test_an_adapter_keeps_its_reference(
         self, llama: str, warm_adapter: str, preferences: Any, fit: Any, tmp_path: Path
     ) -> None:
         backbone = Backbone(llama, adapter=warm_adapter)
-        self.saved(backbone, preferences, fit, tmp_path / "run.ckpt")
-        module = self.continued(backbone, tmp_path / "run.ckpt", preferences, fit)
+        self.train_and_save(backbone, preferences, fit, tmp_path / "run.ckpt")
+        module = self.continue_run(backbone, tmp_path / "run.ckpt", preferences, fit)
         batch = flatten_preferences(preferences[:4])
         with torch.no_grad():
             warm = completion_logprobs(backbone.build(), batch, SHARED).sums
         assert module.reference is not None
         assert torch.equal(module.reference.logprobs(batch).sums, warm)
 
-    def test_from_other_weights_it_is_refused(
+    def test_other_starting_weights_are_refused(
         self, llama: str, warm_adapter: str, preferences: Any, fit: Any, tmp_path: Path
     ) -> None:
-        self.saved(Backbone(llama, lora=LoRA(r=4)), preferences, fit, tmp_path / "run.ckpt")
+        self.train_and_save(Backbone(llama, lora=LoRA(r=4)), preferences, fit, tmp_path / "run.ckpt")
         with pytest.raises(UserError, match="its reference would change"):
-            self.continued(Backbone(llama, adapter=warm_adapter), tmp_path / "run.ckpt", preferences, fit)
+            self.continue_run(Backbone(llama, adapter=warm_adapter), tmp_path / "run.ckpt", preferences, fit)

@@ -1,4 +1,4 @@
-"""DPO against a precomputed reference: the run that a second model would have given, whatever is stored."""
+"""DPO with a precomputed reference equals DPO with a second model, with and without stored values."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ LOGGED = ("train/loss", "train/rewards/margin", "train/kl", "train/logps/rejecte
 
 
 class Logged(L.Callback):
-    """What each step logs."""
+    """Callback that keeps the logged values of each step."""
 
     def __init__(self) -> None:
         self.steps: list[list[float]] = []
@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> str:
     draw = random.Random(0)
     examples = []
     for number in range(24):
-        # Every third pair shares its prompt with the one before.
+        # Every third pair has the prompt of the pair before it.
         prompt = ({"role": "user", "content": f"question {number - (number % 3 == 2)} " + "x" * draw.randint(0, 90)},)
         if number % 3 == 2:
             prompt = examples[-1].messages
@@ -49,7 +49,7 @@ def file(tmp_path: Path) -> str:
 
 
 class Runs:
-    """Fits of one model on one file."""
+    """Training runs of one model on one file."""
 
     def __init__(self, folder: Path, file: str, backbone: Backbone) -> None:
         self.folder, self.file, self.backbone = folder, file, backbone
@@ -84,52 +84,50 @@ def runs(request: pytest.FixtureRequest, tmp_path: Path, file: str, llama: str, 
     return Runs(tmp_path / "run", file, backbone)
 
 
-def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def forbid_computing(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise AssertionError("there was nothing to compute")
+        raise AssertionError("the reference was computed again")
 
     monkeypatch.setattr("judgelit.training.precomputed.compute_values", refuse)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_is_the_run_that_a_second_model_gives(runs: Runs, workers: int) -> None:
+def test_training_equals_that_with_a_second_model(runs: Runs, workers: int) -> None:
     _, frozen, expected = runs.fit("frozen")
     trainer, _, found = runs.fit("precomputed", num_workers=workers)
     torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-5)
     assert found[0][1] == pytest.approx(0, abs=1e-4), "policy and reference agree at the start"
-    assert abs(found[-1][1]) > 1e-3, "and no more at the end"
+    assert abs(found[-1][1]) > 1e-3, "and differ at the end"
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
         frozen.trainer.callback_metrics["val/loss"].item(), rel=1e-4
     )
 
 
-def test_a_second_run_computes_nothing(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_uses_the_stored_values(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, first = runs.fit("precomputed")
-    no_pass(monkeypatch)
-    # Another split would be other data; another order, length limit or batch size is not.
+    forbid_computing(monkeypatch)
+    # Another batch size needs the same values; another split needs other values.
     assert runs.fit("precomputed")[2] == first
     runs.fit("precomputed", batch_size=3)
-    with pytest.raises(AssertionError, match="nothing to compute"):
+    with pytest.raises(AssertionError, match="computed again"):
         runs.fit("precomputed", val_fraction=0.4)
 
 
 @pytest.mark.parametrize("stored", [True, False])
-def test_a_continued_run_has_the_reference_of_its_start(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, stored: bool
-) -> None:
+def test_a_continued_run_keeps_its_reference(runs: Runs, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
     _, _, whole = runs.fit("precomputed", steps=6)
     trainer, _, first = runs.fit("precomputed", steps=3)
     trainer.save_checkpoint(runs.folder / "run.ckpt")
     if stored:
-        no_pass(monkeypatch)
+        forbid_computing(monkeypatch)
     else:
-        # What is computed again must come from the starting weights, not from those of the checkpoint.
+        # The values must be computed from the starting weights, not from those of the checkpoint.
         shutil.rmtree(runs.folder / "cache" / "reference")
     _, _, second = runs.fit("precomputed", steps=6, resume=runs.folder / "run.ckpt")
     torch.testing.assert_close(torch.tensor(first + second), torch.tensor(whole), rtol=1e-5, atol=1e-6)
 
 
-def test_validating_a_trained_policy_takes_the_reference_of_its_start(runs: Runs) -> None:
+def test_validation_of_a_trained_policy_uses_the_starting_weights(runs: Runs) -> None:
     trainer, module, _ = runs.fit("precomputed")
     expected = trainer.validate(module, trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
     shutil.rmtree(runs.folder / "cache" / "reference")
@@ -141,7 +139,7 @@ def test_validating_a_trained_policy_takes_the_reference_of_its_start(runs: Runs
     assert abs(found[0]["val/rewards/margin"]) > 1e-4
 
 
-def test_weights_that_are_gone_are_not_made_up(tmp_path: Path, file: str) -> None:
+def test_missing_starting_weights_are_an_error(tmp_path: Path, file: str) -> None:
     runs = Runs(tmp_path / "run", file, Backbone("nano"))
     trainer, module, _ = runs.fit("precomputed", steps=2)
     shutil.rmtree(runs.folder / "cache" / "reference")
@@ -150,7 +148,7 @@ def test_weights_that_are_gone_are_not_made_up(tmp_path: Path, file: str) -> Non
         trainer.validate(module, data, verbose=False)
 
 
-def test_other_weights_are_computed_anew(
+def test_other_weights_are_computed_again(
     tmp_path: Path, file: str, llama: str, warm_adapter: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     Runs(tmp_path / "run", file, Backbone(llama, lora=LoRA(r=4))).fit("precomputed", steps=1)
@@ -160,6 +158,6 @@ def test_other_weights_are_computed_anew(
     assert len(changed) == 2 and all("weights changed" in message for message in changed)
 
 
-def test_without_a_data_module_it_is_refused(llama: str, fit: Any, preferences: Any) -> None:
+def test_training_without_a_data_module_is_refused(llama: str, fit: Any, preferences: Any) -> None:
     with pytest.raises(UserError, match="expected a DPODataModule"):
         fit(DPOModule(Backbone(llama), reference="precomputed"), preferences)

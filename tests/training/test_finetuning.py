@@ -1,4 +1,4 @@
-"""One global batch is one step, however it is split; and what a run keeps, refuses and leaves behind."""
+"""What SFT and DPO share: steps over global batches, optimizer, loss that is not finite, checkpoints."""
 
 import json
 import os
@@ -26,7 +26,7 @@ SPLITS = [(8, 1), (4, 2), (2, 4), (1, 8)]
 
 
 def sgd(groups: Any) -> torch.optim.Optimizer:
-    # Plain descent shows a wrong scale of the gradient, which Adam would hide.
+    # SGD, because Adam would hide a wrong scale of the gradient.
     return torch.optim.SGD(groups, lr=0.1)
 
 
@@ -49,7 +49,7 @@ def test_any_split_of_a_global_batch_gives_the_same_step(
 ) -> None:
     fit, recorder = request.getfixturevalue("fit"), request.getfixturevalue("recorder")
     trained_weights = request.getfixturevalue("trained_weights")
-    # 20 rows in windows of 8: the third window of the epoch is incomplete.
+    # 20 rows in global batches of 8: the third global batch is incomplete.
     rows = request.getfixturevalue("completions" if kind == "sft" else "preferences")
     results = []
     for batch_size, accumulate in SPLITS:
@@ -72,21 +72,21 @@ def test_any_split_of_a_global_batch_gives_the_same_step(
         assert norm == pytest.approx(clip, rel=1e-3)
 
 
-def test_gradients_are_gone_before_the_activations_of_the_next_step_come(
+def test_gradients_are_freed_before_the_next_forward_pass(
     llama: str, completions: list[TokenizedCompletion], fit: Any
 ) -> None:
-    module, there = make("sft", llama), []
+    module, gradient_exists = make("sft", llama), []
     module.configure_model()
     embeddings = module.model.get_input_embeddings()
 
     def look(layer: Any, _: Any) -> None:
-        # Layouts are tried without gradient.
+        # The test of layouts runs without gradients.
         if torch.is_grad_enabled():
-            there.append(layer.weight.grad is not None)
+            gradient_exists.append(layer.weight.grad is not None)
 
     embeddings.register_forward_pre_hook(look)
     fit(module, completions, 2, accumulate_grad_batches=2)
-    assert there == [False, True] * 5
+    assert gradient_exists == [False, True] * 5
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
@@ -156,7 +156,7 @@ class TestOptimizer:
             callbacks=[Rates()],
             enable_checkpointing=True,
         )
-        # 20 rows in windows of 8 are 3 steps an epoch and 12 in all, of which 2 rise.
+        # 20 rows in global batches of 8 are 3 steps an epoch and 12 in total, 2 of them with a rising rate.
         assert len(rates) == 12
         assert rates[:3] == pytest.approx([0.1 / 3, 0.2 / 3, 0.1])
         assert rates[2:] == sorted(rates[2:], reverse=True) and 0 < rates[-1] < 0.01
@@ -164,7 +164,7 @@ class TestOptimizer:
 
 class TestNotFinite:
     @pytest.mark.parametrize("kind", ["sft", "dpo"])
-    def test_stops_and_saves_the_ids(
+    def test_training_stops_and_saves_the_ids(
         self, kind: str, llama: str, request: pytest.FixtureRequest, run_folder: Path
     ) -> None:
         fit = request.getfixturevalue("fit")
@@ -184,7 +184,7 @@ class TestNotFinite:
         names = [row.id for row in rows]
         assert report == {"step": 1, "loss": "nan", "ids": names[6:8], "earlier": names[4:6]}
 
-    def test_of_another_process_stops_this_one_too(
+    def test_a_loss_on_another_process_stops_this_process(
         self, llama: str, fit: Any, completions: Any, tmp_path: Path
     ) -> None:
         module = make("sft", llama)
@@ -203,7 +203,7 @@ class TestNotFinite:
 class TestCheckpoint:
     @pytest.mark.parametrize("kind", ["sft", "dpo"])
     @pytest.mark.parametrize("lora", [None, LoRA(r=2)])
-    def test_holds_what_was_trained_and_no_more(
+    def test_holds_only_the_trained_weights(
         self, kind: str, lora: LoRA | None, llama: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
         fit, trained_weights = request.getfixturevalue("fit"), request.getfixturevalue("trained_weights")
@@ -252,7 +252,7 @@ class TestCheckpoint:
 
     @pytest.mark.parametrize("kind", ["sft", "dpo"])
     @pytest.mark.parametrize("lora", [None, LoRA(r=2)])
-    def test_a_continued_run_ends_where_the_unbroken_one_does(
+    def test_a_continued_run_ends_with_the_weights_of_an_unbroken_run(
         self, kind: str, lora: LoRA | None, llama: str, request: pytest.FixtureRequest, tmp_path: Path
     ) -> None:
         fit, trained_weights = request.getfixturevalue("fit"), request.getfixturevalue("trained_weights")

@@ -1,4 +1,4 @@
-"""Losses by hand, against the papers' formulas in float64, and their gradients against closed forms."""
+"""Losses compared with hand computations and the papers' formulas; gradients compared with closed forms."""
 
 import math
 from collections.abc import Callable
@@ -17,47 +17,55 @@ from judgelit.training.losses import LOSSES, LogRatios, PreferenceLoss, dpo_loss
 MARGINS = torch.tensor([-50.0, -3.0, -0.5, 0.0, 0.25, 2.0, 40.0])
 
 
-def at(value: float) -> Tensor:
+def scalar(value: float) -> Tensor:
     return torch.tensor([value])
 
 
 def loss_of(settings: PreferenceLoss, chosen: Tensor, rejected: Tensor, *tokens: Tensor) -> Tensor:
-    """The preference loss of pairs with these log-ratios, summed over completions of so many tokens (1 by default)."""
+    """The preference loss of each pair.
+
+    Args:
+        settings: The loss.
+        chosen: Log-ratios of the chosen completions, [P].
+        rejected: Log-ratios of the rejected completions, [P].
+        tokens: Lengths of the chosen and of the rejected completions, [P] each; 1 by default.
+    """
     none = torch.empty(0)
     lengths = tokens or (torch.ones_like(chosen), torch.ones_like(chosen))
     return LOSSES[settings.kind](LogRatios(none, none, chosen, rejected, *lengths), settings)
 
 
-def of_margin(kind: str, margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
+def margin_loss(kind: str, margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
     return loss_of(PreferenceLoss(kind, beta, smoothing), margin, torch.zeros_like(margin))
 
 
 class TestByHand:
-    """Each expectation is worked out in the comment above it."""
+    """The comment above each expectation computes it."""
 
     def test_sigmoid(self) -> None:
         # sigmoid(0) = 1/2; -log 1/2 = 0.693147
-        assert of_margin("sigmoid", at(0.0), beta=0.1).item() == pytest.approx(0.693147, abs=1e-6)
+        assert margin_loss("sigmoid", scalar(0.0), beta=0.1).item() == pytest.approx(0.693147, abs=1e-6)
         # beta * margin = 0.5 * 2 = 1; sigmoid(1) = 1 / (1 + 0.367879) = 0.731059; -log = 0.313262
-        assert of_margin("sigmoid", at(2.0), beta=0.5).item() == pytest.approx(0.313262, abs=1e-6)
+        assert margin_loss("sigmoid", scalar(2.0), beta=0.5).item() == pytest.approx(0.313262, abs=1e-6)
         # sigmoid(-1) = 1 - 0.731059 = 0.268941; -log = 1.313262
-        assert of_margin("sigmoid", at(-2.0), beta=0.5).item() == pytest.approx(1.313262, abs=1e-6)
+        assert margin_loss("sigmoid", scalar(-2.0), beta=0.5).item() == pytest.approx(1.313262, abs=1e-6)
 
     def test_sigmoid_with_label_smoothing(self) -> None:
         # 0.9 * 0.313262 + 0.1 * 1.313262 = 0.413262
-        assert of_margin("sigmoid", at(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.413262, abs=1e-6)
+        assert margin_loss("sigmoid", scalar(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.413262, abs=1e-6)
 
     def test_robust(self) -> None:
         # (0.9 * 0.313262 - 0.1 * 1.313262) / (1 - 0.2) = (0.281936 - 0.131326) / 0.8 = 0.188262
-        assert of_margin("robust", at(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.188262, abs=1e-6)
+        assert margin_loss("robust", scalar(2.0), beta=0.5, smoothing=0.1).item() == pytest.approx(0.188262, abs=1e-6)
 
     def test_hinge(self) -> None:
         # 1 - 0.1 * 4 = 0.6; 1 - 0.1 * (-4) = 1.4; 1 - 0.1 * 12 < 0
-        assert of_margin("hinge", torch.tensor([4.0, -4.0, 12.0]), beta=0.1).tolist() == pytest.approx([0.6, 1.4, 0.0])
+        margins = torch.tensor([4.0, -4.0, 12.0])
+        assert margin_loss("hinge", margins, beta=0.1).tolist() == pytest.approx([0.6, 1.4, 0.0])
 
     def test_ipo(self) -> None:
         # 1 / (2 * 0.1) = 5; (3 - 5)^2 = 4; (-1 - 5)^2 = 36
-        assert of_margin("ipo", torch.tensor([3.0, -1.0, 5.0]), beta=0.1).tolist() == pytest.approx([4.0, 36.0, 0.0])
+        assert margin_loss("ipo", torch.tensor([3.0, -1.0, 5.0]), beta=0.1).tolist() == pytest.approx([4.0, 36.0, 0.0])
 
     def test_dpo_of_two_pairs(self) -> None:
         # Pair 1 has 2 chosen and 1 rejected tokens, pair 2 has 1 and 2.
@@ -103,7 +111,7 @@ class TestByHand:
 
 
 def reference_loss(kind: str, margin: float, beta: float, smoothing: float) -> float:
-    """The papers' formulas for one margin in float64, written without the code under test."""
+    """The papers' formulas for one margin in float64, independent of the tested code."""
 
     def log_sigmoid(x: float) -> float:
         return -math.log1p(math.exp(-x)) if x > -700 else x
@@ -128,17 +136,17 @@ CASES = [("sigmoid", 0.0), ("sigmoid", 0.2), ("robust", 0.0), ("robust", 0.3), (
     tokens=st.tuples(st.integers(1, 500), st.integers(1, 500)),
     beta=st.floats(0.01, 2),
 )
-def test_agrees_with_the_formula_in_float64(
+def test_losses_equal_the_papers_formulas_in_float64(
     kind: str, smoothing: float, chosen: float, rejected: float, tokens: tuple[int, int], beta: float
 ) -> None:
     lengths = torch.tensor([tokens[0]]), torch.tensor([tokens[1]])
     loss = PreferenceLoss(kind, beta, smoothing)  # type: ignore[arg-type]
-    double = loss_of(loss, at(chosen).double(), at(rejected).double(), *lengths).item()
+    double = loss_of(loss, scalar(chosen).double(), scalar(rejected).double(), *lengths).item()
     per_token = kind == "ipo"
-    margin = at(chosen).double().item() / (tokens[0] if per_token else 1)
-    margin -= at(rejected).double().item() / (tokens[1] if per_token else 1)
+    margin = scalar(chosen).double().item() / (tokens[0] if per_token else 1)
+    margin -= scalar(rejected).double().item() / (tokens[1] if per_token else 1)
     assert double == pytest.approx(reference_loss(kind, margin, beta, smoothing), rel=1e-9, abs=1e-9)
-    single = loss_of(loss, at(chosen), at(rejected), *lengths)
+    single = loss_of(loss, scalar(chosen), scalar(rejected), *lengths)
     assert single.dtype == torch.float32
     assert single.item() == pytest.approx(double, rel=2e-5, abs=2e-5 * (1 + (0.5 / beta) ** 2))
 
@@ -146,7 +154,7 @@ def test_agrees_with_the_formula_in_float64(
 class TestGradients:
     @pytest.mark.parametrize("beta", [0.05, 0.7])
     @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-    def test_closed_forms(self, beta: float, smoothing: float) -> None:
+    def test_gradients_equal_closed_forms(self, beta: float, smoothing: float) -> None:
         def gradient(loss: Callable[[Tensor], Tensor]) -> Tensor:
             margin = MARGINS.double().requires_grad_()
             loss(margin).sum().backward()
@@ -160,23 +168,23 @@ class TestGradients:
         robust = (-(1 - smoothing) * beta * wrong - smoothing * beta * right) / (1 - 2 * smoothing)
         hinge = torch.where(beta * margin < 1, -beta, 0.0).double()
         ipo = 2 * (margin - 1 / (2 * beta))
-        torch.testing.assert_close(gradient(lambda m: of_margin("sigmoid", m, beta, smoothing)), smoothed)
-        torch.testing.assert_close(gradient(lambda m: of_margin("robust", m, beta, smoothing)), robust)
-        torch.testing.assert_close(gradient(lambda m: of_margin("hinge", m, beta)), hinge)
-        torch.testing.assert_close(gradient(lambda m: of_margin("ipo", m, beta)), ipo)
+        torch.testing.assert_close(gradient(lambda m: margin_loss("sigmoid", m, beta, smoothing)), smoothed)
+        torch.testing.assert_close(gradient(lambda m: margin_loss("robust", m, beta, smoothing)), robust)
+        torch.testing.assert_close(gradient(lambda m: margin_loss("hinge", m, beta)), hinge)
+        torch.testing.assert_close(gradient(lambda m: margin_loss("ipo", m, beta)), ipo)
 
     @pytest.mark.parametrize(("kind", "smoothing"), CASES)
-    def test_finite_differences(self, kind: str, smoothing: float) -> None:
+    def test_gradients_equal_finite_differences(self, kind: str, smoothing: float) -> None:
         loss = PreferenceLoss(kind, 0.3, smoothing)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(0)
         chosen, rejected = (torch.randn(6, generator=generator).double().requires_grad_() for _ in range(2))
         tokens = torch.tensor([3, 1, 4, 1, 5, 9]), torch.tensor([2, 6, 5, 3, 5, 8])
         assert torch.autograd.gradcheck(lambda c, r: loss_of(loss, c, r, *tokens), (chosen, rejected))
 
-    def test_stay_finite_far_from_zero(self) -> None:
+    def test_losses_and_gradients_stay_finite_for_large_margins(self) -> None:
         for kind, smoothing in CASES:
             margin = torch.tensor([-1e4, 1e4], requires_grad=True)
-            loss = of_margin(kind, margin, 1.0, smoothing)
+            loss = margin_loss(kind, margin, 1.0, smoothing)
             loss.sum().backward()
             assert margin.grad is not None
             assert torch.isfinite(loss).all() and torch.isfinite(margin.grad).all()
@@ -186,30 +194,30 @@ class TestProperties:
     @pytest.mark.parametrize("error", [0.0, 0.1, 0.25, 0.49])
     def test_robust_is_unbiased_under_flipped_labels(self, error: float) -> None:
         margin = MARGINS.double()
-        expected = (1 - error) * of_margin("robust", margin, 0.3, error) + error * of_margin(
+        expected = (1 - error) * margin_loss("robust", margin, 0.3, error) + error * margin_loss(
             "robust", -margin, 0.3, error
         )
-        torch.testing.assert_close(expected, of_margin("sigmoid", margin, 0.3), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(expected, margin_loss("sigmoid", margin, 0.3), rtol=1e-9, atol=1e-9)
 
     def test_no_smoothing_is_plain_dpo(self) -> None:
         plain = -torch.log(1 / (1 + torch.exp(-0.3 * MARGINS.double())))
-        torch.testing.assert_close(of_margin("sigmoid", MARGINS.double(), 0.3, 0.0), plain)
-        torch.testing.assert_close(of_margin("robust", MARGINS.double(), 0.3, 0.0), plain)
+        torch.testing.assert_close(margin_loss("sigmoid", MARGINS.double(), 0.3, 0.0), plain)
+        torch.testing.assert_close(margin_loss("robust", MARGINS.double(), 0.3, 0.0), plain)
 
     @pytest.mark.parametrize("beta", [0.1, 0.5, 2.0])
-    def test_ipo_is_least_at_half_over_beta(self, beta: float) -> None:
+    def test_ipo_has_its_minimum_at_half_over_beta(self, beta: float) -> None:
         margin = torch.linspace(-10, 10, 20_001).double()
-        best = margin[of_margin("ipo", margin, beta).argmin()].item()
+        best = margin[margin_loss("ipo", margin, beta).argmin()].item()
         assert best == pytest.approx(1 / (2 * beta), abs=1e-3)
 
-    def test_nothing_but_the_better_answer_lowers_the_loss(self) -> None:
+    def test_a_larger_margin_lowers_the_loss(self) -> None:
         for loss in (PreferenceLoss(), PreferenceLoss(label_smoothing=0.1), PreferenceLoss("hinge")):
-            better, even, worse = (loss_of(loss, at(x), at(-x)) for x in (1.0, 0.0, -1.0))
+            better, even, worse = (loss_of(loss, scalar(x), scalar(-x)) for x in (1.0, 0.0, -1.0))
             assert better < even < worse
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "message"),
     [
         ({"beta": 0.0}, "beta"),
         ({"beta": -0.1}, "beta"),
@@ -223,6 +231,6 @@ class TestProperties:
         ({"kind": "sigmiod"}, "kind"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict, complaint: str) -> None:
-    with pytest.raises(UserError, match=complaint):
+def test_invalid_settings_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         PreferenceLoss(**settings)

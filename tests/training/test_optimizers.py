@@ -1,4 +1,4 @@
-"""Paged 8-bit AdamW where there is a GPU, the same settings in plain AdamW where there is none."""
+"""PagedAdamW8bit: paged 8-bit AdamW on a GPU, torch's AdamW with the same settings without one."""
 
 import copy
 from typing import Any
@@ -16,7 +16,7 @@ SETTINGS: dict[str, Any] = {"lr": 0.03, "betas": (0.8, 0.95), "eps": 1e-6, "weig
 
 
 def weight() -> nn.Parameter:
-    # Rows of 4,096 and more are kept in 8 bits.
+    # bitsandbytes keeps the state in 8 bits from 4,096 elements on.
     return nn.Parameter(torch.linspace(-1, 1, 8192).view(2, 4096))
 
 
@@ -27,7 +27,7 @@ def after_steps(optimizer: torch.optim.Optimizer, of: nn.Parameter) -> torch.Ten
     return of.detach()
 
 
-def test_without_gpu_it_is_adamw_with_the_same_settings_and_says_so(
+def test_without_gpu_it_is_torchs_adamw_and_logs_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -41,7 +41,9 @@ def test_without_gpu_it_is_adamw_with_the_same_settings_and_says_so(
     assert torch.equal(after_steps(optimizer, ours), after_steps(torch.optim.AdamW([plain], **SETTINGS), plain))
 
 
-def test_with_a_gpu_it_is_bitsandbytes_own(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_gpu_it_is_the_optimizer_of_bitsandbytes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     of = weight()
     with caplog.at_level("INFO"):
@@ -53,7 +55,7 @@ def test_with_a_gpu_it_is_bitsandbytes_own(monkeypatch: pytest.MonkeyPatch, capl
     assert {name: group[name] for name in SETTINGS} == {**SETTINGS, "weight_decay": 0.0}
 
 
-def test_a_configuration_names_it_and_a_copy_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_can_name_it_and_a_copy_has_the_same_class(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--optimizer", type=OptimizerCallable)

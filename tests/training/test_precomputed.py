@@ -1,4 +1,4 @@
-"""The pass that stores the reference's log-probabilities: never stale, never twice, whoever was killed."""
+"""Stored log-probabilities of the reference: never stale, computed once, also after a kill."""
 
 import logging
 import random
@@ -21,7 +21,7 @@ KEY = {"weights": "w1", "template": "t1", "data": "d1"}
 
 
 class Pairs:
-    """Rows of several pairs a prompt, in no order."""
+    """Rows in random order, with several pairs for each prompt."""
 
     def __init__(self, count: int = 40) -> None:
         draw = random.Random(count)
@@ -42,7 +42,7 @@ class Pairs:
 
 
 class Score:
-    """100 for each token's prompt length plus the token itself, and what was asked."""
+    """Scorer that gives each completion token 100 * length of the prompt + token id, and keeps the batches' ids."""
 
     def __init__(self, fails_after: int | None = None) -> None:
         self.fails_after = fails_after
@@ -78,7 +78,7 @@ def store(folder: Path, pairs: Pairs, score: Any, key: dict[str, str] = KEY, ran
     return stored_logprobs(folder, key, pairs, score, "train", ranks)
 
 
-def test_every_row_gets_its_own_values_and_is_scored_once(tmp_path: Path) -> None:
+def test_each_row_gets_its_values_and_is_scored_once(tmp_path: Path) -> None:
     pairs, score = Pairs(), Score()
     stored = store(tmp_path, pairs, score)
     assert values(stored) == wanted(pairs)
@@ -90,34 +90,34 @@ def test_pairs_of_a_prompt_are_scored_together(tmp_path: Path) -> None:
     pairs, score = Pairs(), Score()
     store(tmp_path, pairs, score)
     prompt_of = dict(zip((row.id for row in pairs.rows), pairs.prompt_keys.tolist(), strict=True))
-    # A prompt's pairs stand side by side, so that only a full batch can part them.
+    # The pairs of a prompt follow each other; only the end of a batch can separate them.
     order = [prompt_of[name] for name in score.rows]
     runs = [prompt for prompt, before in zip(order, [None, *order], strict=False) if prompt != before]
     assert len(runs) == len(set(runs))
 
 
-def test_a_second_start_computes_nothing(tmp_path: Path) -> None:
+def test_a_second_start_uses_the_stored_values(tmp_path: Path) -> None:
     pairs = Pairs()
     store(tmp_path, pairs, Score())
     assert values(store(tmp_path, pairs, Score(fails_after=0))) == wanted(pairs)
 
 
 @pytest.mark.parametrize("killed_after", [1, 2, 5])
-def test_a_killed_pass_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int) -> None:
+def test_a_killed_pass_continues_without_repeating_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
+) -> None:
     monkeypatch.setattr(precomputed, "_SAVE_EVERY", -1.0)
     pairs, first, second = Pairs(), Score(killed_after), Score()
     with pytest.raises(KeyboardInterrupt):
         store(tmp_path, pairs, first)
-    # A kill while a part is written leaves a file under another name.
+    # A kill during writing leaves a file with a temporary name.
     next(tmp_path.glob("*/part-*")).with_name("half.tmp").write_bytes(b"PAR1")
     assert values(store(tmp_path, pairs, second)) == wanted(pairs)
     assert first.rows and not set(first.rows) & set(second.rows)
 
 
 @pytest.mark.parametrize("part", sorted(KEY))
-def test_whatever_changes_values_are_never_those_of_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str
-) -> None:
+def test_a_changed_key_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, part: str) -> None:
     pairs, score = Pairs(), Score()
     store(tmp_path, pairs, Score())
     with caplog.at_level(logging.INFO):
@@ -125,12 +125,12 @@ def test_whatever_changes_values_are_never_those_of_before(
     assert len(score.rows) == len(pairs)
     assert f"train are computed anew: {part} changed ({KEY[part]} -> other)" in caplog.text
     assert caplog.text.count("changed") == 1
-    # Neither has taken the other's place.
+    # The values of the first key are still stored.
     assert values(store(tmp_path, pairs, Score(fails_after=0))) == wanted(pairs)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_pass_and_take_part_equally_often(tmp_path: Path, world_size: int) -> None:
+def test_ranks_share_the_pass_and_score_equally_many_batches(tmp_path: Path, world_size: int) -> None:
     pairs = Pairs()
     scores = [Score() for _ in range(world_size)]
     together = threading.Barrier(world_size, timeout=60)
@@ -149,7 +149,7 @@ def test_ranks_share_the_pass_and_take_part_equally_often(tmp_path: Path, world_
     assert all(one is not None and values(one) == wanted(pairs) for one in found)
     assert len({len(score.asked) for score in scores}) == 1
     names = [name for score in scores for name in set(score.rows)]
-    # All rows, and again only those of batches that filled the last round.
+    # All rows are scored; only batches that fill the last round are scored twice.
     assert set(names) == {row.id for row in pairs.rows}
     assert (
         sum(len(score.asked) for score in scores) - len({batch for score in scores for batch in score.asked})
@@ -157,14 +157,14 @@ def test_ranks_share_the_pass_and_take_part_equally_often(tmp_path: Path, world_
     )
 
 
-def test_a_row_that_two_runs_have_computed_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_that_is_stored_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = Pairs(6)
     monkeypatch.setattr(precomputed, "_done", lambda store: set())
     store(tmp_path, pairs, Score())
     assert values(store(tmp_path, pairs, Score())) == wanted(pairs)
 
 
-def test_floats_come_back_to_the_last_bit(tmp_path: Path) -> None:
+def test_values_are_stored_exactly(tmp_path: Path) -> None:
     pairs = Pairs(4)
     drawn: dict[str, Sequence[float]] = {}
 

@@ -1,4 +1,4 @@
-"""The frozen reference: it is the policy's own start, and nothing that training does ever touches it."""
+"""The frozen reference: it equals the policy at the start of training and never changes."""
 
 import hashlib
 from dataclasses import replace
@@ -23,7 +23,7 @@ KINDS = ["lora", "warm", "full", "frozen-lora", "outer", "warm-outer"]
 
 
 def exact_hash(weights: dict[str, torch.Tensor]) -> str:
-    """A hash over every byte, other than the code's own fingerprint."""
+    """A hash of all bytes, independent of judgelit's fingerprint."""
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
         digest.update(name.encode())
@@ -32,7 +32,7 @@ def exact_hash(weights: dict[str, torch.Tensor]) -> str:
 
 
 def reference_weights(module: DPOModule) -> dict[str, torch.Tensor]:
-    """All weights that the reference computes with."""
+    """The weights that the reference uses."""
     if isinstance(module.reference, FrozenReference):
         return dict(module.reference.model.named_parameters())
     assert isinstance(module.reference, AdapterReference)
@@ -67,7 +67,7 @@ def module(request: pytest.FixtureRequest, llama: str, warm_adapter: str, warm_o
     return module
 
 
-def test_never_changes_while_training(
+def test_the_reference_never_changes_during_training(
     module: DPOModule, preferences: Any, fit: Any, batch: PreferenceBatch, trained_weights: Any
 ) -> None:
     assert module.reference is not None
@@ -84,7 +84,9 @@ def test_never_changes_while_training(
     assert torch.equal(module.reference.logprobs(batch).sums, answers)
 
 
-def test_is_neither_optimized_nor_saved(module: DPOModule, preferences: Any, fit: Any, tmp_path: Path) -> None:
+def test_the_reference_is_neither_optimized_nor_saved(
+    module: DPOModule, preferences: Any, fit: Any, tmp_path: Path
+) -> None:
     trainer = fit(module, preferences, 4)
     optimized = {id(weight) for group in trainer.optimizers[0].param_groups for weight in group["params"]}
     frozen = {id(weight) for weight in reference_weights(module).values()}
@@ -98,13 +100,13 @@ def test_is_neither_optimized_nor_saved(module: DPOModule, preferences: Any, fit
     assert module.reference is not None and checkpoint["reference"] == module.reference.fingerprint()
 
 
-def test_the_policys_gradient_knows_nothing_of_it(module: DPOModule, batch: PreferenceBatch) -> None:
+def test_the_reference_does_not_change_the_policys_gradient(module: DPOModule, batch: PreferenceBatch) -> None:
     assert module.model is not None and module.reference is not None
 
     def policy_gradients(with_reference: bool) -> dict[str, torch.Tensor]:
         module.zero_grad()
         for _ in range(2):
-            # Twice, since gradients must add up over micro-batches.
+            # Two passes, because gradients are summed over micro-batches.
             if with_reference:
                 answer = module.reference.logprobs(batch)  # type: ignore[union-attr]
                 assert not answer.sums.requires_grad
@@ -114,17 +116,17 @@ def test_the_policys_gradient_knows_nothing_of_it(module: DPOModule, batch: Pref
         return {name: w.grad.clone() for name, w in module.named_parameters() if w.grad is not None}
 
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
-    plain, beside = policy_gradients(False), policy_gradients(True)
+    without, with_it = policy_gradients(False), policy_gradients(True)
     assert {name: weight.requires_grad for name, weight in module.named_parameters()} == flags
-    assert plain.keys() == beside.keys() == {name for name, flag in flags.items() if flag}
-    for name, gradient in plain.items():
-        # One half of a new adapter has no gradient while the other is zero; on embeddings it is the other half.
+    assert without.keys() == with_it.keys() == {name for name, flag in flags.items() if flag}
+    for name, gradient in without.items():
+        # In a new adapter B is 0, so the gradient of A is 0; for embeddings A is 0, so the gradient of B is 0.
         assert gradient.abs().max() > 0 or "lora_A" in name or "lora_embedding_B" in name
-        torch.testing.assert_close(beside[name], gradient, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(with_it[name], gradient, rtol=1e-6, atol=1e-6)
     assert all(weight.grad is None for weight in reference_weights(module).values())
 
 
-def test_flags_come_back_after_an_error(llama: str, warm_adapter: str, batch: PreferenceBatch) -> None:
+def test_requires_grad_is_restored_after_an_error(llama: str, warm_adapter: str, batch: PreferenceBatch) -> None:
     module = DPOModule(Backbone(llama, adapter=warm_adapter))
     module.configure_model()
     flags = {name: weight.requires_grad for name, weight in module.named_parameters()}
@@ -136,7 +138,7 @@ def test_flags_come_back_after_an_error(llama: str, warm_adapter: str, batch: Pr
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_after_a_lora_warm_up_it_is_the_warm_judge_and_not_the_base(
+def test_after_a_lora_warm_up_the_reference_is_the_warm_judge(
     llama: str, warm_adapter: str, batch: PreferenceBatch, dtype: Any
 ) -> None:
     module = DPOModule(Backbone(llama, dtype, adapter=warm_adapter))
@@ -149,7 +151,7 @@ def test_after_a_lora_warm_up_it_is_the_warm_judge_and_not_the_base(
     assert torch.equal(module.reference.logprobs(batch).sums, warm)
 
 
-def test_without_a_warm_up_it_is_the_base(llama: str, batch: PreferenceBatch) -> None:
+def test_without_a_warm_up_the_reference_is_the_base(llama: str, batch: PreferenceBatch) -> None:
     module = DPOModule(Backbone(llama, lora=LoRA(r=4)))
     module.configure_model()
     with torch.no_grad():
@@ -161,7 +163,7 @@ def test_without_a_warm_up_it_is_the_base(llama: str, batch: PreferenceBatch) ->
     assert torch.equal(module.reference.logprobs(batch).sums, base)
 
 
-def test_the_kind_follows_from_the_backbone(llama: str) -> None:
+def test_the_backbone_determines_the_kind_of_reference(llama: str) -> None:
     full, adapted = Backbone(llama), Backbone(llama, lora=LoRA(r=2))
     assert isinstance(build_reference("auto", full, Scorer(full.build())), FrozenReference)
     assert isinstance(build_reference("auto", adapted, Scorer(adapted.build())), AdapterReference)
@@ -170,7 +172,7 @@ def test_the_kind_follows_from_the_backbone(llama: str) -> None:
         build_reference("adapter", full, Scorer(full.build()))
 
 
-def test_a_frozen_copy_is_no_part_of_the_module(llama: str) -> None:
+def test_a_frozen_reference_is_not_a_submodule(llama: str) -> None:
     module = DPOModule(Backbone(llama))
     module.configure_model()
     assert isinstance(module.reference, FrozenReference)

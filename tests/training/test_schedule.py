@@ -1,4 +1,4 @@
-"""The learning rate over a run: up in a line, down in half a cosine, whatever the run's length."""
+"""WarmupCosine: the learning rate rises linearly, then falls along half a cosine, for any length of the run."""
 
 import math
 
@@ -10,7 +10,7 @@ from judgelit.training.schedule import WarmupCosine
 
 
 def rates(steps: int, warmup: float = 0.1, floor: float = 0.0, lr: float = 2.0) -> list[float]:
-    """The learning rate of each of `steps` steps, and the one after the last."""
+    """The learning rates of `steps` steps, and the rate after the last step."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     schedule = WarmupCosine(optimizer, warmup, floor)
     schedule.set_total_steps(steps)
@@ -22,7 +22,7 @@ def rates(steps: int, warmup: float = 0.1, floor: float = 0.0, lr: float = 2.0) 
     return [*seen, optimizer.param_groups[0]["lr"]]
 
 
-def test_by_hand() -> None:
+def test_rates_equal_a_hand_computation() -> None:
     # 2 of 10 steps rise: 1/3 and 2/3 of the way to 2.0; then 8 steps of half a cosine from the top to 0.
     wanted = [2 / 3, 4 / 3] + [1 + math.cos(math.pi * step / 8) for step in range(9)]
     assert rates(10, warmup=0.2) == pytest.approx(wanted)
@@ -31,7 +31,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5])
 @pytest.mark.parametrize("floor", [0.0, 0.1])
-def test_shape(steps: int, warmup: float, floor: float) -> None:
+def test_rates_rise_then_fall_to_the_floor(steps: int, warmup: float, floor: float) -> None:
     seen = rates(steps, warmup, floor)
     assert all(0 < rate <= 2.0 for rate in seen[:-1])
     top = seen.index(max(seen))
@@ -41,7 +41,7 @@ def test_shape(steps: int, warmup: float, floor: float) -> None:
     assert seen[-1] == pytest.approx(2.0 * floor, abs=1e-9)
 
 
-def test_every_group_keeps_its_own_rate() -> None:
+def test_each_group_keeps_its_base_rate() -> None:
     weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": [weights[0]], "lr": 1.0}, {"params": [weights[1]], "lr": 0.1}])
     schedule = WarmupCosine(optimizer, 0.5)
@@ -49,7 +49,7 @@ def test_every_group_keeps_its_own_rate() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1 / 3, 0.1 / 3])
 
 
-def test_a_saved_schedule_goes_on() -> None:
+def test_a_saved_schedule_continues() -> None:
     def make() -> tuple[torch.optim.Optimizer, WarmupCosine]:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
         schedule = WarmupCosine(optimizer, 0.2, 0.1)

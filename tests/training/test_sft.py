@@ -1,4 +1,4 @@
-"""The warm-up's loss, by hand, and what it logs."""
+"""SFT: its loss compared with a plain computation, its logged values, its predictions."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.plain_forward import plain_of
 
 @torch.no_grad()
 def plain_loss(model: Any, rows: list[TokenizedCompletion]) -> float:
-    """-log p a completion token, over all rows: a mean over tokens, not of the rows' means."""
+    """Mean of -log p over the completion tokens of all rows (not a mean of the rows' means)."""
     return -plain_of(model, rows).mean().item()
 
 
@@ -33,24 +33,24 @@ def test_validation_and_test_are_means_over_the_whole_set(
 ) -> None:
     wanted = plain_loss(Backbone(llama).build().eval(), completions)
     module = SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.0))
-    # Batches of 3 leave a last one of 2; a mean of batch means would be another number.
+    # The last batch of 3 has only 2 rows, so a mean of batch means would differ.
     trainer = fit(module, completions, 3, val=completions)
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(wanted, rel=1e-5)
-    # A second pass starts from nothing.
+    # A second validation does not include the first one.
     (again,) = trainer.validate(module, loader_of(completions[:5], 3), verbose=False)
     assert again["val/loss"] == pytest.approx(plain_loss(Backbone(llama).build().eval(), completions[:5]), rel=1e-5)
     (tested,) = trainer.test(module, loader_of(completions, 3), verbose=False)
     assert tested["test/loss"] == pytest.approx(wanted, rel=1e-5)
 
 
-def test_it_learns_by_heart(llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any) -> None:
+def test_training_fits_a_small_set(llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any) -> None:
     seen = recorder()
     module = SFTModule(Backbone(llama), lambda groups: torch.optim.AdamW(groups, lr=1e-2))
     fit(module, completions[:6], 6, max_epochs=40, callbacks=[seen])
     assert seen.logged[-1]["train/loss"] < 0.2 < seen.logged[0]["train/loss"]
 
 
-def test_predict_gives_one_greedy_answer_a_prompt(llama: str) -> None:
+def test_predict_returns_one_greedy_answer_for_each_prompt(llama: str) -> None:
     from types import SimpleNamespace
 
     from judgelit.batches.flat_batch import pad_prompts

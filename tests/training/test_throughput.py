@@ -1,4 +1,4 @@
-"""What a fit logs of its own speed."""
+"""Throughput and padding that a training run logs."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ from judgelit.training.cli import TrainingCLI
 
 
 @pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
-def test_a_fit_logs_tokens_a_second_operations_and_padding(tmp_path: Path, layout: str) -> None:
+def test_a_run_logs_tokens_a_second_flops_and_padding(tmp_path: Path, layout: str) -> None:
     TrainingCLI(
         [
             "fit",

@@ -1,12 +1,11 @@
-"""Two trainers side by side: each in a process of its own, taking turns, so that both see the same machine.
+"""Run two programs side by side: two processes take turns, step by step, so that both see the same machine.
 
-A script that imports this is started three times: as the referee, and by it as each of the two contestants. A
-contestant builds its trainer, then does one step whenever it is told to and reports what the step took. Only ratios of
-paired steps are meaningful on a machine that others use too.
+The user starts a script as the parent; the parent starts the same script twice more, as the workers `ours` and
+`theirs`. A worker builds its trainer, waits for its turn, does one step and reports its time and memory. On a machine
+with other jobs, only the ratios of paired steps are meaningful.
 
-Peak memory is what the kernel counts as resident (VmHWM), reset before each step to what is resident then. That
-includes what glibc keeps of freed blocks and the libraries' own files, as whoever runs the trainer sees it, for both
-sides alike.
+Peak memory is the peak resident memory that the kernel reports (VmHWM), reset before each step. For both workers it
+includes the libraries' files and the freed blocks that glibc keeps.
 """
 
 import argparse
@@ -27,56 +26,56 @@ import floor
 
 
 class Turns:
-    """A contestant's side: waits for its turn, and measures it."""
+    """A worker's turns: wait for the parent, measure a step, report it."""
 
     def __init__(self) -> None:
-        # What libraries print must not mix with the reports.
+        # The output of libraries goes to stderr, so that stdout carries only reports.
         self._reports = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
     def begin(self) -> None:
-        """Wait to be told to do a step; the process ends where there is none to do."""
+        """Wait for the parent's signal to do a step. End the process when there are no more steps."""
         self._reports.write("ready\n")
         self._reports.flush()
         if not sys.stdin.readline():
             raise SystemExit
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # peak memory counts from here
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak memory
         self._took: dict[str, Any] | None = None
         self._began = time.perf_counter()
 
     def done(self) -> float:
-        """Take the step's time and memory; what else happens before `end` is not part of it. Returns its seconds."""
+        """Stop measuring the step: work between `done` and `end` does not count. Return the step's seconds."""
         self._took = {"seconds": time.perf_counter() - self._began, "peak_bytes": peak_bytes()}
         return self._took["seconds"]
 
     def end(self, **found: Any) -> None:
-        """Report a step: its seconds, the process's peak resident memory in it, and what else was found."""
+        """Report a step: its seconds, its peak resident memory and the values in `found`."""
         if self._took is None:
             self.done()
         self._reports.write(json.dumps({**self._took, **found}) + "\n")
         self._reports.flush()
 
 
-class Contestant:
-    """The referee's side of a process."""
+class Worker:
+    """A worker process, as the parent sees it."""
 
     def __init__(self, role: str, *more: str) -> None:
-        """Start this script once more in `role`, with `more` arguments, and wait until it is ready for a step."""
+        """Start this script again as `role`, with `more` arguments, and wait until it is ready for a step."""
         self.role = role
-        self._said = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (lives as long as the process)
+        self._stderr = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (it is open as long as the process runs)
         self._process = subprocess.Popen(
             [sys.executable, *sys.argv, "--role", role, *more],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
-            # As `judgelit fit` sets it, for both: threads that wait by spinning would take the other's time.
+            stderr=self._stderr,
+            # `judgelit fit` sets GOMP_SPINCOUNT too. Threads that spin while they wait would slow the other worker.
             env={"GOMP_SPINCOUNT": "10000", "TOKENIZERS_PARALLELISM": "false", **os.environ},
             text=True,
         )
         self._expect_ready()
 
     def step(self) -> dict[str, Any]:
-        """One step, as reported; `turn_seconds` is all that passed until the process was ready for the next one."""
+        """Do one step and return its report. `turn_seconds` is the time until the worker is ready for the next step."""
         assert self._process.stdin is not None
         began = time.perf_counter()
         self._process.stdin.write("go\n")
@@ -93,35 +92,35 @@ class Contestant:
 
     def _expect_ready(self) -> None:
         if self._line() != "ready\n":
-            raise SystemExit(f"{self.role} did not take its turn as expected")
+            raise SystemExit(f"{self.role} sent an unexpected line")
 
     def _line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            self._said.seek(0)
-            raise SystemExit(f"{''.join(self._said.readlines()[-30:])}\n{self.role} ended before its turn; see above")
+            self._stderr.seek(0)
+            raise SystemExit(f"{''.join(self._stderr.readlines()[-30:])}\n{self.role} ended too early; see above")
         return line
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """What all of these scripts take."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", required=True, help="folder of a causal language model")
-    made.add_argument("--data", required=True, help="file of training examples")
-    made.add_argument("--steps", type=int, default=5, help="paired steps that are measured")
-    made.add_argument("--warmup", type=int, default=2, help="paired steps before those")
-    made.add_argument("--batch", type=int, default=4, help="examples a step")
-    made.add_argument("--seed", type=int, default=0, help="seed of the order of examples")
-    made.add_argument("--threads", type=int, default=os.cpu_count())
-    made.add_argument("--role", choices=["referee", "ours", "theirs"], default="referee", help=argparse.SUPPRESS)
-    return made
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """Parser of the arguments that all these scripts share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a causal language model")
+    parser.add_argument("--data", required=True, help="file of training examples")
+    parser.add_argument("--steps", type=int, default=5, help="measured pairs of steps")
+    parser.add_argument("--warmup", type=int, default=2, help="pairs of steps before the measured ones")
+    parser.add_argument("--batch", type=int, default=4, help="examples a step")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random batches")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch threads of each process")
+    parser.add_argument("--role", choices=["parent", "ours", "theirs"], default="parent", help=argparse.SUPPRESS)
+    return parser
 
 
-def take_part(
+def run_worker(
     args: argparse.Namespace, ours: Callable[[Turns, Any], None], theirs: Callable[[Turns, Any], None]
 ) -> None:
-    """A contestant's main."""
+    """Main function of a worker."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -129,9 +128,10 @@ def take_part(
 
 
 def fit_ours(turns: Any, module: Any, data: Any, *callbacks: Any) -> None:
-    """Train a LightningModule in Lightning's Trainer on a loader or a data module, a turn a step.
+    """Train a LightningModule with Lightning's Trainer on a loader or a data module, one step a turn.
 
-    Reports the step's loss, and its floor in seconds at the rate of matrix products right before and after it.
+    Reports the loss of each step and its floor in seconds (see `floor.py`). The rate of matrix products is measured
+    directly before and after the step.
     """
     import lightning as L
 
@@ -168,10 +168,13 @@ def fit_theirs(
     args: argparse.Namespace,
     examples: Sequence[dict[str, Any]],
 ) -> None:
-    """Train with one of TRL's trainers on examples in the form that its collator takes, `args.batch` and a turn a step.
+    """Train with a TRL trainer on `args.batch` examples a step, one step a turn.
 
-    Everything is as TRL has it but for `settings`, bf16 (off), truncation (none) and what belongs to a run that is not
-    kept. Its clipping (1.0) and its optimizer (AdamW, fused, no weight decay) are its defaults.
+    Everything is TRL's default except `settings`, bf16 (off), truncation (none) and saving and logging (off). Gradient
+    clipping (1.0) and the optimizer (fused AdamW without weight decay) are TRL's defaults.
+
+    Args:
+        examples: In the form that the trainer's collator expects.
     """
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
@@ -216,12 +219,13 @@ def fit_theirs(
         trainer.train()
 
 
-def duel(steps: int, warmup: int, *more: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Reports of paired steps, ours and theirs, after the warm-up; who begins alternates.
+def paired_steps(steps: int, warmup: int, *more: str) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the reports (ours, theirs) of each pair of steps after the warm-up. The worker that goes first alternates.
 
-    Both contestants are given the arguments `more`.
+    Args:
+        more: Further arguments for both workers.
     """
-    ours, theirs = Contestant("ours", *more), Contestant("theirs", *more)
+    ours, theirs = Worker("ours", *more), Worker("theirs", *more)
     try:
         for step in range(warmup + steps):
             if step % 2:
@@ -235,7 +239,7 @@ def duel(steps: int, warmup: int, *more: str) -> Iterator[tuple[dict[str, Any], 
         theirs.stop()
 
 
-def claim(
+def print_claim(
     text: str,
     goal: float,
     pairs: Sequence[Sequence[float]],
@@ -244,10 +248,15 @@ def claim(
     ratio: float | None = None,
     **more: Any,
 ) -> None:
-    """Print a figure as a line of JSON.
+    """Print a claim as one line of JSON.
 
-    `pairs` are [ours, theirs]. `ratio` is the median over pairs of theirs / ours, or of ours / theirs where less is
-    better, if it is not given.
+    Args:
+        text: What the ratio means.
+        goal: The ratio that the project aims for.
+        pairs: [ours, theirs] of each pair of steps.
+        smaller_is_better: Whether a smaller ratio is better.
+        ratio: By default the median over pairs of theirs / ours, or of ours / theirs if smaller is better.
+        more: Further fields.
     """
     if ratio is None:
         ratio = statistics.median(ours / theirs if smaller_is_better else theirs / ours for ours, theirs in pairs)
@@ -264,7 +273,7 @@ def claim(
 
 
 def environment() -> dict[str, Any]:
-    """Machine and versions."""
+    """Processor and versions of the libraries."""
     names = ("judgelit", "torch", "lightning", "transformers", "peft", "accelerate", "trl")
     found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "processor": _processor()}
     for name in names:
@@ -276,13 +285,13 @@ def environment() -> dict[str, Any]:
 
 
 def peak_bytes() -> int:
-    """Peak resident memory since it was last reset."""
+    """Peak resident memory in bytes since the last reset."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def batches(count: int, size: int, examples: Sequence[Any], seed: int) -> list[list[Any]]:
-    """`count` random batches, the same for both contestants."""
+def random_batches(count: int, size: int, examples: Sequence[Any], seed: int) -> list[list[Any]]:
+    """`count` random batches, the same for both workers."""
     import random
 
     order: list[Any] = []
