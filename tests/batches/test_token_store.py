@@ -161,10 +161,11 @@ def test_names_and_groups_that_are_no_unicode(folder: Path, chatml: ChatTokenize
 def test_several_processes_make_what_one_makes(
     tmp_path: Path, folder: Path, chatml: ChatTokenizer, small_chunks: None, count: int
 ) -> None:
+    others = set(multiprocessing.active_children())
     pairs = preferences(count)
     store = open_store(source_of(tmp_path / "a.jsonl", pairs), PreferenceExample, chatml, folder, "train")
     assert ids_of(store) == wanted(pairs, chatml)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
 
 
 def test_few_examples_are_held_at_a_time(
