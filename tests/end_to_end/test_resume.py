@@ -22,7 +22,7 @@ def test_killed_and_continued_runs_end_like_unbroken_ones(tmp_path: Path) -> Non
     assert found.returncode == 0, found.stdout + found.stderr
     claim = json.loads(found.stdout.splitlines()[-1])
     assert claim["ratio"] == 1, found.stdout
-    assert claim["kills"] == 4 and claim["kills_amid_saves"] >= 1
+    assert claim["kills"] == 4 and claim["kills_during_saves"] >= 1
     assert all(count > 30 for _, count in claim["pairs"])
 
 
