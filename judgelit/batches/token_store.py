@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from judgelit.atomic import PART, atomic_file
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
-from judgelit.batches.sampler import Prompts
+from judgelit.batches.packing import Prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.progress import track

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judgelit.batches.sampler import BatchSampler, Prompts
+from judgelit.batches.packing import Prompts
+from judgelit.batches.sampler import BatchSampler
 
 
 def lengths_of(rows: int) -> list[int]:
