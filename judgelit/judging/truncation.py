@@ -1,5 +1,6 @@
 """Shorten the answers of a pair until its prompt fits."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,8 @@ def fit_prompt(
     """The prompt for `pair` in at most `max_tokens` tokens, or None if it does not fit.
 
     If the whole prompt is too long, the answers lose their middle. One limit of characters holds for both answers, so
-    that shortening favours neither. The question is never cut.
+    that shortening favours neither. The question is never cut. An answer is shortened only if that makes it shorter:
+    the line that marks the gap takes some characters too.
 
     Args:
         pair: Pair in the order of the prompt.
@@ -41,29 +43,42 @@ def fit_prompt(
         messages = render(pair)
         if length(messages) <= max_tokens:
             return FittedPrompt(messages, shortened=False)
+
+    def shorten(limit: int) -> tuple[int, FittedPrompt]:
+        answer_a, answer_b = (_without_middle(answer, limit) for answer in (pair.answer_a, pair.answer_b))
+        messages = render(replace(pair, answer_a=answer_a, answer_b=answer_b))
+        return length(messages), FittedPrompt(messages, shortened=True)
+
     best = None
+    fewest = math.inf
     low, high = _SHORTEST_ANSWER, min(longest, ceiling) - 1
     while low <= high:
         limit = (low + high) // 2
-        cut = replace(
-            pair, answer_a=_without_middle(pair.answer_a, limit), answer_b=_without_middle(pair.answer_b, limit)
-        )
-        messages = render(cut)
-        if length(messages) <= max_tokens:
-            best = FittedPrompt(messages, shortened=True)
-            low = limit + 1
+        tokens, fitted = shorten(limit)
+        fewest = min(fewest, tokens)
+        if tokens <= max_tokens:
+            best, low = fitted, limit + 1
         else:
             high = limit - 1
+    if best is None and fewest <= max_tokens + _NEAR_MISS:
+        # More characters may be fewer tokens, so the shortest text need not be the one that fits.
+        for limit in range(_SHORTEST_ANSWER, min(longest, ceiling, _SHORTEST_ANSWER + _NEAR_LIMITS)):
+            tokens, fitted = shorten(limit)
+            if tokens <= max_tokens:
+                return fitted
     return best
 
 
 _SHORTEST_ANSWER = 64
 """Fewest characters that an answer keeps: a judgment of less would mean nothing."""
+_NEAR_MISS = 16
+_NEAR_LIMITS = 128
+"""How many limits are tried one by one if the search finds none and has missed by `_NEAR_MISS` tokens or fewer."""
 
 
 def _without_middle(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
+    """The first and last characters of `text`, `limit` in all, around a marker; the whole text if that is as short."""
     head = (limit + 1) // 2
     tail = limit - head
-    return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
+    cut = f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
+    return cut if len(cut) < len(text) else text

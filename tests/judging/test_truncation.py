@@ -57,6 +57,44 @@ class TestFitPrompt:
             if larger is not None:
                 assert len(chatml.prompt_ids(judge_prompt(shortened(pair, larger)))) > room
 
+    @given(
+        answers=st.lists(
+            st.builds(
+                lambda filler, count, end: filler * count + end,
+                st.sampled_from(["x", "ab ", "12", "\n", "word ", " ", "so-", "如"]),
+                st.integers(0, 60),
+                st.sampled_from(["", ".", " END"]),
+            ),
+            min_size=2,
+            max_size=2,
+        ),
+        less=st.integers(0, 40),
+    )
+    def test_a_pair_that_fits_at_some_length_is_never_skipped(
+        self, chatml: ChatTokenizer, answers: list[str], less: int
+    ) -> None:
+        pair = pair_of("Better?", *answers)
+        limits = range(64, max(65, *map(len, answers)))
+        counts = [len(chatml.prompt_ids(judge_prompt(shortened(pair, limit)))) for limit in limits]
+        room = max(1, len(chatml.prompt_ids(judge_prompt(pair))) - less)
+        fits = min(counts) <= room
+        assert (fit_prompt(pair, judge_prompt, length(chatml), room) is not None) == fits
+
+    @given(st.text(max_size=300), st.integers(30, 300))
+    def test_shortening_never_lengthens(self, answer: str, room: int) -> None:
+        pair = pair_of("?", answer, "b" * 200)
+        fitted = fit_prompt(pair, judge_prompt, lambda messages: len(messages[0]["content"]), room)
+        if fitted is not None:
+            shown = fitted.messages[0]["content"].partition("[A]\n")[2].rpartition("\n\n[B]\n")[0]
+            assert len(shown) <= len(answer) and (len(shown) < len(answer) or shown == answer)
+
+    def test_a_longer_text_may_take_fewer_tokens(self) -> None:
+        def count(messages: Sequence[Message]) -> int:
+            kept = messages[0]["content"].count("a")
+            return 120 if kept == 71 else 130  # Fits at one length, which a bisection does not meet.
+
+        assert fit_prompt(pair_of("?", "a" * 500, "."), judge_prompt, count, 120) is not None
+
     def test_a_question_that_leaves_no_room_gives_none(self, chatml: ChatTokenizer) -> None:
         assert fit_prompt(pair_of(self.QUESTION * 20, "15", "25"), judge_prompt, length(chatml), 200) is None
 
@@ -85,9 +123,8 @@ def shortened(pair: PreferencePair, limit: int) -> PreferencePair:
     """`pair` with answers of at most `limit` characters, cut by the rule."""
 
     def cut(text: str) -> str:
-        if len(text) <= limit:
-            return text
         head, tail = limit - limit // 2, limit // 2
-        return f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
+        cut = f"{text[:head]}\n[... {len(text) - limit} characters left out ...]\n{text[len(text) - tail :]}"
+        return min(text, cut, key=len)
 
     return pair_of(pair.question, cut(pair.answer_a), cut(pair.answer_b))
