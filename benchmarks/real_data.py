@@ -17,10 +17,20 @@ from pathlib import Path
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
 from judgelit.records.files import write_records
+from judgelit.records.reading import read_record
 from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample, swap_label
 from judgelit.records.sources import FileSource, split_by_group
 
 VERDICTS = {"1": "A", "2": "B"}
+
+
+def read_pairs(folder: Path) -> dict[int, PreferencePair]:
+    """The pairs of PandaLM's test set by the number of their row. Rows with a blank answer are left out."""
+    pairs = {}
+    for index, (at, row) in enumerate(FileSource(str(folder / "testset-v1.json")).rows()):
+        if str(row["response1"]).strip() and str(row["response2"]).strip():
+            pairs[index] = read_record(row, at, PreferencePair, at.removeprefix(f"{folder}/"))
+    return pairs
 
 
 def main() -> None:
@@ -32,15 +42,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    pairs = FileSource(str(args.pandalm / "testset-v1.json")).read(PreferencePair)
+    pairs = read_pairs(args.pandalm)
     teachers = {
         name: [
             (str(row[f"{key}_result"]), row[f"{key}_reason"]) for row in read(args.pandalm / f"{name}-testset-v1.json")
         ]
         for name, key in (("gpt-3.5-turbo", "gpt"), ("pandalm-7b", "pandalm"))
     }
-    teacher_rows = {pair.id: {name: rows[index] for name, rows in teachers.items()} for index, pair in enumerate(pairs)}
-    usable = [pair for pair in pairs if pair.label != "tie" and pair.answer_a != pair.answer_b]
+    teacher_rows = {pair.id: {name: rows[index] for name, rows in teachers.items()} for index, pair in pairs.items()}
+    usable = [pair for pair in pairs.values() if pair.label != "tie"]
     train, held_out = split_by_group(usable, 0.2, args.seed)
 
     tokenizer = ChatTokenizer.load(args.tokenizer)

@@ -1,5 +1,6 @@
 """Token store: the examples of one source as token ids, in one Arrow file that is made once and then memory-mapped."""
 
+import logging
 import os
 import sys
 import time
@@ -197,6 +198,8 @@ class _Chunks(IterableDataset[pa.RecordBatch]):
     def __iter__(self) -> Iterator[pa.RecordBatch | UserError]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        if first:
+            logging.getLogger("judgelit.records").disabled = True  # All processes read all rows; one reports.
         examples = iter(self.examples())
         chunks = iter(lambda: list(islice(examples, CHUNK)), [])
         try:

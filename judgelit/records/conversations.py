@@ -1,11 +1,14 @@
 """Read the prompts, answers and conversations of public data sets as messages."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.records.records import Message, bad_field
+from judgelit.records.unicode import replace_surrogates_in
 
 _ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -14,6 +17,44 @@ _ROLES = {
 }
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+_PYTHON_TURNS = re.compile(r"\[?\s*\{\s*'(role|content|from|value)'\s*:")
+_KNOWN_ROLES = {*_ROLES, "tool", "function", "observation", "function_call"}
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_TOOLS = ("tool_calls", "function_call")
+_TEXT_PARTS = ("text", "input_text", "output_text", None)
+
+
+def decode_turns(value: object, name: str, at: str) -> object:
+    """`value`, or the messages in it if it is a text that holds messages, or one message, as JSON.
+
+    Raises:
+        UserError: The text holds messages as Python prints them, which is not JSON.
+    """
+    text = value.strip() if isinstance(value, str) and value.lstrip()[:1] in ("[", "{") else ""
+    if text[-1:] not in ("]", "}") or not any(
+        f"{mark}{key}{mark}" in text for key in ("role", "from") for mark in "'\""
+    ):
+        return value
+    try:
+        decoded = replace_surrogates_in(json.loads(text), text)
+    except (ValueError, RecursionError) as error:
+        if _PYTHON_TURNS.match(text):
+            expected = "a list of messages, or one as JSON text; this is how Python prints one"
+            raise bad_field(at, name, value, expected) from error
+        return value
+    return decoded if _are_turns([decoded] if isinstance(decoded, Mapping) else decoded) else value
+
+
+def _are_turns(value: object) -> bool:
+    """Whether a value from JSON is a list of messages, with a text and a known role among them."""
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        return False
+    roles = [turn.get("role") or turn.get("from") for turn in value]
+    return (
+        all(isinstance(role, str) for role in roles)
+        and any(role.strip().lower() in _KNOWN_ROLES for role in roles)
+        and any("content" in turn or "value" in turn for turn in value)
+    )
 
 
 def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> list[Message]:
@@ -36,10 +77,8 @@ def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> lis
         where = f"{name}[{index}]"
         if not isinstance(turn, Mapping):
             raise bad_field(at, where, turn, "a message with 'role' and 'content' or 'from' and 'value'")
-        speaker, said = (
-            ("role" if turn.get("role") else "from"),
-            ("value" if turn.get("content") is None else "content"),
-        )
+        _refuse_unread(turn, where, at)
+        speaker, said = _names(turn)
         role, content = turn.get(speaker), turn.get(said)
         known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
         if known is None:
@@ -51,6 +90,24 @@ def read_turns(value: object, name: str, at: str, *, blank: bool = False) -> lis
     return messages
 
 
+def _names(turn: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the fields of a turn that hold the speaker and the text: `role`, `content` or `from`, `value`."""
+    sharegpt = turn.get("role") is None and ("from" in turn or "value" in turn)
+    speakers, texts = (("from", "role"), ("value", "content")) if sharegpt else (("role", "from"), ("content", "value"))
+    speaker, said = (
+        next((name for name in names if turn.get(name) is not None), names[0]) for names in (speakers, texts)
+    )
+    return speaker, said
+
+
+def _refuse_unread(turn: Mapping[str, Any], where: str, at: str) -> None:
+    """Reject a turn that has text beside its content."""
+    for name in (*_REASONING, *_TOOLS):
+        if turn.get(name) not in (None, "", [], {}):
+            advice = "the reasoning as part of the content" if name in _REASONING else "no tools, which are not read"
+            raise bad_field(at, f"{where}.{name}", turn[name], advice)
+
+
 def _content(value: object, name: str, at: str) -> str:
     """The text of a turn, which is a string or a list of text parts."""
     if isinstance(value, str):
@@ -58,7 +115,7 @@ def _content(value: object, name: str, at: str) -> str:
     if not isinstance(value, Sequence) or not value:
         raise bad_field(at, name, value, "text")
     for index, part in enumerate(value):
-        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in ("text", None) else None
+        text = part.get("text") if isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS else None
         if not isinstance(text, str):
             raise bad_field(at, f"{name}[{index}]", part, "a part that is text, with 'type': 'text' and 'text'")
     return "".join(part["text"] for part in value)
@@ -88,10 +145,18 @@ def read_answer(value: object, name: str, at: str) -> str:
         return value
     if isinstance(value, bool | int | float):
         return str(value)  # PandaLM's file has `true` for the answer "True".
+    refuse_list_of_answers(value, name, at)
     turns = read_turns(value, name, at)
     if len(turns) != 1 or turns[0]["role"] != "assistant":
         raise bad_field(at, name, value, "text or a single assistant turn")
     return turns[0]["content"]
+
+
+def refuse_list_of_answers(value: object, name: str, at: str) -> None:
+    """Reject a list of texts or of conversations in place of one answer, as in RewardBench 2 and RM-Bench."""
+    if isinstance(value, list) and value and all(isinstance(item, str | list) for item in value):
+        expected = "one answer; write a row for each pair of a better and a worse answer"
+        raise UserError(f"{at}: field {name!r}: found a list of answers, {len(value)} of them, expected {expected}")
 
 
 def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str]:

@@ -6,20 +6,28 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from judgelit.atomic import atomic_file
-from judgelit.errors import UserError, first_line
-from judgelit.records.json_values import json_value, json_values, not_utf8
+from judgelit.errors import UserError
+from judgelit.records.json_values import LONGEST_ROW, json_value, json_values, not_utf8, row_too_long
 from judgelit.records.records import Record
 from judgelit.records.unicode import dump_json
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
 
 
-def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+class BrokenRow(dict[str, Any]):
+    """A line of a file that is not a row, as a row without fields. `error` says why."""
+
+    def __init__(self, error: UserError) -> None:
+        super().__init__()
+        self.error = error
+
+
+def read_rows(path: str, broken: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the rows of a file, folder or glob pattern, each with its place.
 
     A JSON file holds a list of rows, rows one after another, or an object with named lists of rows.
@@ -27,17 +35,26 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     A place is `file:line`. If several items of a JSON list begin on one line, it is `file: item 3`. In an object with
     named lists it is `file: item 3 of 'name'`, in Parquet `file: row 3`.
 
+    Args:
+        path: A file, folder or glob pattern.
+        broken: Yield a BrokenRow in place of a line of JSONL that is not JSON or too long, and in place of a value that
+            is not an object, and go on.
+
     Raises:
-        UserError: No such file, a file without rows, not UTF-8, not JSON, or a row that is not an object.
+        UserError: No such file, a file without rows, not UTF-8, not JSON, a row that is not an object, or a row of
+            more than LONGEST_ROW bytes.
     """
     empty = True
     for file in data_files(path)[1]:
         try:
             for at, row in _reader(file)(file):
-                if not isinstance(row, dict):
-                    raise UserError(f"{at}: found {_kind(row)}, expected a row that is an object with named fields")
+                found = row
+                if not isinstance(row, dict | UserError):
+                    found = UserError(f"{at}: found {_kind(row)}, expected a row that is an object with named fields")
+                if isinstance(found, UserError) and not broken:
+                    raise found
                 empty = False
-                yield at, row
+                yield at, BrokenRow(found) if isinstance(found, UserError) else found
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"{file}: not a whole gzip file: {error}") from error
         except OSError as error:
@@ -117,7 +134,8 @@ def _write_parquet(file: IO[bytes], records: Iterable[Record]) -> None:
             row["meta"] = dump_json(row["meta"])
     # Explicit types: pyarrow would infer no type for a column that is empty in this file, and files would differ.
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    types = {"seed": pa.int64(), "margin": pa.float64(), "messages": turns, "context": turns, "prompt": turns}
+    types = {"seed": pa.int64(), "margin": pa.float64()}
+    types |= dict.fromkeys(("context", "prompt", "completion", "chosen", "rejected"), turns)
     schema = pa.schema([(name, types.get(name, pa.string())) for name in (rows[0] if rows else ())])
     pq.write_table(pa.Table.from_pylist(rows, schema), file)
 
@@ -135,7 +153,11 @@ def _parts_before_pattern(path: Path) -> Iterator[str]:
 
 def _reader(path: Path) -> Any:
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    return {".json": _read_json, ".parquet": _read_parquet}.get(suffix, _read_jsonl)
+    if suffix == ".parquet":
+        from judgelit.records.parquet_rows import parquet_rows
+
+        return parquet_rows
+    return _read_json if suffix == ".json" else _read_jsonl
 
 
 def _open(path: Path) -> BinaryIO:
@@ -143,16 +165,27 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield the value of each line, or the error about it."""
     with _open(path) as file:
         # Lines of bytes end with \n only; lines of text would also end at U+2028, which JSON allows inside a string.
-        for number, line in enumerate(file, 1):
-            data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+        for number in count(1):
+            line = file.readline(LONGEST_ROW + 1)
+            if not line:
+                return
             try:
-                text = data.decode()
-            except UnicodeDecodeError as error:
-                raise not_utf8(path, number, data[error.start]) from error
-            if text.strip():
-                yield f"{path}:{number}", json_value(text, path, number)
+                if len(line) > LONGEST_ROW:
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(LONGEST_ROW)
+                    raise row_too_long(f"{path}:{number}")
+                data = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                try:
+                    text = data.decode()
+                except UnicodeDecodeError as error:
+                    raise not_utf8(path, number, data[error.start]) from error
+                if text.strip():
+                    yield f"{path}:{number}", json_value(text, path, number)
+            except UserError as error:
+                yield f"{path}:{number}", error
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, object]]:
@@ -169,22 +202,6 @@ def _read_json(path: Path) -> Iterator[tuple[str, object]]:
         for number, (line, value) in enumerate(chain(first, values), 1):
             yield f"{path}:{line}" if line > previous else f"{path}: item {number}", value
             previous = line
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[str, object]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        # By default pyarrow reads a whole row group, which may be the whole file, before the first row.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}: row {number}", row
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 
 
 def _named_lists(value: object) -> dict[str, list[object]]:

@@ -9,18 +9,22 @@ To add a form, write one function and add one line to a table at the end of this
 The function takes a row without its null fields, and the place of the row for error messages. It returns None if the
 row has another form, and raises UserError if the row has this form but is invalid. The first function of a table that
 returns a value wins. The key in the table describes the form in error messages. `judgelit.records.conversations` has
-functions that read prompts, answers and turns. For example:
+functions that read prompts, answers and turns. Lists of messages that are stored as JSON text are already decoded.
+`complete_prompt` adds the row's system text and earlier turns to the prompt. For example:
 
     def _my_form(row: Row, at: str) -> Comparison | None:
         if not {"query", "good", "bad"} <= row.keys():
             return None
         prompt = read_prompt(row["query"], "query", at)
-        return Comparison(prompt, read_answer(row["good"], "good", at), read_answer(row["bad"], "bad", at))
+        good, bad = (read_answer(row[name], name, at) for name in ("good", "bad"))
+        return Comparison(prompt, good, bad, ("good", "bad"))
 
     COMPARISONS = {..., "query + good + bad": _my_form}
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple, get_args
 
 from judgelit.errors import UserError
@@ -33,6 +37,7 @@ from judgelit.records.conversations import (
     read_prompt,
     read_turns,
     refuse_blank_turns,
+    refuse_list_of_answers,
 )
 from judgelit.records.records import Label, Message, Row, bad_field
 
@@ -44,6 +49,8 @@ _LETTERS: dict[str, Label] = {
     **dict.fromkeys(("b", "model_b", "b>a"), "B"),
     **dict.fromkeys(("tie", "a=b", "tie (bothbad)", "tie (inconsistent)"), "tie"),
 }
+_UNREAD = ("tools", "functions", "images", "image", "videos", "audios", "chat_template_kwargs")
+"""Fields that change the prompt and that are not read."""
 _ONE_TWO: dict[str, Label] = {"1": "A", "2": "B"}
 _ZERO_TIE: dict[str, Label] = {"0": "tie", **_ONE_TWO}
 _TWO_TIE: dict[str, Label] = {"0": "A", "1": "B", "2": "tie"}
@@ -54,6 +61,8 @@ class Exchange(NamedTuple):
 
     prompt: Sequence[Message]
     answer: str
+    name: str
+    """The row's field that holds the answer."""
 
 
 class Comparison(NamedTuple):
@@ -62,6 +71,8 @@ class Comparison(NamedTuple):
     prompt: Sequence[Message]
     chosen: str
     rejected: str
+    names: tuple[str, str] = ("chosen", "rejected")
+    """The row's fields that hold the two answers."""
 
 
 class Judged(NamedTuple):
@@ -71,31 +82,38 @@ class Judged(NamedTuple):
     answer_a: str
     answer_b: str
     label: Label
+    names: tuple[str, str]
+    """The row's fields that hold the two answers."""
 
 
 # Prompt and answer.
+
+
+def _completion(row: Row, at: str) -> Exchange | None:
+    name = "prompt" if "prompt" in row else "messages"
+    if not {name, "completion"} <= row.keys():
+        return None
+    prompt = read_prompt(row[name], name, at)
+    return Exchange(prompt, read_answer(row["completion"], "completion", at), "completion")
 
 
 def _messages(row: Row, at: str) -> Exchange | None:
     for name in ("messages", "conversations", "conversation"):
         if name in row:
             prompt, answer = read_exchange(row[name], name, at)
-            return Exchange(_with_system(row, prompt, at), answer)
+            for mark in ("weight", "train"):
+                if row[name][-1].get(mark) in (0, False):
+                    where = f"{name}[{len(row[name]) - 1}].{mark}"
+                    raise bad_field(at, where, row[name][-1][mark], "an answer to train on")
+            return Exchange(prompt, answer, name)
     return None
-
-
-def _completion(row: Row, at: str) -> Exchange | None:
-    if not {"prompt", "completion"} <= row.keys():
-        return None
-    prompt = _with_system(row, read_prompt(row["prompt"], "prompt", at), at)
-    return Exchange(prompt, read_answer(row["completion"], "completion", at))
 
 
 def _alpaca(row: Row, at: str) -> Exchange | None:
     prompt = _prompt(row, at) if {"instruction", "output"} <= row.keys() else None
     if prompt is None:
         return None
-    return Exchange(prompt, read_answer(row["output"], "output", at))
+    return Exchange(prompt, read_answer(row["output"], "output", at), "output")
 
 
 # Chosen and rejected.
@@ -104,10 +122,12 @@ def _alpaca(row: Row, at: str) -> Exchange | None:
 def _explicit_prompt(row: Row, at: str) -> Comparison | None:
     if not {"chosen", "rejected"} <= row.keys():
         return None
-    prompt = _prompt(row, at)
+    several = any(isinstance(row[name], list) and len(row[name]) > 1 for name in ("chosen", "rejected"))
+    # `messages` beside whole conversations is a copy of one of them, as in UltraFeedback.
+    prompt = _prompt({**row, "messages": None} if several else row, at)
     if prompt is None:
         return None
-    if any(isinstance(row[name], list) and len(row[name]) > 1 for name in ("chosen", "rejected")):
+    if several:
         whole = _whole_conversations(row, at)
         asked = [turn["content"].strip() for turn in whole.prompt if turn["role"] == "user"]
         if prompt[-1]["content"].strip() not in asked:
@@ -157,11 +177,13 @@ def _implicit_text(row: Row, at: str) -> Comparison | None:
 
 
 def _whole_conversations(row: Row, at: str) -> Comparison:
+    for name in ("chosen", "rejected"):
+        refuse_list_of_answers(row[name], name, at)
     prompt, chosen = read_exchange(row["chosen"], "chosen", at)
     other_prompt, rejected = read_exchange(row["rejected"], "rejected", at)
     if prompt != other_prompt:
         raise _different_prompts(at)
-    return Comparison(_with_system(row, prompt, at), chosen, rejected)
+    return Comparison(prompt, chosen, rejected)
 
 
 def _different_prompts(at: str) -> UserError:
@@ -226,16 +248,16 @@ def _mt_bench(row: Row, at: str) -> Judged | None:
     prompt, answer_a, answer_b = part_conversations(first, second)
     if not prompt:
         raise bad_field(at, "conversation_b", second[0]["content"], "a conversation that begins as conversation_a does")
-    return Judged(prompt, answer_a, answer_b, _choice(row, "winner", at, _LETTERS))
+    return Judged(prompt, answer_a, answer_b, _choice(row, "winner", at, _LETTERS), names)
 
 
 EXCHANGES: dict[str, Callable[[Row, str], Exchange | None]] = {
-    "prompt + completion": _completion,
+    "prompt or messages + completion": _completion,
     "messages or conversations that end with an answer": _messages,
     "instruction + output": _alpaca,
 }
 COMPARISONS: dict[str, Callable[[Row, str], Comparison | None]] = {
-    "prompt, question, instruction or conversations + chosen + rejected": _explicit_prompt,
+    "prompt, question, instruction, messages or conversations + chosen + rejected": _explicit_prompt,
     "chosen + rejected as conversations": _implicit_turns,
     "chosen + rejected as 'Human: ... Assistant: ...' dialogues": _implicit_dialogue,
     "chosen + rejected as texts that begin with their prompt": _implicit_text,
@@ -250,25 +272,64 @@ JUDGED: dict[str, Callable[[Row, str], Judged | None]] = {
 }
 
 
+def complete_prompt(row: Row, turns: Sequence[Message], at: str) -> list[Message]:
+    """The prompt with the row's system text and earlier turns before it.
+
+    Raises:
+        UserError: The row has something that belongs to its prompt and cannot be read, such as tools.
+    """
+    for name in _UNREAD:
+        if not _is_blank(row.get(name)):
+            raise bad_field(at, name, row[name], f"a row without {name}, which would be lost")
+    earlier = [turn for name in ("context", "history") for turn in _earlier_turns(row, name, at)]
+    prompt = [*turns]
+    if earlier:
+        roles = [turn["role"] for turn in (earlier[0], *prompt)]
+        if roles[1:] != ["user"] and (roles[1:] != ["system", "user"] or roles[0] == "system"):
+            name = "context" if _is_blank(row.get("history")) else "history"
+            raise bad_field(at, name, row[name], "no earlier turns in it, since the prompt has some too")
+        prompt[-1:-1] = earlier
+    for name in ("system", "system_prompt"):
+        system = row.get(name, "")
+        if not isinstance(system, str):
+            raise bad_field(at, name, system, "text")
+        if system.strip() and prompt[0]["role"] != "system":
+            prompt.insert(0, {"role": "system", "content": system})
+    return prompt
+
+
+def _earlier_turns(row: Row, name: str, at: str) -> list[Message]:
+    """The turns of a list of messages, or of a list of [question, answer] lists, as in Alpaca's `history`."""
+    value = row.get(name)
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if _is_blank(value):
+        return []
+    if not isinstance(value, Sequence) or not all(isinstance(turn, list) for turn in value):
+        return read_turns(value, name, at, blank=True)
+    turns = []
+    for index, exchange in enumerate(value):
+        if len(exchange) != 2 or not all(isinstance(text, str) for text in exchange):
+            raise bad_field(at, f"{name}[{index}]", exchange, "a list of a question and its answer")
+        turns += [{"role": "user", "content": exchange[0]}, {"role": "assistant", "content": exchange[1]}]
+    return turns
+
+
+def _is_blank(value: object) -> bool:
+    return value is None or value in ([], {}) or (isinstance(value, str) and value.strip() in ("", "[]", "{}", "null"))
+
+
 def _prompt(row: Row, at: str) -> list[Message] | None:
-    """The prompt from the first field that has one, with the system text of the row, or None."""
+    """The prompt from the first field that has one, or None."""
     instruction, given = row.get("instruction"), row.get("input")
     if isinstance(instruction, str) and isinstance(given, str):
         texts = [text for text in (instruction, given) if text.strip()]
         row = {**row, "instruction": "\n\n".join(texts)}
-    for name in ("prompt", "question", "instruction", "conversations", "conversation", "input"):
-        if name in row:
-            return _with_system(row, read_prompt(row[name], name, at), at)
+    for name in ("prompt", "question", "instruction", "conversations", "conversation", "input", "messages"):
+        if row.get(name) is not None:
+            return read_prompt(row[name], name, at)
     return None
-
-
-def _with_system(row: Row, turns: list[Message], at: str) -> list[Message]:
-    system = row.get("system", "")
-    if not isinstance(system, str):
-        raise bad_field(at, "system", system, "text")
-    if not system.strip() or turns[0]["role"] == "system":
-        return turns
-    return [{"role": "system", "content": system}, *turns]
 
 
 def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapping[str, Label]) -> Judged | None:
@@ -277,7 +338,7 @@ def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapp
     if prompt is None:
         return None
     answer_a, answer_b = (read_answer(row[name], name, at) for name in (first, second))
-    return Judged(prompt, answer_a, answer_b, _choice(row, label, at, labels))
+    return Judged(prompt, answer_a, answer_b, _choice(row, label, at, labels), (first, second))
 
 
 def read_label(row: Row, name: str, at: str) -> Label:

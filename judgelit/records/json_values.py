@@ -18,6 +18,12 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
 _LONGEST_LITERAL = len("-Infinity")
 
+LONGEST_ROW = 1 << 25
+"""Most bytes that one row may take in a file: 32 MiB, more text than a model can read.
+
+A small compressed file can hold a row of many gigabytes. Such a row is refused before it fills the memory.
+"""
+
 
 def json_values(file: BinaryIO, path: Path, chunk: int = 1 << 20) -> tuple[bool, Iterator[tuple[int, object]]]:
     """Whether a file is one JSON list, and its values, each with the line on which it begins.
@@ -30,7 +36,7 @@ def json_values(file: BinaryIO, path: Path, chunk: int = 1 << 20) -> tuple[bool,
         chunk: Bytes to read at a time. Memory holds one chunk, or one value if that is longer.
 
     Raises:
-        UserError: Not UTF-8 or not JSON.
+        UserError: Not UTF-8, not JSON, or a value of more than LONGEST_ROW characters.
     """
     text = _Text(file, path, chunk)
     is_list = text.next_character() == "["
@@ -56,6 +62,12 @@ def json_value(text: str, path: Path, line: int) -> object:
 def not_utf8(path: Path, line: int, byte: int) -> UserError:
     """The error about a file that is not UTF-8."""
     return UserError(f"{path}:{line}: not UTF-8: byte 0x{byte:02x}; save the file as UTF-8")
+
+
+def row_too_long(place: str) -> UserError:
+    """The error about a row that takes too much memory."""
+    advice = "expected a shorter one; write each row on a line of its own"
+    return UserError(f"{place}: found a row of more than {LONGEST_ROW >> 20} MiB, {advice}")
 
 
 def not_json(path: Path, line: int, column: int, problem: str) -> UserError:
@@ -118,6 +130,8 @@ class _Text:
                 if self._ended or not cut:
                     self._move_to(error.pos)
                     raise self.refusal(error.msg) from error
+            if len(self._text) - self._at > LONGEST_ROW:
+                raise row_too_long(f"{self._path}:{self._line}")
             self._read()
         line, start = self._line, self._at
         self._move_to(end)

@@ -3,17 +3,30 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from judgelit.errors import UserError
-from judgelit.records.conversations import read_answer, read_turns
-from judgelit.records.forms import COMPARISONS, EXCHANGES, IDS, JUDGED, KEPT, Judged, read_label
-from judgelit.records.records import PreferenceExample, PreferencePair, Row, SFTExample, bad_field
+from judgelit.records.conversations import decode_turns
+from judgelit.records.files import BrokenRow
+from judgelit.records.forms import COMPARISONS, EXCHANGES, IDS, JUDGED, KEPT, Judged, complete_prompt, read_label
+from judgelit.records.records import (
+    Message,
+    PreferenceExample,
+    PreferencePair,
+    Row,
+    SFTExample,
+    bad_field,
+    refuse_blank,
+    refuse_equal,
+)
 
 R = TypeVar("R", bound=PreferencePair | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
 
-_OWN_PREFERENCE = "messages + chosen + rejected"
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+_BAD = ("false", "0", "bad", "rejected", "undesirable", "negative")
+"""What the label of an answer says, in unpaired preferences, if it is a bad one."""
 
 
 def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
@@ -28,7 +41,9 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
     Raises:
         UserError: The row has no known form, or is invalid.
     """
-    row = {name: value for name, value in row.items() if value is not None}
+    if isinstance(row, BrokenRow):
+        raise row.error
+    row = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
     if kind is SFTExample:
         return cast(R, _sft_example(row, at))
     if kind is PreferenceExample:
@@ -37,56 +52,74 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
 
 
 def _sft_example(row: Row, at: str) -> SFTExample:
-    if {"messages", "completion"} <= row.keys():
-        return SFTExample.from_dict(_own(row, at, "completion"), at)
     found = _first(EXCHANGES, row, at)
     if found is None:
-        raise _no_form(row, at, "an SFT example", ("messages + completion", *EXCHANGES))
-    example = {"messages": found.prompt, "completion": found.answer, "pair_id": _given_id(row), "meta": _kept(row)}
-    return SFTExample.from_dict(example, at)
+        raise _no_form(row, at, "an SFT example", tuple(EXCHANGES))
+    for name in ("label", "kto_tag"):
+        if str(row.get(name)).strip().lower() in _BAD:
+            raise bad_field(at, name, row[name], "an answer to train on; a bad answer is no SFT example")
+    for name in _REASONING:
+        if isinstance(row.get(name), str) and row[name].strip():
+            raise bad_field(at, name, row[name], f"the reasoning as part of the field {found.name!r}")
+    refuse_blank(found.name, found.answer, at)
+    prompt = tuple(complete_prompt(row, found.prompt, at))
+    return SFTExample(prompt, found.answer, _given_id(row), _kept(row) | _meta(row))
 
 
 def _preference_example(row: Row, at: str) -> PreferenceExample:
     found = _preference(row, at)
     if found is None:
-        raise _no_form(row, at, "a preference example", (_OWN_PREFERENCE, *COMPARISONS))
+        raise _no_form(row, at, "a preference example", tuple(COMPARISONS))
     return found
 
 
 def _preference(row: Row, at: str) -> PreferenceExample | None:
-    single = _is_single(row.get("chosen")) and _is_single(row.get("rejected"))
-    if single and "messages" in row and "prompt" not in row:
-        return PreferenceExample.from_dict(_own(row, at, "chosen", "rejected"), at)
     found = _first(COMPARISONS, row, at)
     if found is None:
         return None
-    meta = _kept(row) | ({"pair_id": _given_id(row)} if _given_id(row) else {})
-    turns = {"messages": found.prompt, "chosen": found.chosen, "rejected": found.rejected, "meta": meta}
-    return PreferenceExample.from_dict(turns, at)
+    refuse_equal(found.names[0], found.chosen, found.names[1], found.rejected, at)
+    refuse_blank(found.names[0], found.chosen, at)
+    meta = _kept(row) | ({"pair_id": _given_id(row)} if _given_id(row) else {}) | _meta(row)
+    return PreferenceExample(tuple(complete_prompt(row, found.prompt, at)), found.chosen, found.rejected, meta)
 
 
 def _pair(row: Row, at: str, place: str) -> PreferencePair:
     """Read a pair. If the row has chosen and rejected, a hash of the id decides which of them is answer A."""
     if _is_own_pair(row):
-        context = read_turns(row["context"], "context", at, blank=True) if row.get("context") else ()
-        own = {**row, "id": str(row["id"]), "label": read_label(row, "label", at), "context": context}
-        return PreferencePair.from_dict(own, at)
-    judged = _first(JUDGED, row, at)
+        question = {"role": "user", "content": row["question"]}
+        label, names = read_label(row, "label", at), ("answer_a", "answer_b")
+        judged: Judged | None = Judged([question], row["answer_a"], row["answer_b"], label, names)
+    else:
+        judged = _first(JUDGED, row, at)
     drawn = judged is None
     if judged is None:
         example = _preference(row, at)
         if example is None:
-            forms = ("id + question + answer_a + answer_b + label", *JUDGED, _OWN_PREFERENCE, *COMPARISONS)
+            forms = ("id + question + answer_a + answer_b + label", *JUDGED, *COMPARISONS)
             raise _no_form(row, at, "a preference pair", forms)
-        judged = Judged(example.messages, example.chosen, example.rejected, "A")
-    *context, last = judged.prompt
+        prompt = [*example.messages]
+        judged = Judged(prompt, example.chosen, example.rejected, "A", ("chosen", "rejected"))
+    else:
+        prompt = complete_prompt(row, judged.prompt, at)
+    _refuse_senseless(judged, at)
+    *context, last = prompt
     if last["role"] != "user":
         raise UserError(f"{at}: found a prompt that ends with a turn of the {last['role']}, expected the user's")
-    identity = _given_id(row) or _made_id(judged, place)
+    identity = _given_id(row) or _made_id(judged, prompt, place)
     answers = {"answer_a": judged.answer_a, "answer_b": judged.answer_b, "label": judged.label}
     pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
     first = PreferencePair.from_dict(pair, at)
     return first.swapped() if drawn and int(_hash(f"side/{identity}"), 16) % 2 else first
+
+
+def _refuse_senseless(judged: Judged, at: str) -> None:
+    """Reject a pair that a judge cannot compare: a blank answer, or two equal ones."""
+    try:
+        for name, answer in zip(judged.names, (judged.answer_a, judged.answer_b), strict=True):
+            refuse_blank(name, answer, at)
+        refuse_equal(judged.names[0], judged.answer_a, judged.names[1], judged.answer_b, at)
+    except UserError as error:
+        raise UserError(f"{error}; skip_invalid of FileSource leaves such rows out") from error
 
 
 def _is_own_pair(row: Row) -> bool:
@@ -94,24 +127,7 @@ def _is_own_pair(row: Row) -> bool:
     if not {"id", "question", "answer_a", "answer_b", "label"} <= row.keys():
         return False
     texts = all(isinstance(row[name], str) for name in ("question", "answer_a", "answer_b"))
-    return texts and isinstance(row["id"], str | int) and ("context" in row or "system" not in row)
-
-
-def _is_single(answer: object) -> bool:
-    """Whether an answer is a text, one message or a list of one message."""
-    return isinstance(answer, str | Mapping) or (isinstance(answer, Sequence) and len(answer) == 1)
-
-
-def _own(row: Row, at: str, *answers: str) -> Row:
-    """The row in judgelit's form: `messages` as role and content, `answers` as text, `meta` as an object."""
-    texts = {name: row[name] if isinstance(row[name], str) else _turn(row[name], name, at) for name in answers}
-    return {**_with_meta(row, at), "messages": read_turns(row["messages"], "messages", at), **texts}
-
-
-def _turn(value: object, name: str, at: str) -> str:
-    if isinstance(value, bool | int | float):
-        raise bad_field(at, name, value, "text or a single assistant turn")
-    return read_answer(value, name, at)
+    return texts and isinstance(row["id"], str | int)
 
 
 def _first(forms: Mapping[str, Callable[[Row, str], Found | None]], row: Row, at: str) -> Found | None:
@@ -132,9 +148,9 @@ def _given_id(row: Row) -> str:
     return next((str(value) for value in values if isinstance(value, str | int) and str(value).strip()), "")
 
 
-def _made_id(judged: Judged, place: str) -> str:
+def _made_id(judged: Judged, prompt: Sequence[Message], place: str) -> str:
     """An id for a row without one. It has a hash of the content, since many folders hold files of one name."""
-    content = json.dumps([judged.prompt, judged.answer_a, judged.answer_b])
+    content = json.dumps([prompt, judged.answer_a, judged.answer_b])
     return f"{place}#{_hash(content)[:8]}"
 
 
@@ -142,15 +158,13 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _with_meta(row: Row, at: str) -> Row:
-    """The row with `meta` as an object. In Parquet it is JSON text."""
+def _meta(row: Row) -> dict[str, Any]:
+    """The field `meta`, which is an object. In Parquet it is JSON text."""
     meta = row.get("meta")
-    if not isinstance(meta, str):
-        return row
-    try:
-        return {**row, "meta": json.loads(meta)}
-    except ValueError as error:
-        raise bad_field(at, "meta", meta, "an object, or one as JSON text") from error
+    if isinstance(meta, str):
+        with suppress(ValueError, RecursionError):
+            meta = json.loads(meta)
+    return dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
 
 
 def _no_form(row: Row, at: str, record: str, forms: Sequence[str]) -> UserError:

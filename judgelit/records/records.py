@@ -121,7 +121,11 @@ class Judgment:
 
 @dataclass(frozen=True)
 class SFTExample:
-    """A prompt and its completion."""
+    """A prompt and its completion.
+
+    Files hold both as messages, `prompt` and `completion`, as TRL's trainers expect. `from_dict` also reads `messages`
+    in place of `prompt`, and a completion that is a text.
+    """
 
     messages: tuple[Message, ...]
     completion: str
@@ -131,24 +135,29 @@ class SFTExample:
     @property
     def group(self) -> str:
         """Key of the examples that a split keeps together: the judged question if known, or the prompt."""
-        return self.meta.get("question") or _prompt_key(self.messages)
+        return str(self.meta.get("question") or _prompt_key(self.messages))
 
     @classmethod
     def from_dict(cls, row: Row, at: str) -> Self:
         return cls(
             messages=tuple(_prompt_field(row, at)),
-            completion=text_field(row, "completion", at),
+            completion=_completion_field(row, "completion", at),
             pair_id=text_field(row, "pair_id", at, default=""),
             meta=dict_field(row, "meta", at),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "messages": list(self.messages)}
+        completion = _completion(self.completion)
+        return {"prompt": _copied(self.messages), "completion": completion, "pair_id": self.pair_id, "meta": self.meta}
 
 
 @dataclass(frozen=True)
 class PreferenceExample:
-    """A prompt and two completions, the better one first. One may be empty, as in HH-RLHF."""
+    """A prompt and two completions, the better one first. The worse one may be empty, as in HH-RLHF.
+
+    Files hold all three as messages, `prompt`, `chosen` and `rejected`, as TRL's trainers expect. `from_dict` also
+    reads `messages` in place of `prompt`, and completions that are texts.
+    """
 
     messages: tuple[Message, ...]
     chosen: str
@@ -158,13 +167,13 @@ class PreferenceExample:
     @property
     def group(self) -> str:
         """Key of the examples that a split keeps together: the judged question if known, or the prompt."""
-        return self.meta.get("question") or _prompt_key(self.messages)
+        return str(self.meta.get("question") or _prompt_key(self.messages))
 
     @classmethod
     def from_dict(cls, row: Row, at: str) -> Self:
-        chosen, rejected = (text_field(row, name, at, empty=True) for name in ("chosen", "rejected"))
-        if chosen == rejected:
-            raise UserError(f"{at}: fields 'chosen' and 'rejected' are equal; expected two different completions")
+        chosen = _completion_field(row, "chosen", at)
+        rejected = _completion_field(row, "rejected", at, empty=True)
+        refuse_equal("chosen", chosen, "rejected", rejected, at)
         return cls(
             messages=tuple(_prompt_field(row, at)),
             chosen=chosen,
@@ -173,7 +182,8 @@ class PreferenceExample:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "messages": list(self.messages)}
+        chosen, rejected = _completion(self.chosen), _completion(self.rejected)
+        return {"prompt": _copied(self.messages), "chosen": chosen, "rejected": rejected, "meta": self.meta}
 
 
 Record = PreferencePair | Judgment | SFTExample | PreferenceExample
@@ -251,13 +261,47 @@ def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list
     return messages
 
 
+def refuse_equal(first: str, one: str, second: str, other: str, at: str) -> None:
+    """Reject two answers, of the fields `first` and `second`, that differ in nothing but space around them."""
+    if one.strip() == other.strip():
+        raise UserError(f"{at}: fields {first!r} and {second!r} are equal; expected two different answers")
+
+
+def refuse_blank(name: str, answer: str, at: str) -> None:
+    """Reject an answer, of the field `name`, that has no text."""
+    if not answer.strip():
+        raise bad_field(at, name, answer, "text that is not empty")
+
+
 def _prompt_field(row: Row, at: str) -> list[Message]:
-    """`row["messages"]` as a prompt without empty user turns."""
-    messages = messages_field(row, "messages", at)
+    """`row["prompt"]`, or `row["messages"]`, as a prompt without empty user turns."""
+    name = "messages" if row.get("prompt") is None and "messages" in row else "prompt"
+    messages = messages_field(row, name, at)
     for index, turn in enumerate(messages):
         if turn["role"] == "user" and not turn["content"].strip():
-            raise bad_field(at, f"messages[{index}].content", turn["content"], "text that is not empty")
+            raise bad_field(at, f"{name}[{index}].content", turn["content"], "text that is not empty")
     return messages
+
+
+def _completion_field(row: Row, name: str, at: str, *, empty: bool = False) -> str:
+    """`row[name]`, a text or a list of one assistant turn, as text."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        turns = [] if value is None else messages_field(row, name, at)
+        if [turn["role"] for turn in turns] != ["assistant"]:
+            raise bad_field(at, name, value, "text or a single assistant turn")
+        value = turns[0]["content"]
+    if not empty:
+        refuse_blank(name, value, at)
+    return value
+
+
+def _completion(text: str) -> list[Message]:
+    return [{"role": "assistant", "content": text}]
+
+
+def _copied(turns: Sequence[Message]) -> list[Message]:
+    return [dict(turn) for turn in turns]
 
 
 def _prompt_key(messages: Sequence[Message]) -> str:

@@ -1,11 +1,13 @@
 """Sources of records, and the split into training and held-out records."""
 
 import hashlib
+import logging
 import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
 from judgelit.records.reading import R, read_record
 from judgelit.records.records import PreferencePair
+
+_READING = 2
+"""Version of the readers. Raise it when the same rows would give other records."""
 
 
 class Source(ABC):
@@ -63,6 +68,8 @@ class FileSource(Source):
     """Passes over this source in one epoch: 0.5 is half of it, 2 is twice."""
     limit: int | None = None
     """Most rows to read, from the first."""
+    skip_invalid: bool = False
+    """Leave out rows that cannot be read, and say how many. Otherwise the first such row is an error."""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
@@ -78,18 +85,34 @@ class FileSource(Source):
         """Yield the records one at a time, each with its file and line."""
         # Ids contain the place relative to the folder, so they stay the same if the folder is moved.
         base = f"{self._files()[0]}{os.sep}" if looks_like_file(self.path) else ""
+        first: UserError | None = None
+        number = invalid = 0
         for at, row in islice(self.rows(), self.limit):
-            yield at, read_record(row, at, kind, at.removeprefix(base))
+            number += 1
+            try:
+                record = read_record(row, at, kind, at.removeprefix(base))
+            except UserError as error:
+                if not self.skip_invalid:
+                    raise
+                first = first or error
+                invalid += 1
+                continue
+            yield at, record
+        if first is not None and invalid == number:
+            raise UserError(f"{self.path}: none of the {number} rows is valid; the first: {first}")
+        if first is not None:
+            _report(f"{self.path}: {invalid} of {number} rows are invalid and left out; the first: {first}")
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the rows of the files or of the hub's data set, each with its place."""
-        return read_rows(self.path) if looks_like_file(self.path) else self._hub_rows()
+        return read_rows(self.path, self.skip_invalid) if looks_like_file(self.path) else self._hub_rows()
 
     def fingerprint(self) -> str | None:
         """A hash of the settings and of the files' names and contents, or of the fingerprint of the hub's data set."""
         if type(self) is not FileSource:
             return None  # A subclass may read other records from the same files.
-        content = xxhash.xxh3_128(repr((self.split, self.name, self.limit)).encode())
+        settings = (_READING, self.split, self.name, self.limit, self.skip_invalid)
+        content = xxhash.xxh3_128(repr(settings).encode())
         if not looks_like_file(self.path):
             content.update(repr((self.path, self._hub_dataset()._fingerprint)).encode())
             return content.hexdigest()
@@ -208,6 +231,12 @@ def group_score(group: str, seed: int) -> float:
     """A pseudo-random number in [0, 1) from a question and a seed. Scores below the fraction are held out."""
     digest = hashlib.sha256(f"{seed}/{group}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+@cache
+def _report(line: str) -> None:
+    """Print a line to stderr, once in a process, since a source may be read several times."""
+    logging.getLogger("judgelit.records").warning(line)
 
 
 def _group(record: Any) -> str:

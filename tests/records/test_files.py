@@ -3,6 +3,7 @@ import json
 import os
 import stat
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,70 @@ def test_names_of_hub_data_sets_differ_from_names_of_files(
     assert looks_like_file("squad")
 
 
+def peak_of_refusal(path: Path) -> str:
+    """The refusal of a file, which must take less than 300 MB."""
+    tracemalloc.start()
+    message = refusal(path)
+    arrow = pa.default_memory_pool().max_memory()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300_000_000 and (arrow is None or arrow < 1_000_000_000)
+    return message
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+@pytest.mark.parametrize(("begin", "fill", "end"), [('{"x": "', "A", '"}'), ("", " ", ""), ('{"x": [', "1,", "1]}")])
+def test_a_small_file_with_a_huge_row_is_refused(tmp_path: Path, name: str, begin: str, fill: str, end: str) -> None:
+    if name == "a.json.gz" and not begin:
+        pytest.skip("space between values is skipped, a megabyte at a time")
+    path = tmp_path / name
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(begin.encode())
+        for _ in range(60):
+            file.write(fill.encode() * (1_000_000 // len(fill)))
+        file.write(end.encode())
+    assert path.stat().st_size < 1_000_000
+    assert (
+        peak_of_refusal(path)
+        == f"{path}:1: found a row of more than 32 MiB, expected a shorter one; write each row on a line of its own"
+    )
+
+
+def test_a_huge_line_is_left_out_if_broken_rows_are(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"x": 1}\n{"x": "' + "A" * 40_000_000 + '"}\n{"x": 3}\n')
+    assert [row for _, row in read_rows(path, broken=True)] == [{"x": 1}, {}, {"x": 3}]
+
+
+@pytest.mark.parametrize("rows", [["A" * 60_000_000], ["x", "A" * 60_000_000, *"x" * 50]])
+def test_a_parquet_file_with_a_huge_value_is_refused(tmp_path: Path, rows: list[str]) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": rows}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    assert (
+        "found a row of more than 32 MiB, expected a shorter one; write each row on a line of its own"
+        in peak_of_refusal(path)
+    )
+
+
+def test_a_parquet_file_that_repeats_a_large_value_is_read_in_small_batches(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": ["A" * 1_000_000] * 2000}), path, compression="zstd")
+    assert path.stat().st_size < 100_000
+    before = pa.total_allocated_bytes()
+    found = read_rows(str(path))
+    assert len(next(found)[1]["x"]) == 1_000_000
+    assert pa.total_allocated_bytes() - before < 200_000_000
+
+
+def test_a_parquet_row_that_repeats_a_large_value_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int32()), pa.array(["A" * 1_000_000]))
+    pq.write_table(pa.table({"x": pa.ListArray.from_arrays([0, 5000], values)}), path, compression="zstd")
+    assert refusal(path).endswith(
+        "found a row of more than 32 MiB, expected a shorter one; write each row on a line of its own"
+    )
+
+
 # Writing.
 
 
@@ -248,7 +313,7 @@ def read_back(path: Path, kind: Any) -> list[Record]:
     [
         RECORDS,
         EXAMPLES,
-        [PreferenceExample((TURN,), "", HOSTILE, {"a": None}), PreferenceExample((TURN,), "x", "y", {"b": {}})],
+        [PreferenceExample((TURN,), HOSTILE, "", {"a": None}), PreferenceExample((TURN,), "x", "y", {"b": {}})],
         [
             Judgment("p", (TURN,), HOSTILE, None, "ab", "t", "e", 0),
             Judgment("p", (TURN,), "", "tie", "ba", "t", "e", -1, 0.25),
@@ -289,7 +354,7 @@ def test_unpaired_surrogates_are_written_as_replacement_characters(tmp_path: Pat
 @settings(max_examples=60, deadline=None)
 @given(text=hostile_text, key=hostile_text)
 def test_any_text_is_read_back(suffix: str, text: str, key: str) -> None:
-    record = PreferenceExample((TURN, {"role": "assistant", "content": text}), text, text + "!", {key: [text]})
+    record = PreferenceExample((TURN, {"role": "assistant", "content": text}), "!" + text, text, {key: [text]})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
         write_records(path, [record])

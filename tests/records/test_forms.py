@@ -1,3 +1,4 @@
+import json
 import re
 from typing import Any
 
@@ -190,8 +191,8 @@ def test_dialogues_that_differ_early_keep_the_rest_as_text() -> None:
     assert (found.chosen, found.rejected) == ("2\n\nHuman: q\n\nAssistant: a", "other")
 
 
-def test_an_empty_answer_in_a_dialogue_is_an_answer() -> None:
-    assert preference({"chosen": DIALOGUE, "rejected": DIALOGUE + "b"}).chosen == ""
+def test_an_empty_rejected_answer_is_an_answer() -> None:
+    assert preference({"chosen": DIALOGUE + "b", "rejected": DIALOGUE}).rejected == ""
 
 
 def test_a_text_field_with_an_unknown_name_may_be_the_prompt_and_is_not_ignored() -> None:
@@ -402,9 +403,147 @@ def test_tool_turns_are_refused(role: object) -> None:
         sft({"messages": [*turns("q"), {"role": role, "content": "x"}], "completion": "a"})
 
 
+# What must not be lost.
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=1)
+
+
+@pytest.mark.parametrize("stored", [as_json, lambda value: " " + json.dumps(value) + "\n"])
+def test_messages_stored_as_json_text_are_read(stored: Any) -> None:
+    answer = turns("q", "a")[1:]
+    for row in (
+        {"messages": stored(turns("q", "a"))},
+        {"conversations": stored(sharegpt("q", "a"))},
+        {"prompt": stored(turns("q")), "completion": stored(answer)},
+        {"messages": stored(turns("q")), "completion": stored(answer[0])},
+    ):
+        assert (list(sft(row).messages), sft(row).completion) == (turns("q"), "a")
+    for row in (
+        {"prompt": stored(turns("q")), "chosen": stored(answer), "rejected": "b"},
+        {"prompt": "q", "chosen": stored(turns("q", "a")), "rejected": stored(turns("q", "b"))},
+        {"chosen": stored(turns("q", "a")), "rejected": stored(turns("q", "b"))},
+        {"chosen": stored(sharegpt("q", "a")), "rejected": stored(sharegpt("q", "b"))},
+    ):
+        assert (list(preference(row).messages), preference(row).chosen, preference(row).rejected) == (
+            turns("q"),
+            "a",
+            "b",
+        )
+    row = {"prompt": stored(turns("1", "2", "q")), "answer_a": stored(answer), "answer_b": "b", "label": "A"}
+    assert (list(pair(row).context), pair(row).answer_a) == (turns("1", "2"), "a")
+    row = {**TWO, "id": "p", "label": "A", "context": stored(turns("1", "2"))}
+    assert list(pair(row).context) == turns("1", "2")
+
+
+def test_surrogates_in_json_text_are_replaced() -> None:
+    row = {"messages": r'[{"role": "user", "content": "q\ud800"}, {"role": "assistant", "content": "\ud83d\ude00"}]'}
+    assert (sft(row).messages[0]["content"], sft(row).completion) == ("q\ufffd", "\U0001f600")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]",
+        '{"role": "admin"}',
+        '[{"role": "user", "content": "x"}] is what I sent. Why?',
+        '[{"from": "Rome", "to": "Oslo"}]',
+        '{"role": "user", "content": ' + "[" * 5000 + "}",
+    ],
+)
+def test_other_text_that_looks_like_json_stays_text(text: str) -> None:
+    assert sft({"prompt": text, "completion": text}) == SFTExample(({"role": "user", "content": text},), text)
+
+
+def test_messages_as_python_prints_them_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^f:1: field 'messages': found .* this is how Python prints one$"):
+        sft({"messages": str(turns("q", "a"))})
+
+
+HISTORY = [["1", "2"]]
+
+
+@pytest.mark.parametrize("history", [HISTORY, as_json(HISTORY), turns("1", "2"), as_json(turns("1", "2"))])
+@pytest.mark.parametrize("asked", [{"instruction": "q", "input": ""}, {"prompt": "q"}, {"question": "q"}])
+def test_earlier_turns_beside_the_prompt_are_read(history: Any, asked: dict[str, str]) -> None:
+    row = {**asked, "history": history, "system": "s"}
+    prompt = turns("1", "2", "q", system="s")
+    if "question" not in asked:
+        answer = {"output": "a"} if "instruction" in asked else {"completion": "a"}
+        assert list(sft({**row, **answer}).messages) == prompt
+    assert list(preference({**row, "chosen": "a", "rejected": "b"}).messages) == prompt
+    for one in ({**row, "id": "p"}, row, {**row, "context": turns("0", "0"), "history": []}):
+        judged = pair({**one, "answer_a": "x", "answer_b": "y", "label": "A"})
+        assert judged.context[0] == {"role": "system", "content": "s"} and len(judged.context) == 3
+
+
+def test_an_empty_history_is_none() -> None:
+    for empty in ([], "", "[]", None):
+        assert list(sft({"instruction": "q", "output": "a", "history": empty}).messages) == turns("q")
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "field"),
+    [
+        (sft, {"instruction": "q", "output": "a", "history": [["1"]]}, "history[0]"),
+        (sft, {"instruction": "q", "output": "a", "history": "we spoke"}, "history"),
+        (sft, {"messages": turns("1", "2", "q", "a"), "history": HISTORY}, "history"),
+        (preference, {"prompt": "q", "context": "a passage", "chosen": "a", "rejected": "b"}, "context"),
+        (
+            sft,
+            {"messages": [*turns("q"), {"role": "assistant", "content": "a", "reasoning_content": "r"}]},
+            "messages[1].reasoning_content",
+        ),
+        (
+            sft,
+            {"messages": [*turns("q"), {"role": "assistant", "content": "a", "thinking": "r"}]},
+            "messages[1].thinking",
+        ),
+        (sft, {"prompt": "q", "completion": "a", "reasoning_content": "r"}, "reasoning_content"),
+        (sft, {"messages": turns("q", "a"), "tools": [{"name": "f"}]}, "tools"),
+        (sft, {"messages": turns("q", "a"), "tools": '[{"name": "f"}]'}, "tools"),
+        (preference, {"prompt": "q", "chosen": "a", "rejected": "b", "images": ["x"]}, "images"),
+        (sft, {"prompt": "q", "completion": "a", "label": False}, "label"),
+        (sft, {"prompt": "q", "completion": "a", "label": 0}, "label"),
+        (sft, {"prompt": turns("q"), "completion": "a", "label": "False"}, "label"),
+        (sft, {"messages": turns("q", "a"), "kto_tag": False}, "kto_tag"),
+        (sft, {"messages": [*turns("q"), {"role": "assistant", "content": "a", "weight": 0}]}, "messages[1].weight"),
+        (sft, {"messages": [*turns("q"), {"role": "assistant", "content": None}]}, "messages[1].content"),
+        (sft, {"conversations": [{"from": "human", "value": None}]}, "conversations[0].value"),
+        (sft, {"messages": turns("q", " ")}, "messages"),
+        (sft, {"instruction": "q", "output": ""}, "output"),
+        (preference, {"prompt": "q", "chosen": " ", "rejected": "b"}, "chosen"),
+        (pair, {**TWO, "answer_a": "", "label": "B"}, "answer_a"),
+        (pair, {**STEER, "response_2": "\n", "preference_strength": -1}, "response_2"),
+        (pair, {"prompt": "q", "chosen": "a", "rejected": ""}, "rejected"),
+        (preference, {"prompt": "q", "chosen": ["a"], "rejected": ["b", "c", "d"]}, "chosen"),
+        (preference, {"prompt": "q", "chosen": [turns("", "a")[1:]] * 2, "rejected": "b"}, "chosen"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_by_its_name(read: Any, row: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(row)
+    assert str(caught.value).startswith(f"f:1: field {field!r}: found ")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_good_answers_of_unpaired_preferences_and_empty_extras_are_read() -> None:
+    row = {"prompt": "q", "completion": "a", "label": True, "tools": [], "images": None, "reasoning_content": ""}
+    assert sft(row).completion == "a"
+    empty = {"reasoning_content": None, "tool_calls": [], "weight": 1}
+    assert sft({"messages": [*turns("q"), {"role": "assistant", "content": "a", **empty}]}).completion == "a"
+
+
+@pytest.mark.parametrize("label", ["A", "B", "tie"])
+def test_identical_answers_are_refused(label: str) -> None:
+    with pytest.raises(UserError, match=r"fields 'answer_a' and 'answer_b' are equal; .*; skip_invalid of FileSource"):
+        pair({**TWO, "answer_b": "x ", "label": label})
+
+
 # Refusals.
 
-EQUAL = "f:1: fields 'chosen' and 'rejected' are equal; expected two different completions"
+EQUAL = "f:1: fields 'chosen' and 'rejected' are equal; expected two different answers"
 PARTED = (
     "f:1: fields 'chosen' and 'rejected' begin with different prompts; expected two answers to one prompt, or a "
     "field 'prompt'"
@@ -448,8 +587,8 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         ),
         (
             sft,
-            {"messages": turns("q"), "completion": 5},
-            "f:1: field 'completion': found 5, expected text or a single assistant turn",
+            {"messages": turns("q"), "completion": {"a": 5}},
+            "f:1: field 'completion': found {'a': 5}, expected a list of messages",
         ),
         (sft, {"messages": "q"}, "f:1: field 'messages': found 'q', expected a list of messages"),
         (sft, {"prompt": " ", "completion": "a"}, "f:1: field 'prompt': found ' ', expected text that is not empty"),
@@ -468,14 +607,9 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         (sft, {"conversations": sharegpt("q", "a"), "system": 1}, "f:1: field 'system': found 1, expected text"),
         (
             sft,
-            {"messages": turns("q"), "completion": "a", "meta": "no JSON"},
-            "f:1: field 'meta': found 'no JSON', expected an object, or one as JSON text",
-        ),
-        (
-            sft,
             {"text": "x", "meta": None},
-            "f:1: found 'text', expected an SFT example with the fields messages + completion; or prompt + completion; "
-            "or messages or conversations that end with an answer; or instruction + output",
+            "f:1: found 'text', expected an SFT example with the fields prompt or messages + completion; or "
+            "messages or conversations that end with an answer; or instruction + output",
         ),
         (
             sft,
@@ -490,10 +624,10 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         (
             preference,
             {"messages": None},
-            "f:1: found no fields that are not null, expected a preference example with the fields messages + chosen + "
-            "rejected; or prompt, question, instruction or conversations + chosen + rejected; or chosen + rejected as "
-            "conversations; or chosen + rejected as 'Human: ... Assistant: ...' dialogues; or chosen + rejected as "
-            "texts that begin with their prompt",
+            "f:1: found no fields that are not null, expected a preference example with the fields prompt, question, "
+            "instruction, messages or conversations + chosen + rejected; or chosen + rejected as conversations; or "
+            "chosen + rejected as 'Human: ... Assistant: ...' dialogues; or chosen + rejected as texts that begin with "
+            "their prompt",
         ),
         (preference, {"prompt": "q", "chosen": "a", "rejected": "a"}, EQUAL),
         (pair, {"prompt": "q", "chosen": "a", "rejected": "a"}, EQUAL),
@@ -519,12 +653,13 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         (
             preference,
             {"prompt": "q", "chosen": ["a", "b", "c"], "rejected": ["d", "e", "f"]},
-            "f:1: field 'chosen[0]': found 'a', expected a message with 'role' and 'content' or 'from' and 'value'",
+            "f:1: field 'chosen': found a list of answers, 3 of them, expected one answer; write a row for each pair "
+            "of a better and a worse answer",
         ),
         (
             pair,
             {"messages": turns("q", "a"), "chosen": "a", "rejected": "b"},
-            "f:1: found a prompt that ends with a turn of the assistant, expected the user's",
+            "f:1: field 'messages': the last turn is the assistant's, expected the user's",
         ),
         (
             pair,
@@ -561,7 +696,8 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         (
             pair,
             {**TWO, "answer_b": ["y"], "label": "A"},
-            "f:1: field 'answer_b[0]': found 'y', expected a message with 'role' and 'content' or 'from' and 'value'",
+            "f:1: field 'answer_b': found a list of answers, 1 of them, expected one answer; write a row for each pair "
+            "of a better and a worse answer",
         ),
         (
             pair,

@@ -143,7 +143,7 @@ def test_a_completion_of_a_preference_may_be_empty() -> None:
         (
             PreferenceExample,
             {**EXAMPLE, "rejected": "4"},
-            "f:1: fields 'chosen' and 'rejected' are equal; expected two different completions",
+            "f:1: fields 'chosen' and 'rejected' are equal; expected two different answers",
         ),
         (
             PreferenceExample,

@@ -51,7 +51,7 @@ def test_each_row_is_read_in_its_own_form(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_every_record_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
     turn = {"role": "user", "content": "q"}
-    pairs = [PreferencePair("1", "q", "a", "b", "B", context=(turn,)), PreferencePair("1", "q", "", "a", "tie")]
+    pairs = [PreferencePair("1", "q", "a", "b", "B", context=(turn,)), PreferencePair("1", "q", "c", "a", "tie")]
     write_records(tmp_path / name, pairs)
     assert FileSource(str(tmp_path / name)).read(PreferencePair) == pairs
     examples = [SFTExample((turn,), "x", "p", {"a": 1}), SFTExample((turn,), "y", meta={"b": [None, {"c": "d"}]})]
@@ -64,7 +64,7 @@ def test_every_record_is_read_as_it_was_written(tmp_path: Path, name: str) -> No
 
 def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "rejected": "a"}])
-    assert refusal(path) == f"{path}:2: fields 'chosen' and 'rejected' are equal; expected two different completions"
+    assert refusal(path) == f"{path}:2: fields 'chosen' and 'rejected' are equal; expected two different answers"
     assert len(FileSource(path, limit=1).read(PreferencePair)) == 1
 
 
@@ -121,6 +121,60 @@ def test_a_large_parquet_file_is_not_held_in_memory(tmp_path: Path) -> None:
     # 16 MB in a single row group.
     assert pa.total_allocated_bytes() - before < 8_000_000
     assert sum(1 for _ in records) == 7999
+
+
+def test_invalid_rows_are_left_out_and_counted_if_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_rows(tmp_path / "a.jsonl", [ROW, {**ROW, "rejected": "a"}, ROW])
+    with Path(path).open("a") as file:
+        file.write('{"prompt": \n[]\n' + json.dumps(ROW) + "\n")
+    assert refusal(path).startswith(f"{path}:2: ")
+    source = FileSource(path, skip_invalid=True)
+    assert [at for at, _ in source.stream(PreferenceExample)] == [f"{path}:{line}" for line in (1, 3, 6)]
+    first = "fields 'chosen' and 'rejected' are equal; expected two different answers"
+    assert caplog.messages == [f"{path}: 3 of 6 rows are invalid and left out; the first: {path}:2: {first}"]
+    assert source.fingerprint() != FileSource(path).fingerprint()
+    write_rows(tmp_path / "a.jsonl", [{**ROW, "rejected": "a"}] * 2)
+    assert refusal(path, skip_invalid=True) == f"{path}: none of the 2 rows is valid; the first: {path}:1: {first}"
+
+
+# What is written, as TRL reads it.
+
+TURN = {"role": "user", "content": "2+2?"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_examples_are_written_in_the_conversational_form_of_trl(tmp_path: Path, name: str) -> None:
+    """TRL trains SFT on `completion` given `prompt`, and DPO on `chosen` and `rejected` given `prompt`.
+
+    See "Dataset formats and types" in its documentation: all of them are lists of messages, and a row with `messages`
+    is trained on as a whole.
+    """
+    prompt = ({"role": "system", "content": "s"}, TURN)
+    examples: dict[str, SFTExample | PreferenceExample] = {
+        "completion": SFTExample(prompt, "4", "p", {"n": 1}),
+        "chosen": PreferenceExample(prompt, "4", "5", {"n": 1}),
+    }
+    for better, example in examples.items():
+        write_records(tmp_path / better / name, [example])
+        loader = "json" if name.endswith("jsonl") else "parquet"
+        files = str(tmp_path / better / name)
+        [row] = datasets.load_dataset(loader, data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+        known = {"prompt", "completion", "messages", "text", "chosen", "rejected", "label", "tools", "images"}
+        wanted = {"prompt", "completion"} if better == "completion" else {"prompt", "chosen", "rejected"}
+        assert row.keys() & known == wanted
+        assert row["prompt"] == list(prompt)
+        for answer in wanted - {"prompt"}:
+            assert row[answer] == [{"role": "assistant", "content": getattr(example, answer)}]
+        assert FileSource(files).read(type(example)) == [example]
+
+
+@pytest.mark.parametrize("stored", [lambda turns: turns, json.dumps])
+def test_rows_of_earlier_versions_are_read(tmp_path: Path, stored: Any) -> None:
+    rows: list[dict[str, Any]] = [{"messages": stored([TURN]), "completion": "4", "pair_id": "p", "meta": {"n": 1}}]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    assert FileSource(path).read(SFTExample) == [SFTExample((TURN,), "4", "p", {"n": 1})]
+    path = write_rows(tmp_path / "b.jsonl", [{"messages": stored([TURN]), "chosen": "4", "rejected": "5", "meta": {}}])
+    assert FileSource(path).read(PreferenceExample) == [PreferenceExample((TURN,), "4", "5")]
 
 
 # Fingerprints.
@@ -299,11 +353,14 @@ def shared(path: str) -> str:
     return str(SHARED / path)
 
 
-def test_pandalm() -> None:
-    pairs = FileSource(shared("train/pandalm/testset-v1.json")).read(PreferencePair)
-    assert len(pairs) == len({pair.id for pair in pairs}) == 999
-    assert len({pair.question_key for pair in pairs}) == 170
-    assert Counter(pair.label for pair in pairs) == {"B": 472, "A": 422, "tie": 105}
+def test_pandalm(caplog: pytest.LogCaptureFixture) -> None:
+    path = shared("train/pandalm/testset-v1.json")
+    assert "field 'response1': found ''" in refusal(path)
+    pairs = FileSource(path, skip_invalid=True).read(PreferencePair)
+    assert "54 of 999 rows are invalid and left out" in caplog.text
+    assert len(pairs) == len({pair.id for pair in pairs}) == 945
+    assert len({pair.question_key for pair in pairs}) == 164
+    assert Counter(pair.label for pair in pairs) == {"B": 444, "A": 398, "tie": 103}
     train, held_out = split_by_group(pairs, 0.2, 0)
     assert not {pair.question for pair in train} & {pair.question for pair in held_out}
 
@@ -322,9 +379,9 @@ def test_llmbar() -> None:
 
 
 def test_hh_rlhf() -> None:
-    source = FileSource(shared("train/hh_harmless/test.jsonl.gz"))
+    source = FileSource(shared("train/hh_harmless/test.jsonl.gz"), skip_invalid=True)
     pairs, examples = source.read(PreferencePair), source.read(PreferenceExample)
-    assert len(pairs) == len(examples) == 2312
+    assert len(pairs) == len(examples) == 2308
     assert 1000 < sum(pair.label == "A" for pair in pairs) < 1312
     for pair, example in zip(pairs, examples, strict=True):
         better = (pair.answer_a, pair.answer_b) if pair.label == "A" else (pair.answer_b, pair.answer_a)
