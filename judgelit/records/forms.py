@@ -93,6 +93,8 @@ def _completion(row: Row, at: str) -> Exchange | None:
     name = "prompt" if "prompt" in row else "messages"
     if not {name, "completion"} <= row.keys():
         return None
+    if name == "messages" and isinstance(row["completion"], bool | int | float):
+        raise bad_field(at, "completion", row["completion"], "text or a single assistant turn")
     prompt = read_prompt(row[name], name, at)
     return Exchange(prompt, read_answer(row["completion"], "completion", at), "completion")
 

@@ -587,8 +587,8 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         ),
         (
             sft,
-            {"messages": turns("q"), "completion": {"a": 5}},
-            "f:1: field 'completion': found {'a': 5}, expected a list of messages",
+            {"messages": turns("q"), "completion": 5},
+            "f:1: field 'completion': found 5, expected text or a single assistant turn",
         ),
         (sft, {"messages": "q"}, "f:1: field 'messages': found 'q', expected a list of messages"),
         (sft, {"prompt": " ", "completion": "a"}, "f:1: field 'prompt': found ' ', expected text that is not empty"),
