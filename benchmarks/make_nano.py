@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from judgelit.batches.tokenizer import NANO_FOLDER
+from judgelit.batches.tokenizer_files import NANO_FOLDER
 from judgelit.judging.prompts import Templates
 from judgelit.records.records import PreferencePair
 from judgelit.synthesis.tasks.pairs import TaskPairs, worked_judgment

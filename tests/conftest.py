@@ -70,6 +70,46 @@ THINK = """\
 {% if add_generation_prompt %}<｜Assistant｜><think>
 {% endif %}"""
 
+# In the manner of Qwen3: reasoning of turns before the last question is dropped, `enable_thinking` closes the next.
+QWEN3 = """\
+{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}{%- endif %}
+{%- set ns = namespace(multi_step_tool=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.multi_step_tool and message.role == "user" and message.content is string and not(message.content.startswith('<tool_response>') and message.content.endswith('</tool_response>')) %}
+        {%- set ns.multi_step_tool = false %}
+        {%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- set content = message.content %}
+    {%- if (message.role == "user") or (message.role == "system" and not loop.first) %}
+        {{- '<|im_start|>' + message.role + '\\n' + content + '<|im_end|>' + '\\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set reasoning_content = '' %}
+        {%- if message.reasoning_content is string %}
+            {%- set reasoning_content = message.reasoning_content %}
+        {%- elif '</think>' in content %}
+            {%- set reasoning_content = content.split('</think>')[0].rstrip('\\n').split('<think>')[-1].lstrip('\\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index and (loop.last or reasoning_content) %}
+            {{- '<|im_start|>' + message.role + '\\n<think>\\n' + reasoning_content.strip('\\n') + '\\n</think>\\n\\n' + content.lstrip('\\n') }}
+        {%- else %}
+            {{- '<|im_start|>' + message.role + '\\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n\\n' }}
+    {%- endif %}
+{%- endif %}"""  # noqa: E501
+
+QWEN3_PLAIN = ("<think>", "</think>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|repo_name|>")
+
 ZEPHYR = """\
 {% for message in messages %}<|{{ message.role }}|>
 {{ message.content }}{{ eos_token }}
@@ -168,6 +208,13 @@ FORMATS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
         special=["<｜User｜>", "<｜Assistant｜>"],
         plain=("<think>", "</think>"),
     ),
+    "qwen3": lambda: byte_level(
+        QWEN3,
+        eos="<|im_end|>",
+        pad="<|endoftext|>",
+        special=["<|im_start|>"],
+        plain=("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", *QWEN3_PLAIN),
+    ),
     "pad_is_eos": lambda: byte_level(ZEPHYR, eos="</s>", pad="</s>", special=["<|user|>", "<|assistant|>"]),
     "llama2": lambda: sentencepiece(LLAMA2),
 }
@@ -177,6 +224,7 @@ END_OF_TURN = {
     "mistral": "</s>",
     "gemma": "<end_of_turn>",
     "think": "<｜end▁of▁sentence｜>",
+    "qwen3": "<|im_end|>",
     "pad_is_eos": "</s>",
     "llama2": "</s>",
 }

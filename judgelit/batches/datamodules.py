@@ -67,11 +67,14 @@ class TrainingDataModule(JudgeDataModule, ABC):
         chat_template: str | None = None,
         trust_remote_code: bool = False,
         cache: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        base: str | None = None,
     ) -> None:
         """Store the settings. The data are read by `prepare_data` and `setup`.
 
         Args:
-            tokenizer: Hub name, folder or `nano`. The command line takes it from the model.
+            tokenizer: Hub name, folder or `nano`. The command line takes it from the adapter or, if that has none, from
+                the model.
             train: Examples to train on.
             val: Examples to validate on. If not given, `val_fraction` of `train`.
             val_fraction: Share of the questions of `train` to hold out for validation. Both orders of a question are
@@ -90,8 +93,12 @@ class TrainingDataModule(JudgeDataModule, ABC):
             trust_remote_code: Run Python code that comes with the tokenizer. The command line takes it from the model.
             cache: Folder of tokenised examples. They are reused while data, tokenizer and chat template stay the same.
                 By default a folder in the Hugging Face datasets cache.
+            chat_template_kwargs: Defaults of the chat template's variables, such as enable_thinking: false. They become
+                part of the exported chat template.
+            base: The model whose configuration says how many tokens it can take. By default the one in the tokenizer's
+                folder. The command line takes it from the model.
         """
-        super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code)
+        super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code, chat_template_kwargs, base)
         if batch_size is None or batch_size < 1:  # a configuration may say null
             raise UserError(f"data.batch_size: found {batch_size}, expected 1 or more")
         if tokens_per_batch is not None and tokens_per_batch < 1:

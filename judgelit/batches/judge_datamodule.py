@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -80,15 +80,22 @@ class JudgeDataModule(L.LightningDataModule):
         max_length: int | None = None,
         chat_template: str | None = None,
         trust_remote_code: bool = False,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        base: str | None = None,
     ) -> None:
         """Store the settings. The pairs are read by `judge_sets`.
 
         Args:
-            tokenizer: Hub name, folder or `nano`. The command line takes it from the model.
+            tokenizer: Hub name, folder or `nano`. The command line takes it from the adapter or, if that has none, from
+                the model.
             judge: Pairs to judge.
             max_length: Most tokens of a prompt with one completion. By default the model's context.
             chat_template: A Jinja file to use in place of the tokenizer's chat template.
             trust_remote_code: Run Python code that comes with the tokenizer. The command line takes it from the model.
+            chat_template_kwargs: Defaults of the chat template's variables, such as enable_thinking: false. They become
+                part of the exported chat template.
+            base: The model whose configuration says how many tokens it can take. By default the one in the tokenizer's
+                folder. The command line takes it from the model.
         """
         super().__init__()
         if max_length is not None and max_length < 1:
@@ -97,6 +104,8 @@ class JudgeDataModule(L.LightningDataModule):
         self.judge = judge
         self.chat_template = chat_template
         self.trust_remote_code = trust_remote_code
+        self.chat_template_kwargs = chat_template_kwargs
+        self.base = base
         self._max_length = max_length
         self._tokenizer: ChatTokenizer | None = None
 
@@ -104,7 +113,9 @@ class JudgeDataModule(L.LightningDataModule):
     def tokenizer(self) -> ChatTokenizer:
         """The tokenizer, loaded at first use."""
         if self._tokenizer is None:
-            self._tokenizer = ChatTokenizer.load(self.tokenizer_name, self.chat_template, self.trust_remote_code)
+            self._tokenizer = ChatTokenizer.load(
+                self.tokenizer_name, self.chat_template, self.trust_remote_code, self.chat_template_kwargs, self.base
+            )
         return self._tokenizer
 
     @property

@@ -2,8 +2,7 @@
 
 import inspect
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,23 +11,22 @@ from typing import Any
 
 import xxhash
 
+from judgelit.batches.chat_template import read_template, refuse_partial_header, with_defaults
+from judgelit.batches.control_tokens import ControlTokens
+from judgelit.batches.tokenizer_files import base_of_adapter, holds_tokenizer, load_files, model_folder, row_limit
 from judgelit.errors import UserError, first_line
 from judgelit.records.records import Message
 from judgelit.records.unicode import replace_surrogates
 
-NANO = "nano"
-NANO_FOLDER = Path(__file__).parent / "nano"
-"""The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
-
-_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
-
 # Private-use characters have no meaning in any script. One that a text does not hold marks where to cut it.
 _MARKS = [chr(code) for code in range(0xE000, 0xE040)]
 
+_RULES = 2
+"""Version of the rules by which this file turns texts into ids. Other rules need other token stores."""
 
-def model_folder(name_or_path: str) -> str:
-    """Return the name or folder for Hugging Face's loaders: `nano` stands for the built-in folder."""
-    return str(NANO_FOLDER) if name_or_path == NANO else name_or_path
+_QUESTION: list[Message] = [{"role": "user", "content": "?"}]
+_PROBE = "judgelit-probe"
+"""An answer that is looked for in a rendered chat."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,12 @@ class ChatTokenizer:
 
     @classmethod
     def load(
-        cls, name_or_path: str, chat_template: str | None = None, trust_remote_code: bool = False
+        cls,
+        name_or_path: str,
+        chat_template: str | None = None,
+        trust_remote_code: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        base: str | None = None,
     ) -> "ChatTokenizer":
         """Load a tokenizer by hub name, folder or `nano`.
 
@@ -57,51 +60,45 @@ class ChatTokenizer:
                 base's is loaded.
             chat_template: A Jinja file to use in place of the tokenizer's chat template.
             trust_remote_code: Whether the model's own Python code may run.
+            chat_template_kwargs: Defaults of the chat template's variables, such as {"enable_thinking": False}.
+            base: The model whose configuration says how many tokens it can take. By default the one in that folder
+                or, for an adapter, its base.
 
         Raises:
-            UserError: There is no such tokenizer, or it has no chat template.
+            UserError: There is no such tokenizer, it does not fit the model, or its chat template cannot be used.
         """
-        from huggingface_hub.errors import StrictDataclassError
         from lightning.pytorch.utilities import rank_zero_info
-        from transformers import AutoConfig, AutoTokenizer
 
         folder = model_folder(name_or_path)
         local = Path(folder)
-        base = _base_of_adapter(local)
-        if local.is_dir() and not any(file for kind in _TOKENIZER_FILES for file in local.glob(kind)):
-            if base is not None:
+        base = base or base_of_adapter(local)
+        if (local / "tekken.json").is_file() and not (local / "tokenizer.json").is_file():
+            raise UserError(
+                f"tokenizer {name_or_path!r}: found Mistral's tekken.json alone, expected tokenizer.json, which "
+                "transformers reads; take a version of the model that has it"
+            )
+        if local.is_dir() and not holds_tokenizer(local):
+            if base_of_adapter(local) is not None and base is not None:
                 rank_zero_info(
                     f"tokenizer: the adapter {name_or_path!r} holds none, so that of its base {base!r} is used"
                 )
-                return cls.load(base, chat_template, trust_remote_code)
+                return cls.load(base, chat_template, trust_remote_code, chat_template_kwargs)
             raise UserError(f"tokenizer {name_or_path!r}: no tokenizer files in that folder")
         if not local.exists() and folder.startswith(("./", "../", "/", "~")):
             raise UserError(f"tokenizer {name_or_path!r}: no such folder")
-        try:
-            hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            config = AutoConfig.from_pretrained(model_folder(base or folder), trust_remote_code=trust_remote_code)
-        except (OSError, ValueError, StrictDataclassError) as error:
-            if not local.exists() and local.parent != Path() and local.parent.is_dir():
-                raise UserError(f"tokenizer {name_or_path!r}: no such folder") from error
-            if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
-                raise UserError(
-                    f"tokenizer {name_or_path!r}: no such folder, and the hub could not be reached or has no such model"
-                ) from error
-            raise UserError(f"tokenizer {name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+        hf, config = load_files(name_or_path, base, trust_remote_code)
         if chat_template is not None:
-            path = Path(chat_template)
-            if not path.is_file():
-                raise UserError(f"chat_template {chat_template!r}: no such file")
-            try:
-                hf.chat_template = path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"chat_template {chat_template!r}: not UTF-8 text") from error
+            hf.chat_template = read_template(chat_template)
         if not hf.chat_template:
             raise UserError(
                 f"tokenizer {name_or_path!r} has no chat template; give a Jinja file as `chat_template`, or start "
                 "from an instruction-tuned model"
             )
-        return cls(hf, min(hf.model_max_length, _context(config.get_text_config())))
+        hf.chat_template = with_defaults(hf.chat_template, chat_template_kwargs or {})
+        chat = cls(hf, min(hf.model_max_length, row_limit(config)))
+        chat._refuse_partial_header()
+        chat._refuse_more_ids_than(getattr(config, "vocab_size", None), name_or_path)
+        return chat
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the rendered conversation, up to the start of the assistant's turn."""
@@ -113,8 +110,8 @@ class ChatTokenizer:
 
     def text_ids(self, text: str) -> list[int]:
         """Return the ids of plain text. None of them is a control token."""
-        cut, marked = self._defuse([text])
-        return self._encode((marked[0], cut))
+        text = replace_surrogates(text)
+        return self._encode(_pieces(text, self._cuts(text)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids up to the end of the turn, without control tokens."""
@@ -136,6 +133,7 @@ class ChatTokenizer:
         It does not depend on the folder that the tokenizer was loaded from.
         """
         parts = [
+            _RULES,
             self.hf.chat_template,
             {name: str(token) for name, token in self.hf.special_tokens_map.items()},
             sorted((index, repr(token)) for index, token in self.hf.added_tokens_decoder.items()),
@@ -170,12 +168,10 @@ class ChatTokenizer:
     @cached_property
     def end_of_turn_id(self) -> int:
         """The control token that the chat template writes after an assistant's text; if none, the end-of-text token."""
-        probe = "judgelit-end-of-turn"
-        conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": probe}]
-        rendered, _ = self._render(conversation, add_generation_prompt=False)
-        tail = self.hf(rendered[rendered.rindex(probe) + len(probe) :], add_special_tokens=False)["input_ids"]
-        controls = set(self.control_ids)
-        for token in tail:
+        rendered = self._apply([*_QUESTION, {"role": "assistant", "content": _PROBE}], add_generation_prompt=False)
+        tail = rendered.rpartition(_PROBE)[2]
+        controls = set(self.controls.ids.values())
+        for token in self._plain_ids(tail):
             if token in controls:
                 return token
         if self.hf.eos_token_id is None:
@@ -183,66 +179,96 @@ class ChatTokenizer:
         return self.hf.eos_token_id
 
     @cached_property
-    def control_tokens(self) -> dict[str, int]:
-        """Text and id of every control token.
+    def controls(self) -> ControlTokens:
+        """The tokens that only the chat template may write."""
+        return ControlTokens.of(self.hf)
 
-        These are the tokenizer's special tokens, and added tokens in the chat template that are not declared special
-        (`<think>` in some models). Other added tokens (runs of spaces, HTML tags) are ordinary text.
+    def _refuse_partial_header(self) -> None:
+        """Raise UserError if a prompt with its completion is not the chat that the template writes."""
+        answer: Message = {"role": "assistant", "content": _PROBE}
+        chat = self._apply([*_QUESTION, answer], add_generation_prompt=False)
+        refuse_partial_header(self._apply(_QUESTION, add_generation_prompt=True), chat, _PROBE)
+
+    def _refuse_more_ids_than(self, rows: int | None, name: str) -> None:
+        """Raise UserError if an id of a batch is beyond the model's `rows` embeddings.
+
+        Added tokens that the template does not write never come into a batch.
         """
-        added = {token.content: (index, token.special) for index, token in self.hf.added_tokens_decoder.items()}
-        named = set(self.hf.all_special_tokens)
-        template = self.hf.chat_template if isinstance(self.hf.chat_template, str) else str(self.hf.chat_template)
-        tokens = {
-            text: index
-            for text, (index, special) in added.items()
-            if special or text in named or (len(text) > 1 and not text.isspace() and text in template)
-        }
-        for text in named - tokens.keys():
-            tokens[text] = self.hf.convert_tokens_to_ids(text)
-        return tokens
+        if rows is None:
+            return
+        controls = self.controls.ids
+        words = [index for text, index in self.hf.get_vocab().items() if text not in controls]
+        largest = max([*words, *self.prompt_ids(_QUESTION), *self.stop_ids, self.pad_id])
+        if largest >= rows:
+            raise UserError(
+                f"tokenizer {name!r}: found the id {largest} of {self.raw_text([largest])!r}, expected less than the "
+                f"{rows} rows of the model's embeddings; use the model's own tokenizer, or resize the embeddings and "
+                "save the model again"
+            )
 
-    @property
-    def control_ids(self) -> list[int]:
-        return list(self.control_tokens.values())
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> list[str]:
+        """Return the rendered conversation in pieces, cut wherever a turn's text spells a control token.
 
-    @cached_property
-    def _control_pattern(self) -> re.Pattern[str] | None:
-        # A look-ahead also finds overlapping occurrences. Searching for the first character first is faster.
-        tokens = sorted(self.control_tokens)
-        if not tokens:
-            return None
-        firsts = "".join(re.escape(first) for first in sorted({token[0] for token in tokens}))
-        rests = "|".join(re.escape(token[1:]) for token in tokens)
-        return re.compile(f"[{firsts}](?={rests})")
-
-    @cached_property
-    def _control_beginnings(self) -> tuple[str, ...]:
-        return tuple({token[:length] for token in self.control_tokens for length in range(1, len(token))})
-
-    def _defuse(self, texts: Sequence[str]) -> tuple[str, list[str]]:
-        """Return a mark and the texts with this mark inside each control token that they spell ("" if none)."""
-        whole = [replace_surrogates(text) for text in texts]
-        cuts = [self._cuts(text) for text in whole]
+        The template itself drops the reasoning of earlier assistant's turns in some models, so it must see the whole
+        tags. The cuts of these turns are marked before the tags. If this changes which control tokens the template
+        writes, the cuts are marked inside the tags, so that the template does not see any.
+        """
+        turns = [{**turn, "content": replace_surrogates(turn["content"])} for turn in messages]
+        cuts = [self._cuts(turn["content"]) for turn in turns]
         if not any(cuts):
-            return "", whole
-        mark = next((mark for mark in _MARKS if not any(mark in text for text in whole)), None)
+            return [self._apply(turns, add_generation_prompt)]
+        mark = next((mark for mark in _MARKS if not any(mark in turn["content"] for turn in turns)), None)
         if mark is None:
             raise UserError("a text holds all of U+E000 to U+E03F, private-use characters that no script uses")
-        return mark, [mark.join(_pieces(text, places)) for text, places in zip(whole, cuts, strict=True)]
+        inside = self._apply_marked(turns, cuts, mark, add_generation_prompt)
+        places = [
+            [start for start, _ in self.controls.spelled(turn["content"])] if turn["role"] == "assistant" else some
+            for turn, some in zip(turns, cuts, strict=True)
+        ]
+        if places == cuts:
+            return inside
+        first, *others = self._apply_marked(turns, places, mark, add_generation_prompt)
+        outside = [first]
+        for piece in others:
+            if self.controls.begins(piece):
+                outside[-1] += piece[0]
+                piece = piece[1:]
+            outside.append(piece)
+        return outside if self._written(outside) == self._written(inside) else inside
+
+    def _written(self, pieces: Sequence[str]) -> list[str]:
+        """The control tokens that stand in the pieces: those that the template has written."""
+        return [token for piece in pieces for _, token in self.controls.spelled(piece)]
+
+    def _apply_marked(
+        self, turns: Sequence[Message], places: Sequence[Sequence[int]], mark: str, add_generation_prompt: bool
+    ) -> list[str]:
+        """Render turns with a mark at some places of each text, and return the pieces between the marks."""
+        marked = [
+            {**turn, "content": mark.join(_pieces(turn["content"], some))}
+            for turn, some in zip(turns, places, strict=True)
+        ]
+        return self._apply(marked, add_generation_prompt).split(mark)
+
+    def _apply(self, turns: Sequence[Message], add_generation_prompt: bool) -> str:
+        try:
+            return self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+        except Exception as error:
+            # Jinja templates raise for turns that they do not support (a system turn, two user turns in a row).
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise UserError(f"the chat template refuses the turns ({roles}): {first_line(error)}") from error
 
     def _cuts(self, text: str) -> list[int]:
         """Return the places where `text` must be cut so that no piece spells a control token."""
-        if self._control_pattern is None:
-            return []
-        places = [found.start() + 1 for found in self._control_pattern.finditer(text)]
+        places = [start + 1 for start, _ in self.controls.spelled(text)]
         # The text may begin a token that the next text ends. Templates strip blanks, so the cut is before them.
         end = len(text.rstrip())
-        if text[max(0, end - 256) : end].endswith(self._control_beginnings):
+        if self.controls.may_begin_at_end(text[:end]):
             places.append(end)
         if self._spelled_after_normalisation:
             # Normalisation (NFKC, lower case) may make a token of text in which the search above finds none.
-            ids = {token for piece in _pieces(text, places) for token in self._plain_ids(piece)}
-            if ids & set(self.control_ids):
+            ids = {token for row in self._ids_of(_pieces(text, places)) for token in row}
+            if ids & set(self.controls.ids.values()):
                 return list(range(1, len(text)))
         return places
 
@@ -253,57 +279,36 @@ class ChatTokenizer:
         if backend is None or backend.normalizer is None:
             return False
         return any(
-            token.normalized and token.content in self.control_tokens for token in self.hf.added_tokens_decoder.values()
+            token.normalized and token.content in self.controls.ids for token in self.hf.added_tokens_decoder.values()
         )
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, str]:
-        mark, contents = self._defuse([turn["content"] for turn in messages])
-        turns = [{**turn, "content": content} for turn, content in zip(messages, contents, strict=True)]
-        try:
-            text = self.hf.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except Exception as error:
-            # Jinja templates raise for turns that they do not support (a system turn, two user turns in a row).
-            roles = ", ".join(turn["role"] for turn in messages)
-            raise UserError(f"the chat template refuses the turns ({roles}): {first_line(error)}") from error
-        return text, mark
+    def _encode(self, pieces: Sequence[str]) -> list[int]:
+        """Return the ids of a text from its pieces.
 
-    def _encode(self, rendered: tuple[str, str]) -> list[int]:
-        text, mark = rendered
-        first, *others = text.split(mark) if mark else [text]
-        return [*self._plain_ids(first), *(token for piece in others for token in self._continuation_ids(piece))]
+        Some tokenizers put a blank before the first word of a text. So all pieces but the first are encoded behind a
+        line break.
+        """
+        first, *others = pieces
+        ids = self._plain_ids(first)
+        if not others:
+            return ids
+        # Texts that spell one token again and again give the same piece again and again.
+        unique = list(dict.fromkeys(others))
+        anchor = self._plain_ids("\n")
+        encoded = dict(zip(unique, self._ids_of(["\n" + piece for piece in unique]), strict=True))
+        for piece in unique:
+            found = encoded[piece]
+            encoded[piece] = found[len(anchor) :] if found[: len(anchor)] == anchor else self._plain_ids(piece)
+        return [*ids, *(token for piece in others for token in encoded[piece])]
 
     def _plain_ids(self, text: str) -> list[int]:
+        return self._ids_of([text])[0]
+
+    def _ids_of(self, texts: Sequence[str]) -> list[list[int]]:
         # The template writes the BOS token, if the model has one. Adding special tokens here would double it.
-        return self.hf(text, add_special_tokens=False)["input_ids"] if text else []
-
-    def _continuation_ids(self, text: str) -> list[int]:
-        """Return the ids of text that continues a word. Some tokenizers put a blank before the first word of a text."""
-        anchor = self._plain_ids("\n")
-        ids = self._plain_ids("\n" + text)
-        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
-
-
-def _base_of_adapter(folder: Path) -> str | None:
-    """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
-    settings = folder / "adapter_config.json"
-    return (
-        json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") if settings.is_file() else None
-    )
+        # A tokenizer that gets no text at all fails.
+        return self.hf(list(texts), add_special_tokens=False)["input_ids"]
 
 
 def _pieces(text: str, places: Sequence[int]) -> list[str]:
     return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-
-
-def _context(config: Any) -> int:
-    """Return the most tokens for which a row's result does not depend on the other rows of its batch.
-
-    LongRoPE and dynamic scaling change all position embeddings of a batch if one of its rows is longer than the
-    model's original context (arXiv 2402.13753).
-    """
-    context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
-    rope = getattr(config, "rope_parameters", None) or {}
-    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
-        if one.get("rope_type") in ("longrope", "dynamic"):
-            context = min(context, one.get("original_max_position_embeddings") or context)
-    return context

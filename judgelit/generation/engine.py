@@ -71,6 +71,8 @@ class EngineSpec:
     """A Jinja file in place of the tokenizer's own chat template."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Defaults of the chat template's variables, such as enable_thinking: false."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -78,7 +80,9 @@ class EngineSpec:
 
     def result_settings(self) -> dict[str, Any]:
         """The settings, other than the model, that can change its texts; results record them."""
-        return {name: getattr(self, name) for name in ("dtype", "quantization", "chat_template")}
+        return {
+            name: getattr(self, name) for name in ("dtype", "quantization", "chat_template", "chat_template_kwargs")
+        }
 
 
 def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None) -> "LocalEngine":
@@ -97,6 +101,6 @@ def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None) -> "
     device = find_device(spec.device)
     found = NamedModel.find(spec)
     # The tokenizer goes first: a mistake in its settings is found before the weights are read.
-    tokenizer = tokenizer or found.load_tokenizer(spec.chat_template)
+    tokenizer = tokenizer or found.load_tokenizer(spec.chat_template, spec.chat_template_kwargs)
     model: Any = found.load_weights()
     return LocalEngine(model.to(device), tokenizer, spec.model, spec.batch_size)

@@ -1,12 +1,14 @@
 """Finding and loading the model that an `EngineSpec` names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
-from judgelit.batches.tokenizer import NANO, ChatTokenizer, model_folder
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.tokenizer_files import NANO, model_folder, tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
@@ -48,16 +50,22 @@ class NamedModel:
         # Training has read the weights in the run's dtype and has saved them in it.
         return cls(backbone if run is not None else replace(backbone, dtype=_saved_dtype(backbone)), run)
 
-    def load_tokenizer(self, chat_template: str | None) -> ChatTokenizer:
+    def load_tokenizer(
+        self, chat_template: str | None, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> ChatTokenizer:
         """The model's own tokenizer: the run's or the adapter's, where there is one; else the base model's.
 
         Args:
             chat_template: A Jinja file in place of the tokenizer's own chat template.
+            chat_template_kwargs: Defaults of the chat template's variables.
         """
-        if self.run is not None and chat_template is None:
-            return self.run.tokenizer()
-        name = self.backbone.adapter or self.backbone.name_or_path
-        return ChatTokenizer.load(name, chat_template, self.backbone.trust_remote_code)
+        if self.run is not None:
+            return self.run.tokenizer(chat_template, chat_template_kwargs)
+        model = self.backbone
+        name = tokenizer_folder(model.name_or_path, model.adapter)
+        return ChatTokenizer.load(
+            name, chat_template, model.trust_remote_code, chat_template_kwargs, base=model.name_or_path
+        )
 
     def load_weights(self) -> "CausalLM":
         """The model with its weights, on the CPU.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from judgelit.batches.tokenizer import NANO, model_folder
+from judgelit.batches.tokenizer_files import NANO, model_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models import flat_attention, quantization
 from judgelit.models.lora import (

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from judgelit.batches.tokenizer import NANO
+from judgelit.batches.tokenizer_files import NANO
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import Memory, PlannedRun, estimate
 from judgelit.planning.optimizer_memory import make_optimizer, uses_8_bits

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from judgelit.atomic import atomic_folder, remove, remove_parts
-from judgelit.batches.tokenizer import NANO, ChatTokenizer
+from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.tokenizer_files import NANO
 from judgelit.errors import UserError
 from judgelit.models import quantization
 from judgelit.models.lora import without_adapter

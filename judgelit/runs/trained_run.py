@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor
 
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -72,15 +73,28 @@ class TrainedRun:
         above = self.folder.resolve().parent
         return above.parent if above.name == "stages" and (above.parent / "config.yaml").is_file() else None
 
-    def tokenizer(self) -> ChatTokenizer:
+    def tokenizer(
+        self, chat_template: str | None = None, chat_template_kwargs: Mapping[str, Any] | None = None
+    ) -> ChatTokenizer:
         """The tokenizer that the run was trained with.
+
+        Args:
+            chat_template: A Jinja file in place of the run's chat template.
+            chat_template_kwargs: Defaults of the chat template's variables, in addition to the run's.
 
         Raises:
             UserError: It cannot be loaded.
         """
-        backbone = self.backbone
+        backbone, values = self.backbone, chat_template_kwargs or {}
+        if chat_template is None:
+            chat_template = self.of_data.get("chat_template")
+            values = {**(self.of_data.get("chat_template_kwargs") or {}), **values}
         return ChatTokenizer.load(
-            backbone.name_or_path, self.of_data.get("chat_template"), trust_remote_code=backbone.trust_remote_code
+            tokenizer_folder(backbone.name_or_path, backbone.adapter),
+            chat_template,
+            backbone.trust_remote_code,
+            values,
+            base=backbone.name_or_path,
         )
 
     def load(self) -> dict[str, Any]:

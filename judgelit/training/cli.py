@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from judgelit.atomic import write_json
 from judgelit.batches.datamodules import DPODataModule, SFTDataModule
 from judgelit.batches.judge_datamodule import JudgeDataModule
+from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -74,8 +75,12 @@ class TrainingCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Take the tokenizer's name from the model, so that it is given once."""
-        parser.link_arguments("model.init_args.backbone.name_or_path", "data.init_args.tokenizer")
+        """Take the tokenizer's name from the adapter or the model, so that it is given once."""
+        backbone = "model.init_args.backbone"
+        parser.link_arguments(
+            (f"{backbone}.name_or_path", f"{backbone}.adapter"), "data.init_args.tokenizer", tokenizer_folder
+        )
+        parser.link_arguments(f"{backbone}.name_or_path", "data.init_args.base")
         parser.link_arguments("model.init_args.backbone.trust_remote_code", "data.init_args.trust_remote_code")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:

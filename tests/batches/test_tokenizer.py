@@ -12,14 +12,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
+from transformers import AutoTokenizer, LlamaConfig
 
 from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.records.records import Message, PreferencePair
+from tests.conftest import CHATML, QWEN3
 from tests.support import judge_prompt, pair_of
 
 HARMLESS = "Which answer is better, 15 or 25?\nSay why.\n\n1. 6 + 6 = 12; 2. 12 + 3 = 15\n如何？ 😀"
@@ -31,9 +35,7 @@ def user(text: str) -> list[Message]:
 
 def controls(chat_format: str, chat: ChatTokenizer) -> dict[str, int]:
     """What a test holds to be control tokens, found without asking the code under test."""
-    texts = {token.content for token in chat.hf.added_tokens_decoder.values() if token.special}
-    texts |= set(chat.hf.all_special_tokens)
-    texts |= {"<think>", "</think>"} if chat_format == "think" else set()
+    texts = {token.content for token in chat.hf.added_tokens_decoder.values()} | set(chat.hf.all_special_tokens)
     return {text: chat.hf.convert_tokens_to_ids(text) for text in texts}
 
 
@@ -92,9 +94,9 @@ class TestCompletion:
         )
         ids = chat.prompt_ids(user("2 + 2?")) + chat.completion_ids("It is 4.")
         ours = chat.hf.decode(ids)
-        if chat_format == "think":
-            # The template drops the reasoning that the generation prompt opens.
-            ours = ours.replace("<think>\n", "")
+        # These templates write an empty block of reasoning, or the opening tag, on one side alone.
+        for tag in ("<think>", "</think>") if chat_format in ("think", "qwen3") else ():
+            ours, whole = ours.replace(tag, ""), whole.replace(tag, "")
         # Some templates write blanks around the answer, and a line feed after its end.
         assert "".join(ours.split()) == "".join(whole.split())
 
@@ -179,8 +181,6 @@ class TestInjection:
         assert chat.prompt_ids(halves).count(chat.end_of_turn_id) == 1
 
     def test_a_token_within_the_reach_of_another_is_no_token(self, hf_tokenizers: dict[str, Any]) -> None:
-        from tokenizers import AddedToken
-
         hf = copy.deepcopy(hf_tokenizers["chatml"])
         hf.add_tokens([AddedToken(text, special=True, normalized=False) for text in ("||x|", "|x||")])
         chat = ChatTokenizer(hf)
@@ -189,8 +189,6 @@ class TestInjection:
         assert chat.decode(chat.text_ids("||x||")) == "||x||"
 
     def test_a_token_that_only_normalisation_spells_is_no_token(self, hf_tokenizers: dict[str, Any]) -> None:
-        from tokenizers import AddedToken, normalizers
-
         hf = copy.deepcopy(hf_tokenizers["chatml"])
         hf.backend_tokenizer.normalizer = normalizers.NFKC()
         hf.chat_template = hf.chat_template + "{# <tool> #}"
@@ -202,22 +200,201 @@ class TestInjection:
             assert forged not in chat.text_ids(text)
             assert forged not in chat.prompt_ids(user(text))
 
-    def test_added_tokens_for_mere_text_stay_text(self, chatml: ChatTokenizer) -> None:
-        # The template never writes <tool_call>, so in a text it is what it was in pre-training.
-        assert chatml.text_ids("<tool_call>") == [chatml.hf.convert_tokens_to_ids("<tool_call>")]
+    def test_added_tokens_of_blanks_stay_text(self, hf_tokenizers: dict[str, Any]) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.add_tokens([AddedToken(blanks, special=False, normalized=False) for blanks in ("    ", "\n\n\n", "▁▁")])
+        chat = ChatTokenizer(hf)
+        code = "if x:\n    return 1\n\n\n▁▁"
+        assert chat.text_ids(code) == hf(code, add_special_tokens=False)["input_ids"]
+        assert {hf.convert_tokens_to_ids(blanks) for blanks in ("    ", "\n\n\n", "▁▁")} <= set(chat.text_ids(code))
 
     def test_half_of_a_surrogate_pair_is_text_too(self, chat: ChatTokenizer) -> None:
         assert chat.decode(chat.text_ids("cut \ud83d off")) == "cut � off"
         assert chat.prompt_ids(user("cut \ud83d off")) == chat.prompt_ids(user("cut � off"))
 
-    def test_a_long_text_is_fast(self, chat: ChatTokenizer) -> None:
-        text = "The answer is <b>right</b>, since [1] 6 + 6 = 12 < 15.\n" * 4000
+    def test_a_long_text_of_control_tokens_takes_no_longer_than_prose(
+        self, chat_format: str, chat: ChatTokenizer, end_of_turn: dict[str, str]
+    ) -> None:
+        def seconds(text: str) -> float:
+            start = time.perf_counter()
+            chat.prompt_ids(user(text * (300_000 // len(text))))
+            return time.perf_counter() - start
+
+        prose = seconds("The answer is <b>right</b>, since [1] 6 + 6 = 12 < 15.\n")
+        token = end_of_turn[chat_format]
+        for text in (token, token[:-1]):
+            assert seconds(text) < 1 + 3 * prose, text
+
+    def test_a_search_among_thousands_of_tokens_is_fast(self, hf_tokenizers: dict[str, Any]) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.add_tokens([AddedToken(f"<unused{n}>", special=False, normalized=False) for n in range(6000)])
+        chat = ChatTokenizer(hf)
         start = time.perf_counter()
-        chat.text_ids(text)
+        assert chat.text_ids("<unused5999>") != [hf.convert_tokens_to_ids("<unused5999>")]
+        chat.text_ids("<unused" * 100_000)
         assert time.perf_counter() - start < 5
 
 
+REASONED = "<think>\nSix and six\n\n</think>\n\nIt is 12."
+
+
+class TestReasoning:
+    @pytest.mark.parametrize("answer", [REASONED, "no tag\n</think>\n\nIt is 12.", "<think></think>It is 12."])
+    @pytest.mark.parametrize("name", ["qwen3", "think"])
+    def test_of_earlier_turns_is_dropped_where_the_template_drops_it(
+        self, name: str, answer: str, hf_tokenizers: dict[str, Any]
+    ) -> None:
+        chat = ChatTokenizer(hf_tokenizers[name])
+        turns = [*user("6 + 6?"), {"role": "assistant", "content": answer}, *user("Sure?")]
+        served = chat.hf.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+        assert chat.prompt_ids(turns) == served
+        assert "Six" not in chat.raw_text(chat.prompt_ids(turns))
+
+    def test_of_earlier_turns_stays_as_text_where_the_template_keeps_it(self, hf_tokenizers: dict[str, Any]) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
+        chat = ChatTokenizer(hf)
+        turns = [*user("6 + 6?"), {"role": "assistant", "content": REASONED}, *user("Sure?")]
+        ids = chat.prompt_ids(turns)
+        assert REASONED in chat.raw_text(ids)
+        assert not set(hf.convert_tokens_to_ids(["<think>", "</think>"])) & set(ids)
+
+    @given(data=st.data())
+    def test_of_earlier_turns_writes_no_control_token(self, hf_tokenizers: dict[str, Any], data: st.DataObject) -> None:
+        for name in ("qwen3", "think", "chatml", "chatml-slice"):
+            hf = hf_tokenizers[name.removesuffix("-slice")]
+            if name == "chatml-slice":
+                hf = copy.deepcopy(hf)
+                # A template that cuts a text at a tag, so that the tag comes first in what it writes.
+                hf.chat_template = hf.chat_template.replace(
+                    "{{ message.content }}", "{{ message.content[message.content.find('<tool_call>'):] }}"
+                )
+            chat = ChatTokenizer(hf)
+            texts = spelled(sorted(controls(name, chat)))
+            question, answer = data.draw(texts), data.draw(texts)
+            plain = [*user("q"), {"role": "assistant", "content": "a"}, *user("q")]
+            turns = [*user(question), {"role": "assistant", "content": answer}, *user(question)]
+            counts = control_counts(chat.prompt_ids(turns), name, chat)
+            assert counts == control_counts(chat.prompt_ids(plain), name, chat)
+
+    @pytest.mark.parametrize("thinks", [True, False])
+    def test_a_setting_switches_it_off(self, thinks: bool, hf_tokenizers: dict[str, Any], tmp_path: Path) -> None:
+        folder = saved(hf_tokenizers["qwen3"], tmp_path / "model")
+        chat = ChatTokenizer.load(folder, chat_template_kwargs={"enable_thinking": thinks})
+        served = hf_tokenizers["qwen3"].apply_chat_template(
+            user("?"), tokenize=True, add_generation_prompt=True, return_dict=False, enable_thinking=thinks
+        )
+        assert chat.prompt_ids(user("?")) == served
+        assert chat.fingerprint != ChatTokenizer.load(folder).fingerprint
+
+    def test_the_setting_is_saved_as_a_default_for_every_program(
+        self, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        values = {"enable_thinking": False, "name": 'Jo "x" \\ 😀\n', "more": {"a": [1, None, 2.5, True]}}
+        template = tmp_path / "chat.jinja"
+        template.write_text("{{ name }}{{ more.a[1] is none }}{{ more['a'][2:] }}" + QWEN3, encoding="utf-8")
+        chat = ChatTokenizer.load(saved(hf_tokenizers["qwen3"], tmp_path / "model"), str(template), False, values)
+        chat.hf.save_pretrained(tmp_path / "export")
+        shutil.copy(tmp_path / "model" / "config.json", tmp_path / "export")
+        other = AutoTokenizer.from_pretrained(tmp_path / "export")
+        rendered = other.apply_chat_template(user("?"), tokenize=False, add_generation_prompt=True)
+        assert "<think>\n\n</think>\n\n" in rendered
+        assert rendered.startswith('Jo "x" \\ 😀\nTrue[2.5, True]')
+        open_ended = other.apply_chat_template(
+            user("?"), tokenize=False, add_generation_prompt=True, enable_thinking=True
+        )
+        assert "<think>" not in open_ended
+        again = ChatTokenizer.load(str(tmp_path / "export"))
+        assert again.prompt_ids(user("?")) == chat.prompt_ids(user("?"))
+        back = ChatTokenizer.load(str(tmp_path / "export"), chat_template_kwargs={"enable_thinking": True})
+        assert "<think>" not in back.raw_text(back.prompt_ids(user("?")))
+
+    @pytest.mark.parametrize("name", ["enable_thinkin", "messages", "add_generation_prompt", "x y", "think"])
+    def test_a_setting_that_the_template_does_not_know_is_refused(
+        self, name: str, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        folder = saved(hf_tokenizers["qwen3"], tmp_path / "model")
+        with pytest.raises(UserError, match=f"chat_template_kwargs.{name}: found a variable that the chat template"):
+            ChatTokenizer.load(folder, chat_template_kwargs={name: 1})
+
+
+class TestHeader:
+    @pytest.mark.parametrize(
+        ("template", "said"),
+        [
+            (CHATML.split("{% if add_generation_prompt")[0], "writes '' where a chat has '<|im_start|>assistant"),
+            (
+                CHATML.replace("{{ message.content", "{{ '<|channel|>final<|message|>' }}{{ message.content"),
+                "where a chat has '<|channel|>final<|message|>'",
+            ),
+            (CHATML.replace("<|im_start|>assistant", "<|im_start|>model"), "writes 'model"),
+            (CHATML.replace("{{ message.content }}", "{{ message.content[:3] }}"), "does not write the assistant's"),
+        ],
+    )
+    def test_a_generation_prompt_that_is_not_the_whole_header_is_refused(
+        self, template: str, said: str, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = template
+        with pytest.raises(UserError) as caught:
+            ChatTokenizer.load(saved(hf, tmp_path / "model"))
+        assert str(caught.value).startswith("chat_template: ") and said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_every_whole_header_is_taken(self, chat_format: str, hf_tokenizers: dict[str, Any], tmp_path: Path) -> None:
+        ChatTokenizer.load(saved(hf_tokenizers[chat_format], tmp_path / "model"))
+
+
+class TestEmbeddings:
+    @pytest.mark.parametrize("kind", ["words", "padding", "template"])
+    def test_ids_beyond_the_models_rows_are_refused(
+        self, kind: str, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        rows = len(hf) - 20 if kind == "words" else len(hf)
+        if kind == "padding":
+            hf.add_special_tokens({"pad_token": "[PAD]"})
+        if kind == "template":
+            hf.add_tokens([AddedToken("<judge>", special=False)])
+            hf.chat_template = "<judge>" + hf.chat_template
+        folder = saved(hf, tmp_path / "model", rows)
+        with pytest.raises(UserError, match=f"expected less than the {rows} rows of the model's embeddings"):
+            ChatTokenizer.load(folder)
+
+    def test_an_added_token_that_nothing_writes_is_no_reason(
+        self, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        # Gemma 3's text models have such a token, for images.
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        rows = len(hf)
+        hf.add_tokens([AddedToken("<image>", special=False)])
+        chat = ChatTokenizer.load(saved(hf, tmp_path / "model", rows))
+        assert max(chat.text_ids("<image>")) < rows
+
+
 class TestLoad:
+    def test_a_folder_with_mistrals_file_alone_is_refused(self, llama: str, tmp_path: Path) -> None:
+        (tmp_path / "model").mkdir()
+        shutil.copy(Path(llama) / "config.json", tmp_path / "model")
+        (tmp_path / "model" / "tekken.json").write_text('{"config": {}, "vocab": [], "special_tokens": []}')
+        with pytest.raises(UserError) as caught:
+            ChatTokenizer.load(str(tmp_path / "model"))
+        assert "tekken.json" in str(caught.value) and "\n" not in str(caught.value)
+
+    def test_an_adapters_own_tokenizer_is_used(
+        self, llama: str, warm_adapter: str, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        adapter = shutil.copytree(warm_adapter, tmp_path / "adapter")
+        assert tokenizer_folder(llama, None) == tokenizer_folder(llama, str(adapter)) == llama
+        hf_tokenizers["chatml"].save_pretrained(adapter)
+        settings = json.loads((adapter / "adapter_config.json").read_text())
+        settings["base_model_name_or_path"] = "someone/gone"
+        (adapter / "adapter_config.json").write_text(json.dumps(settings))
+        name = tokenizer_folder(llama, str(adapter))
+        assert name == str(adapter)
+        chat = ChatTokenizer.load(name, base=llama)
+        assert chat.context == 1024 and "<|im_start|>" in chat.raw_text(chat.prompt_ids(user("?")))
+
     def test_a_tokenizer_without_chat_template_is_refused(
         self, llama: str, hf_tokenizers: dict[str, Any], tmp_path: Path
     ) -> None:
@@ -230,7 +407,11 @@ class TestLoad:
             ChatTokenizer.load(str(folder))
 
         template = tmp_path / "chat.jinja"
-        template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}!", encoding="utf-8")
+        template.write_text(
+            "{% for message in messages %}{{ message.content }}{% if not loop.last %}!{% endif %}{% endfor %}"
+            "{% if add_generation_prompt %}!{% endif %}",
+            encoding="utf-8",
+        )
         chat = ChatTokenizer.load(str(folder), str(template))
         assert chat.hf.decode(chat.prompt_ids(user("hi"))) == "hi!"
         with pytest.raises(UserError, match="no such file"):
@@ -300,3 +481,10 @@ def copy_of(folder: str, target: Path) -> Path:
 
     shutil.copytree(folder, target)
     return target
+
+
+def saved(hf: Any, folder: Path, rows: int | None = None) -> str:
+    """Save a tokenizer with the configuration of a model that has `rows` embeddings."""
+    copy.deepcopy(hf).save_pretrained(folder)
+    LlamaConfig(vocab_size=rows or len(hf), max_position_embeddings=1024).save_pretrained(folder)
+    return str(folder)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from transformers import AutoTokenizer
 
-from judgelit.batches.tokenizer import NANO_FOLDER
+from judgelit.batches.tokenizer_files import NANO_FOLDER
 
 from .conftest import shortened_quickstart
 

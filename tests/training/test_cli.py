@@ -1,17 +1,23 @@
 """`judgelit fit`: exact continuation, saved configurations, errors in one line."""
 
+import copy
 import csv
 import json
 import os
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.cli import main
+from judgelit.generation.engine import EngineSpec
+from judgelit.generation.loading import NamedModel
+from judgelit.models.backbone import Backbone
 from judgelit.training import cli as training
 from judgelit.training.finetuning import FineTuningModule
 
@@ -132,6 +138,80 @@ def test_a_class_is_printed_by_its_public_name(capsys: pytest.CaptureFixture[str
         with pytest.raises(SystemExit):
             main(["fit", "--config=quickstart/sft", f"--data={cls.__name__}", "--data.train=x", "--print_config"])
         assert f"class_path: judgelit.{cls.__name__}" in capsys.readouterr().out
+
+
+@pytest.fixture
+def own_tokenizer(warm_adapter: str, hf_tokenizers: dict[str, Any], tmp_path: Path) -> Path:
+    """The folder of an adapter with a chat template other than its base's."""
+    folder = shutil.copytree(warm_adapter, tmp_path / "adapter")
+    hf = copy.deepcopy(hf_tokenizers["llama3"])
+    hf.chat_template = hf.chat_template.replace("user", "asker") + "{# mine #}"
+    hf.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("method", ["SFT", "DPO"])
+def test_data_are_read_with_the_adapters_own_chat_template(
+    method: str, llama: str, warm_adapter: str, own_tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def template(*more: str) -> str:
+        run = [f"--model={method}Module", f"--model.backbone.name_or_path={llama}", f"--data={method}DataModule"]
+        cli = training.TrainingCLI([*run, "--data.train=none.jsonl", *more], run=False)
+        assert cli.datamodule.tokenizer.context == 1024
+        return cli.datamodule.tokenizer.hf.chat_template
+
+    assert template(f"--model.backbone.adapter={own_tokenizer}").endswith("{# mine #}")
+    assert "mine" not in template()
+    # An adapter without a tokenizer has its base's.
+    assert template(f"--model.backbone.adapter={warm_adapter}") == template()
+    Path("other.jinja").write_text(template().replace("{{ bos_token }}", "{# other #}{{ bos_token }}"))
+    other = template(f"--model.backbone.adapter={own_tokenizer}", "--data.chat_template=other.jinja")
+    assert "{# other #}" in other and "mine" not in other
+
+
+def test_variables_of_the_chat_template_are_a_setting_that_the_model_keeps(
+    llama: str, hf_tokenizers: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(llama, tmp_path / "thinking")
+    hf = copy.deepcopy(hf_tokenizers["llama3"])
+    hf.chat_template = hf.chat_template.replace(
+        "assistant<|end_header_id|>\n\n",
+        "assistant<|end_header_id|>\n\n{% if not enable_thinking %}<think></think>{% endif %}",
+    )
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    hf.save_pretrained(folder)
+    Path("train.jsonl").write_text(json.dumps({"prompt": "1+1=?", "completion": "2"}) + "\n")
+    run = ["fit", "--config=lora/sft", f"--model.backbone.name_or_path={folder}", "--data.train=train.jsonl"]
+    run += ["--data.val_fraction=0", "--data.cache=cache", "--trainer.max_steps=1", "--trainer.accelerator=cpu"]
+    main([*run, "--data.chat_template_kwargs.enable_thinking=true", "--trainer.default_root_dir=run"])
+    main(["export", "run", "--to", "exported"])
+    question = [{"role": "user", "content": "?"}]
+    for place in ("run/model", "exported"):
+        mine = ChatTokenizer.load(place)
+        assert "<think>" not in mine.raw_text(mine.prompt_ids(question))
+    for model, closed in (("run", False), ("run/model", False), (str(folder), True)):
+        for values in (None, {"enable_thinking": False}):
+            spec = EngineSpec(model, chat_template_kwargs=values)
+            tokenizer = NamedModel.find(spec).load_tokenizer(None, spec.chat_template_kwargs)
+            text = tokenizer.raw_text(tokenizer.prompt_ids(question))
+            assert ("<think>" in text) == (closed or values is not None)
+
+
+def test_settings_of_the_backbone_can_be_null_on_the_command_line(
+    llama: str, warm_adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = ["--config=lora/sft", f"--model.backbone.name_or_path={llama}", "--data.train=none.jsonl"]
+    run += [f"--model.backbone.adapter={warm_adapter}", "--model.backbone.quantization=nf4"]
+    for name in ("lora", "quantization", "adapter"):
+        for null in ([f"--model.backbone.{name}", "null"], [f"--model.backbone.{name}=null"]):
+            backbone = training.TrainingCLI([*run, *null], run=False).model.backbone
+            assert getattr(backbone, name) is None, null
+    every = [one for name in ("lora", "quantization", "adapter") for one in (f"--model.backbone.{name}", "null")]
+    assert training.TrainingCLI([*run, *every], run=False).model.backbone == Backbone(llama)
 
 
 WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'

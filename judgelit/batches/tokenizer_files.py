@@ -1,0 +1,75 @@
+"""Files of a tokenizer: which folder holds it, how it is loaded, and how many tokens its model can take."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from judgelit.errors import UserError, first_line
+
+NANO = "nano"
+NANO_FOLDER = Path(__file__).parent / "nano"
+"""The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
+
+_TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
+
+def model_folder(name_or_path: str) -> str:
+    """Return the name or folder for Hugging Face's loaders: `nano` stands for the built-in folder."""
+    return str(NANO_FOLDER) if name_or_path == NANO else name_or_path
+
+
+def tokenizer_folder(name_or_path: str, adapter: str | None) -> str:
+    """Return where the tokenizer of a model is: in the folder of its adapter, if that holds one.
+
+    Args:
+        name_or_path: The model's hub name, folder or `nano`.
+        adapter: The folder of its adapter; None if it has none.
+    """
+    return name_or_path if adapter is None or not holds_tokenizer(Path(adapter)) else adapter
+
+
+def holds_tokenizer(folder: Path) -> bool:
+    return any(file for kind in _TOKENIZER_FILES for file in folder.glob(kind))
+
+
+def load_files(name_or_path: str, base: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Load a tokenizer, and the text configuration of the model in the same place or of `base`."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    folder = model_folder(name_or_path)
+    local = Path(folder)
+    try:
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(model_folder(base or folder), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # transformers raises many kinds of errors for files that it cannot read.
+        if not local.exists() and local.parent != Path() and local.parent.is_dir():
+            raise UserError(f"tokenizer {name_or_path!r}: no such folder") from error
+        if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
+            raise UserError(
+                f"tokenizer {name_or_path!r}: no such folder, and the hub could not be reached or has no such model"
+            ) from error
+        raise UserError(f"tokenizer {name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+    return hf, config.get_text_config()
+
+
+def base_of_adapter(folder: Path) -> str | None:
+    """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
+    settings = folder / "adapter_config.json"
+    return (
+        json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") if settings.is_file() else None
+    )
+
+
+def row_limit(config: Any) -> int:
+    """Return the most tokens for which a row's result does not depend on the other rows of its batch.
+
+    LongRoPE and dynamic scaling change all position embeddings of a batch if one of its rows is longer than the
+    model's original context (arXiv 2402.13753).
+    """
+    context: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+    rope = getattr(config, "rope_parameters", None) or {}
+    for one in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            context = min(context, one.get("original_max_position_embeddings") or context)
+    return context
