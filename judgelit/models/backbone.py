@@ -17,6 +17,7 @@ from judgelit.models.lora import (
     LoRA,
     adapter_folder,
     add_adapter,
+    edits_base_weights,
     replaces_base_weights,
     start_from_adapter,
 )
@@ -138,11 +139,11 @@ class Backbone:
         """Whether each process must load the whole model before it keeps its part.
 
         4-bit weights are made from whole ones, and PEFT loads an adapter's copies of the model's own weights into
-        whole ones.
+        whole ones. Some adapters edit the model's weights when they are loaded.
         """
         if self.quantization is not None or (self.name_or_path != NANO and self._is_stored_quantized()):
             return True
-        return self.adapter is not None and replaces_base_weights(self.adapter)
+        return self.adapter is not None and (replaces_base_weights(self.adapter) or edits_base_weights(self.adapter))
 
     def _find_weights(self, model: "PreTrainedModel") -> FileWeights | FirstRankWeights:
         """Find where a model that was built without weights gets them once it is sharded."""

@@ -1,10 +1,13 @@
 """LoRA adapters: add a new one to a model, or load one to continue from."""
 
+import copy
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from judgelit.errors import UserError, first_line
@@ -92,9 +95,62 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
 
     folder = adapter_folder(adapter)
     try:
-        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+        # PEFT repeats the initialisation of the adapter, which edits the base's weights in some (PiSSA). Where it draws
+        # random numbers, they must be the same each time the adapter is loaded, and on all ranks.
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return PeftModel.from_pretrained(model, folder, is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)}") from error
+
+
+def copy_adapter(model: "PeftModel", name: str) -> None:
+    """Add a frozen copy of the adapter `default` under another name.
+
+    The copy's weights come from the model, not from files. Loading the files again would repeat the adapter's
+    initialisation, which edits the base's weights in some (PiSSA, OLoRA, LoftQ).
+
+    Args:
+        model: A model whose adapter `refusal_to_copy` accepts.
+        name: Name of the copy.
+    """
+    settings = copy.deepcopy(model.peft_config["default"])
+    settings.inference_mode = True
+    if hasattr(settings, "init_lora_weights"):
+        settings.init_lora_weights = True
+    with torch.random.fork_rng():
+        model.add_adapter(name, settings)
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for path, weight in weights.items():
+            if ".default." in f"{path}.":
+                weights[f"{path}.".replace(".default.", f".{name}.").removesuffix(".")].copy_(weight)
+    # The new adapter's parameters may be marked as trainable.
+    model.set_adapter("default")
+
+
+def refusal_to_copy(adapter: str) -> str | None:
+    """Why a model cannot hold an adapter twice; None if it can.
+
+    Args:
+        adapter: Folder of the adapter.
+    """
+    bias = _settings(adapter).get("bias", "none")
+    if bias != "none":
+        return f"trains the model's own biases (bias {bias!r})"
+    return "ties its weights to each other (ensure_weight_tying)" if ties_weights(adapter) else None
+
+
+def ties_weights(adapter: str) -> bool:
+    """Whether an adapter of the embeddings is also that of the head."""
+    return bool(_settings(adapter).get("ensure_weight_tying"))
+
+
+def edits_base_weights(adapter: str) -> bool:
+    """Whether the initialisation of an adapter, which PEFT repeats when it loads it, changes the base's weights."""
+    return (
+        str(_settings(adapter).get("init_lora_weights", True)).lower().startswith(("pissa", "olora", "corda", "loftq"))
+    )
 
 
 def replaces_base_weights(adapter: str) -> bool:
@@ -108,6 +164,18 @@ def replaces_base_weights(adapter: str) -> bool:
     except (OSError, SafetensorError):
         # Assume so. PEFT then reads another file format or reports the error.
         return True
+
+
+def _settings(adapter: str) -> dict[str, Any]:
+    """The content of an adapter's adapter_config.json."""
+    path = Path(adapter_folder(adapter)) / "adapter_config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: found no JSON, expected the settings of a PEFT adapter") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: found {type(settings).__name__}, expected the settings of a PEFT adapter")
+    return settings
 
 
 def adapter_folder(adapter: str) -> str:

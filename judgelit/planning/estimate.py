@@ -197,7 +197,7 @@ def _trace(run: PlannedRun, model: Any, batch: Batch, scoring: Layout, cast: tor
             raise UserError(
                 "reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'"
             )
-        reference = AdapterReference(policy, None)
+        reference = AdapterReference(policy, has_adapter=False)
     if not run.on_cpu and scoring.rows == "shared_prefix" and name == flat_attention.NAME:
         without_adapter(model).set_attn_implementation(ROW_KERNEL)
     return trace_step(

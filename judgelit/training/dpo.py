@@ -20,7 +20,7 @@ from judgelit.training.reference import (
     Reference,
     ReferenceKind,
     build_reference,
-    load_starting_adapter,
+    copy_starting_adapter,
     needs_starting_adapter,
 )
 
@@ -98,7 +98,7 @@ class DPOModule(FineTuningModule):
         """Turn dropout off, since policy and reference must agree at the start; keep a copy of the starting adapter."""
         disable_dropout(model)
         if needs_starting_adapter(self.reference_kind, self.backbone):
-            load_starting_adapter(model, self.backbone.adapter)  # type: ignore[arg-type]
+            copy_starting_adapter(model)  # type: ignore[arg-type]
 
     def on_fit_start(self) -> None:
         """Move the reference to the policy's device: Lightning moves the module only after `configure_model`."""

@@ -130,7 +130,7 @@ def _starting_scorer(module: "DPOModule") -> Scorer | AdapterReference:
     """The policy, or if it has been trained, its start loaded again."""
     backbone, policy, wanted = module.backbone, module.policy, module.reference.fingerprint()
     if backbone.uses_lora and backbone.adapter is None:
-        return AdapterReference(policy, None)
+        return AdapterReference(policy, has_adapter=False)
     if starting_fingerprint(backbone, policy.model) == wanted:
         return policy
     again: Any = backbone.build(module.sharding, module.before_sharding)

@@ -11,7 +11,7 @@ from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import LogProbs, Scorer, completion_logprobs
 from judgelit.models.backbone import Backbone
 from judgelit.models.fingerprint import fingerprint
-from judgelit.models.lora import without_adapter
+from judgelit.models.lora import copy_adapter, refusal_to_copy, ties_weights, without_adapter
 from judgelit.models.sharding import Sharding, reshard
 
 if TYPE_CHECKING:
@@ -47,18 +47,18 @@ class AdapterReference:
     is the base, not the warm judge.
     """
 
-    def __init__(self, policy: Scorer, starting_adapter: str | None) -> None:
+    def __init__(self, policy: Scorer, has_adapter: bool) -> None:
         """Describe it.
 
         Args:
             policy: The policy, a PEFT model.
-            starting_adapter: Folder of the adapter that training started from; None if it started from a new one.
+            has_adapter: Whether training starts from an adapter, and not from a new one.
         """
         self.policy = policy
         self.model: PeftModel = policy.model  # type: ignore[assignment]
-        self.has_adapter = starting_adapter is not None
-        if starting_adapter is not None and _ADAPTER not in self.model.peft_config:
-            load_starting_adapter(self.model, starting_adapter)
+        self.has_adapter = has_adapter
+        if self.has_adapter and _ADAPTER not in self.model.peft_config:
+            copy_starting_adapter(self.model)
 
     @torch.no_grad()
     def logprobs(self, batch: PreferenceBatch) -> LogProbs:
@@ -100,7 +100,7 @@ class FrozenReference:
 
         Args:
             policy: The policy, whose layout the copy takes.
-            copied: The copy, if Python cannot copy the model; it then is sharded.
+            copied: The copy, if Python cannot copy the model.
         """
         self.policy = policy
         model = copy.deepcopy(policy.model) if copied is None else copied
@@ -140,17 +140,35 @@ class PrecomputedReference:
         """Do nothing: the values come with the batch."""
 
 
-def load_starting_adapter(model: "PeftModel", starting_adapter: str) -> None:
+def copy_starting_adapter(model: "PeftModel") -> None:
     """Add a frozen copy of the adapter that the policy starts from; call it before the model is sharded."""
-    model.load_adapter(starting_adapter, adapter_name=_ADAPTER, is_trainable=False)
-    # Loading leaves the model in eval mode and may leave the new adapter's parameters marked trainable.
-    model.train()
-    model.set_adapter("default")
+    copy_adapter(model, _ADAPTER)
 
 
 def needs_starting_adapter(kind: ReferenceKind, backbone: Backbone) -> bool:
     """Whether the reference is an adapter of the policy's own model."""
-    return kind in ("auto", "adapter") and backbone.adapter is not None
+    return backbone.adapter is not None and _resolve(kind, backbone) == "adapter"
+
+
+def _resolve(kind: ReferenceKind, backbone: Backbone) -> ReferenceKind:
+    """The kind of reference that `auto` stands for.
+
+    Raises:
+        UserError: The kind is `adapter`, and there is no adapter or the model cannot hold it twice.
+    """
+    if kind not in ("auto", "adapter"):
+        return kind
+    refusal = None if backbone.adapter is None else refusal_to_copy(backbone.adapter)
+    if kind == "auto":
+        return "adapter" if backbone.uses_lora and refusal is None else "frozen"
+    if not backbone.uses_lora:
+        raise UserError("reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'")
+    if refusal is not None:
+        raise UserError(
+            f"reference 'adapter': found the adapter {backbone.adapter!r}, which {refusal}, expected one that a model "
+            "can hold twice; use reference 'frozen'"
+        )
+    return kind
 
 
 def build_reference(
@@ -159,22 +177,21 @@ def build_reference(
     """Build the reference for a policy that has just been built, sharded like it.
 
     Raises:
-        UserError: The kind is `adapter` and the policy has no LoRA.
+        UserError: The kind is `adapter`, and there is no adapter or the model cannot hold it twice.
     """
+    kind = _resolve(kind, backbone)
     if kind == "precomputed":
         return PrecomputedReference(starting_fingerprint(backbone, policy.model))
-    if kind == "auto":
-        kind = "adapter" if backbone.uses_lora else "frozen"
     if kind == "frozen":
-        if sharding is None:
+        # Python cannot copy shards, nor adapters that are tied to each other.
+        if sharding is None and (backbone.adapter is None or not ties_weights(backbone.adapter)):
             return FrozenReference(policy)
         copied = backbone.build(sharding, copy_from=policy.model)  # type: ignore[arg-type]
-        # The root's gathered weights would stay: only a backward pass frees them by default.
-        without_adapter(copied).set_reshard_after_forward(True, recurse=False)
+        if sharding is not None:
+            # The root's gathered weights would stay: only a backward pass frees them by default.
+            without_adapter(copied).set_reshard_after_forward(True, recurse=False)
         return FrozenReference(policy, copied)
-    if not backbone.uses_lora:
-        raise UserError("reference 'adapter' needs a LoRA policy; set model.backbone.lora, or use reference 'frozen'")
-    return AdapterReference(policy, backbone.adapter)
+    return AdapterReference(policy, has_adapter=backbone.adapter is not None)
 
 
 def starting_fingerprint(backbone: Backbone, model: torch.nn.Module) -> str:
