@@ -69,6 +69,7 @@ def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking
         "dtype": "float32",
         "quantization": None,
         "chat_template": None,
+        "chat_template_kwargs": None,
     }
     for name, pairs in {"one": ONE, "two": TWO}.items():
         judgments = folders.judgments(name)

@@ -22,7 +22,9 @@ from judgelit.training.sft import SFTModule
 from tests.whole_blocks import save_adapter, widened
 
 QUESTION = [{"role": "user", "content": "Is 6 + 6 = 12?"}]
-OTHER_TEMPLATE = "{% for message in messages %}OTHER {{ message.content }}{% endfor %}<|im_start|>"
+OTHER_TEMPLATE = """\
+{% for message in messages %}{% if message.role == 'user' %}OTHER {{ message.content }}<|im_start|>{% else %}\
+{{ message.content }}{% endif %}{% endfor %}"""
 
 
 def text(engine: LocalEngine) -> str:
@@ -79,7 +81,9 @@ class TestTokenizer:
     def test_a_template_or_tokenizer_of_the_caller_is_used(
         self, llama: str, own_template_adapter: str, tmp_path: Path
     ) -> None:
-        (tmp_path / "own.jinja").write_text("MINE {{ messages[0].content }}", encoding="utf-8")
+        (tmp_path / "own.jinja").write_text(
+            "MINE {% for message in messages %}{{ message.content }}{% endfor %}", encoding="utf-8"
+        )
         spec = EngineSpec(own_template_adapter, chat_template=str(tmp_path / "own.jinja"))
         assert prompt(load_engine(spec)) == "MINE Is 6 + 6 = 12?"
         tokenizer = ChatTokenizer.load(llama)

@@ -108,7 +108,7 @@ def test_a_judgment_stops_at_its_verdict_if_asked(llama: str, attention: Any, mo
 
 def test_its_identity_depends_on_weights_and_template(llama: str, warm_adapter: str, tmp_path: Path) -> None:
     template = tmp_path / "template.jinja"
-    template.write_text("{{ messages[0].content }}", encoding="utf-8")
+    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}", encoding="utf-8")
     specs = [
         EngineSpec(llama),
         EngineSpec(warm_adapter),
