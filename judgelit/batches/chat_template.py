@@ -14,6 +14,9 @@ _GIVEN = {"messages", "add_generation_prompt", "continue_final_message", "tools"
 # A tag around reasoning: <think>, </think>, [THINK], <|START_THINKING|>, <seed:think>, <thought>.
 _REASONING_TAG = re.compile(r"[<\[]/?\|?/?[a-z:_]*(?:think|thought)[a-z:_]*\|?[>\]]", re.IGNORECASE)
 
+_CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_STRING = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+
 
 def read_template(path: str) -> str:
     """Read a chat template from a Jinja file.
@@ -44,10 +47,12 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> Any:
     """
     if isinstance(template, dict):
         return {name: with_defaults(text, values) for name, text in template.items()}
+    # Names in the template's code: not in the text that it writes, nor in its string literals.
+    code = _STRING.sub("", " ".join(_CODE.findall(template)))
     lines = []
     for name, value in values.items():
         at = f"chat_template_kwargs.{name}"
-        if name in _GIVEN or re.search(rf"(?<![\w.]){re.escape(name)}\b", template) is None:
+        if name in _GIVEN or re.search(rf"(?<![\w.]){re.escape(name)}\b", code) is None:
             raise UserError(
                 f"{at}: found a variable that the chat template does not take from outside, expected one that it "
                 "uses, such as enable_thinking; leave it out"
