@@ -52,7 +52,7 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> Any:
     lines = []
     for name, value in values.items():
         at = f"chat_template_kwargs.{name}"
-        if name in _GIVEN or re.search(rf"(?<![\w.]){re.escape(name)}\b", code) is None:
+        if not name.isidentifier() or name in _GIVEN or re.search(rf"(?<![\w.]){re.escape(name)}\b", code) is None:
             raise UserError(
                 f"{at}: found a variable that the chat template does not take from outside, expected one that it "
                 "uses, such as enable_thinking; leave it out"

@@ -19,13 +19,13 @@ def model_folder(name_or_path: str) -> str:
 
 
 def tokenizer_folder(name_or_path: str, adapter: str | None) -> str:
-    """Return where the tokenizer of a model is: in the folder of its adapter, if that holds one.
+    """Return where to look for the tokenizer of a model: in the folder of its adapter, if there is one.
 
     Args:
         name_or_path: The model's hub name, folder or `nano`.
         adapter: The folder of its adapter; None if it has none.
     """
-    return name_or_path if adapter is None or not holds_tokenizer(Path(adapter)) else adapter
+    return adapter if adapter is not None and (Path(adapter) / "adapter_config.json").is_file() else name_or_path
 
 
 def holds_tokenizer(folder: Path) -> bool:

@@ -18,6 +18,7 @@ from judgelit.cli import main
 from judgelit.generation.engine import EngineSpec
 from judgelit.generation.loading import NamedModel
 from judgelit.models.backbone import Backbone
+from judgelit.shipped_configs import find
 from judgelit.training import cli as training
 from judgelit.training.finetuning import FineTuningModule
 
@@ -204,7 +205,7 @@ def test_settings_of_the_backbone_can_be_null_on_the_command_line(
     llama: str, warm_adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run = ["--config=lora/sft", f"--model.backbone.name_or_path={llama}", "--data.train=none.jsonl"]
+    run = [f"--config={find('lora/sft')}", f"--model.backbone.name_or_path={llama}", "--data.train=none.jsonl"]
     run += [f"--model.backbone.adapter={warm_adapter}", "--model.backbone.quantization=nf4"]
     for name in ("lora", "quantization", "adapter"):
         for null in ([f"--model.backbone.{name}", "null"], [f"--model.backbone.{name}=null"]):
