@@ -222,9 +222,11 @@ def test_prepared_examples_are_reused_for_any_selection(
     SFTDataModule(llama, str(tmp_path / "a.jsonl")).prepare_data()
     # Neither length nor split nor seed is part of what was tokenised; and what is not needed is not read.
     settings: dict[str, Any] = {"max_length": 100, "val_fraction": 0.5, "seed": 4, "test": str(tmp_path / "b.jsonl")}
+    data = SFTDataModule(llama, str(tmp_path / "a.jsonl"), **settings)
+    assert data.tokenizer.pad_id is not None  # loaded before: its own checks tokenise a question
     with monkeypatch.context() as patched:
         patched.setattr(ChatTokenizer, "prompt_ids", lambda *_: pytest.fail("tokenised again"))
-        data = read(SFTDataModule(llama, str(tmp_path / "a.jsonl"), **settings))
+        read(data)
     kept = [row.id for row in (*data.rows("train"), *data.rows("val"))]
     assert 0 < len(kept) < 20 and set(kept) < {f"e{n}" for n in range(20)}
     assert max(data.rows("train").lengths) <= 100
