@@ -7,8 +7,8 @@ one call.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -91,14 +91,21 @@ class AttentionPlan:
     @cached_property
     def block_mask(self) -> "BlockMask":
         """FlexAttention's block mask of the same attention, [1, 1, T, T]."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
         segments, prompts, length = self.segments, self.prompts, len(self.segments)
 
         def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return (key <= query) & ((segments[key] == segments[query]) | (segments[key] == prompts[query]))
 
-        return create_block_mask(sees, None, None, length, length, device=segments.device, _compile=segments.is_cuda)
+        create = _create_block_mask(compiled=segments.is_cuda)
+        return create(sees, None, None, length, length, device=segments.device)
+
+
+@cache
+def _create_block_mask(compiled: bool) -> Any:
+    """PyTorch's function; compiled, it does not store whether each of T x T pairs of tokens see each other."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    return torch.compile(create_block_mask, dynamic=True) if compiled else create_block_mask
 
 
 def _causal(stretches: Sequence[range]) -> Group:

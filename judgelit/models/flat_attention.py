@@ -5,10 +5,7 @@ registers a function (`NAME`). Given a `judgelit_attention`, it computes the att
 completion would have; without one, it is PyTorch's usual attention.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from judgelit.batches.attention_plan import AttentionPlan
+from judgelit.models.flex_attention import BLOCK, Heads, checked_kernel, flex_rows
 
 NAME = "judgelit"
 """The attention's name, as `attn_implementation` takes it."""
@@ -50,46 +48,42 @@ class FlatAttention:
         module: nn.Module | None = None,
     ) -> Tensor:
         """[1, H, T, D] and, for G groups of heads, [1, G, T, D] to [1, T, H, D]; all layers share the plan."""
-        if query.is_cuda and dropout == 0.0 and query.shape[-1] >= 16 and (flex := _compiled_flex_attention()):
+        if query.is_cuda and dropout == 0.0 and query.shape[2] > BLOCK:
             # Unlike scaled_dot_product_attention, it is not on autocast's list.
             query, key = query.to(value.dtype), key.to(value.dtype)
-            grouped = query.shape[1] != key.shape[1]
-            out = flex(query, key, value, block_mask=self.plan.block_mask, scale=scale, enable_gqa=grouped)
-            return out.transpose(1, 2)
-        # One row of all heads for each token, so that a place in the flat row is a row to select.
-        query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-        rows = [part.reshape(len(part), -1) for part in (query, key, value)]
-        parts = []
-        for group in self.plan.groups:
-            q, k, v = (
-                row.index_select(0, places).view(group.size, -1, *part.shape[1:]).transpose(1, 2)
-                for row, places, part in zip(
-                    rows, (group.queries, group.keys, group.keys), (query, key, value), strict=True
-                )
+            kernel = checked_kernel(Heads.of(query, value), _by_scaled_dot_products)
+            if kernel is not None:
+                return flex_rows(kernel, self.plan, query, key, value, scale)
+        return _by_scaled_dot_products(self.plan, query, key, value, scale, dropout)
+
+
+def _by_scaled_dot_products(
+    plan: AttentionPlan, query: Tensor, key: Tensor, value: Tensor, scale: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """[1, H, T, D] and [1, G, T, D] to [1, T, H, D], one call for each group of similar stretches."""
+    # One row of all heads for each token, so that a place in the flat row is a row to select.
+    query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
+    rows = [part.reshape(len(part), -1) for part in (query, key, value)]
+    parts = []
+    for group in plan.groups:
+        q, k, v = (
+            row.index_select(0, places).view(group.size, -1, *part.shape[1:]).transpose(1, 2)
+            for row, places, part in zip(
+                rows, (group.queries, group.keys, group.keys), (query, key, value), strict=True
             )
-            out = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=group.mask,
-                dropout_p=dropout,
-                is_causal=group.mask is None,
-                scale=scale,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-            parts.append(out.transpose(1, 2).reshape(len(group.queries), -1))
-        inverse = self.plan.inverse
-        return torch.cat(parts).index_select(0, inverse).view(1, len(inverse), query.shape[1], -1)
-
-
-@cache
-def _compiled_flex_attention() -> Callable[..., Any] | None:
-    """FlexAttention's kernel, or None without Triton, which compiles it."""
-    if find_spec("triton") is None:
-        return None
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return torch.compile(flex_attention, dynamic=True)
+        )
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=group.mask,
+            dropout_p=dropout,
+            is_causal=group.mask is None,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        parts.append(out.transpose(1, 2).reshape(len(group.queries), -1))
+    return torch.cat(parts).index_select(0, plan.inverse).view(1, len(plan.inverse), query.shape[1], -1)
 
 
 def _attend(
