@@ -4,7 +4,7 @@ import os
 import sys
 from importlib import import_module
 
-from judgelit.errors import UserError
+from judgelit.errors import UserError, out_of_memory
 
 COMMANDS = {
     "run": (
@@ -51,6 +51,12 @@ def main(argv: list[str] | None = None) -> None:
         # One call of write: the lines of several processes must not mix.
         sys.stderr.write(f"judgelit: error: {error}\n")
         raise SystemExit(2) from None
+    except (RuntimeError, MemoryError) as error:
+        said = out_of_memory(error)
+        if said is None:
+            raise
+        sys.stderr.write(f"judgelit: error: {said}; {_saves_memory(argv[0])}\n")
+        raise SystemExit(2) from None
     except BrokenPipeError:
         # The reader, such as `| head`, has closed the pipe. Without this, Python would fail again when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -63,6 +69,16 @@ def main(argv: list[str] | None = None) -> None:
             raise
         sys.stderr.write("judgelit: interrupted; the same command continues, `judgelit fit` with --ckpt_path last\n")
         raise SystemExit(143 if is_sigterm else 130) from None
+
+
+def _saves_memory(command: str) -> str:
+    """Which settings to change when memory runs out in a command."""
+    if command in TRAINER_COMMANDS:
+        return (
+            "halve data.tokens_per_batch or data.batch_size (and double trainer.accumulate_grad_batches), then "
+            "data.max_length; `judgelit plan` with the same options and --gpu-memory says what other settings save"
+        )
+    return "choose a smaller batch_size, then a smaller max_new_tokens, dtype bfloat16 or quantization nf4"
 
 
 def _run(argv: list[str]) -> None:

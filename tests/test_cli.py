@@ -6,10 +6,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
+import judgelit
 from judgelit import __version__
 from judgelit.cli import COMMANDS, main
 from judgelit.errors import UserError
@@ -136,6 +139,37 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("judgelit.shipped_configs.main", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["configs", "list"])
+
+
+@pytest.mark.parametrize(
+    ("allocate", "asked"),
+    [
+        (lambda: torch.empty(1 << 55), "you tried to allocate 144115188075855872 bytes"),
+        (lambda: bytearray(1 << 60), "the system has no more"),
+        (
+            lambda: gpu_is_full(),
+            "Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.00 GiB",
+        ),
+    ],
+)
+def test_full_memory_is_one_line_that_names_settings(
+    allocate: Any, asked: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judgelit.SFTModule, "training_step", lambda *_: allocate())
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config=quickstart/sft", "--data.train.init_args.tasks.count=8", "--data.val=null"])
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert asked in line and "halve data.tokens_per_batch" in line
+
+
+def gpu_is_full() -> None:
+    """Raise what PyTorch raises when a GPU is full."""
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB of which 1.00 GiB is "
+        "free. Including non-PyTorch memory, this process has 22.62 GiB memory in use."
+    )
 
 
 def test_every_configuration_begins_with_its_purpose_and_its_command() -> None:

@@ -21,10 +21,27 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.errors import UserError
+from judgelit.generation.loading import find_device
 from judgelit.training.cli import TrainingCLI
 
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 _ONE_CPU = ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1")
+
+
+def trainer_device(name: str | None) -> list[str]:
+    """Arguments of `judgelit fit` for a device by its name; without a name, the configuration's own setting stays.
+
+    The number of devices is the configuration's, unless the name is that of one GPU.
+
+    Raises:
+        UserError: This machine does not have it.
+    """
+    if name is None:
+        return []
+    device = find_device(name)
+    if device.type != "cuda":
+        return [f"--trainer.accelerator={device.type}"]
+    return ["--trainer.accelerator=gpu", *([] if device.index is None else [f"--trainer.devices=[{device.index}]"])]
 
 
 def check_fit(arguments: Sequence[str]) -> TrainingCLI:

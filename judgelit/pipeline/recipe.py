@@ -37,6 +37,9 @@ class Recipe:
     """Longest judgment in evaluation, in tokens."""
     batch_size: int = 64
     """Judgments generated at once."""
+    device: str | None = None
+    """Device of all stages: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU), or mps. By default the
+    fits use what their configurations say, and all other stages a GPU if there is one."""
     seed: int = 0
     """Seed of generated data, random weights, the sampler and sampling."""
 

@@ -19,7 +19,7 @@ from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.engine import Engine, EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.models.backbone import Backbone, trained_folder
-from judgelit.pipeline.fit import check_fit, run_fit
+from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
 from judgelit.pipeline.recipe import Recipe
 from judgelit.pipeline.results import Results
 from judgelit.records.files import read_rows, write_records
@@ -191,6 +191,7 @@ class Run:
             f"--data.init_args.train={train}",
             f"--data.init_args.seed={self.recipe.seed}",
             f"--data.init_args.cache={self.path(stage, 'cache')}",
+            *trainer_device(self.recipe.device),
         ]
 
     def dpo_arguments(self, start: Backbone) -> list[str]:
@@ -216,6 +217,7 @@ class Run:
             attention=backbone.attention,
             batch_size=self.recipe.batch_size,
             trust_remote_code=backbone.trust_remote_code,
+            device=self.recipe.device or "auto",
         )
         return load_engine(spec, self.tokenizer)
 

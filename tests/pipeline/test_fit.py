@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.pipeline.fit import check_fit, run_fit
+from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
 from judgelit.shipped_configs import find
 
 FIT = [
@@ -114,6 +114,16 @@ def test_no_rank_outlives_a_killed_run(tmp_path: Path) -> None:
     while processes_in(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_in(tmp_path) == []
+
+
+def test_a_device_by_name_becomes_settings_of_the_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer_device(None) == [] and trainer_device("cpu") == ["--trainer.accelerator=cpu"]
+    with pytest.raises(UserError, match="device: found 'cuda:9', expected one that this machine has: auto, cpu"):
+        trainer_device("cuda:9")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for name in ("auto", "cuda"):
+        assert trainer_device(name) == ["--trainer.accelerator=gpu"]
+    assert trainer_device("cuda:1") == ["--trainer.accelerator=gpu", "--trainer.devices=[1]"]
 
 
 def test_settings_are_checked_without_the_devices_that_they_ask_for() -> None:
