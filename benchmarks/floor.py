@@ -25,7 +25,8 @@ def operations(module: Any, batch: Any) -> float:
     last = sum(layer[-1].weight.numel() for layer in layers)
     head = module.model.get_output_embeddings().weight.numel()
     config = module.model.config
-    channels = len(layers) * config.num_attention_heads * config.head_dim
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    channels = len(layers) * config.num_attention_heads * width
     tokens, pairs = count_tokens_and_pairs(module, batch)
     forward = 2 * body * tokens + 2 * head * len(batch.targets) + 4 * channels * pairs
     reference = getattr(module, "reference_kind", "precomputed") != "precomputed"

@@ -109,16 +109,27 @@ def fit_arguments(name: str, args: argparse.Namespace, folder: Path) -> list[str
 
 
 def planned(arguments: list[str]) -> int:
-    """The peak planned by `judgelit plan`, in bytes."""
+    """The peak planned by `judgelit plan`, in bytes, with libraries and fragmentation."""
+    from judgelit.planning.savings import needed_bytes
+
+    return needed_bytes(*estimated(arguments))
+
+
+def planned_tensors(arguments: list[str]) -> int:
+    """The planned peak of tensors alone, in bytes."""
+    return estimated(arguments)[1].peak
+
+
+def estimated(arguments: list[str]) -> tuple[Any, Any]:
+    """The planned run and its memory."""
     from judgelit.planning.estimate import estimate
     from judgelit.planning.plan import ConfigurationOnly, planned_run
-    from judgelit.planning.savings import needed_bytes
     from judgelit.planning.workload import read_workload
 
     configured = ConfigurationOnly(["fit", *arguments])
     run = planned_run(configured.model, configured.trainer, 1)
     work = read_workload(configured.datamodule, run)
-    return needed_bytes(run, estimate(run, work.collate(work.largest)))
+    return run, estimate(run, work.collate(work.largest))
 
 
 def in_new_process(function: Callable[[list[str]], int], arguments: list[str]) -> int:

@@ -5,7 +5,7 @@ The user starts a script as the parent; the parent starts the same script twice 
 with other jobs, only the ratios of paired steps are meaningful.
 
 Peak memory is the peak resident memory that the kernel reports (VmHWM), reset before each step. For both workers it
-includes the libraries' files and the freed blocks that glibc keeps.
+includes the libraries' files and the freed blocks that glibc keeps. On a GPU, `gpu_bytes` is the peak of tensors.
 """
 
 import argparse
@@ -40,12 +40,19 @@ class Turns:
         if not sys.stdin.readline():
             raise SystemExit
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak memory
+        if (cuda := cuda_in_use()) is not None:
+            cuda.synchronize()
+            cuda.reset_peak_memory_stats()
         self._took: dict[str, Any] | None = None
         self._began = time.perf_counter()
 
     def done(self) -> float:
         """Stop measuring the step: work between `done` and `end` does not count. Return the step's seconds."""
+        cuda = cuda_in_use()
+        if cuda is not None:
+            cuda.synchronize()
         self._took = {"seconds": time.perf_counter() - self._began, "peak_bytes": peak_bytes()}
+        self._took["gpu_bytes"] = 0 if cuda is None else cuda.max_memory_allocated()
         return self._took["seconds"]
 
     def end(self, **found: Any) -> None:
@@ -127,36 +134,43 @@ def run_worker(
     (ours if args.role == "ours" else theirs)(Turns(), args)
 
 
-def fit_ours(turns: Any, module: Any, data: Any, *callbacks: Any) -> None:
+def fit_ours(turns: Any, module: Any, data: Any, *callbacks: Any, **settings: Any) -> None:
     """Train a LightningModule with Lightning's Trainer on a loader or a data module, one step a turn.
 
-    Reports the loss of each step and its floor in seconds (see `floor.py`). The rate of matrix products is measured
-    directly before and after the step.
+    Reports the loss of each step. On a CPU it also reports the step's floor in seconds (see `floor.py`); the rate of
+    matrix products is measured directly before and after the step.
+
+    Args:
+        settings: Of the Trainer, in place of float32 on the CPU.
     """
     import lightning as L
 
     class Step(L.Callback):
         def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
-            self.operations = floor.operations(module, batch)
-            self.before = floor.matmul_rate(module, batch)
+            self.on_cpu = module.device.type == "cpu"
+            if self.on_cpu:
+                self.operations = floor.operations(module, batch)
+                self.before = floor.matmul_rate(module, batch)
             turns.begin()
 
         def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
             turns.done()
-            rate = (self.before + floor.matmul_rate(module, batch)) / 2
-            loss = float(trainer.callback_metrics["train/loss"])
-            turns.end(loss=loss, floor=self.operations / rate, rate=rate)
+            found = {"loss": float(trainer.callback_metrics["train/loss"])}
+            if self.on_cpu:
+                rate = (self.before + floor.matmul_rate(module, batch)) / 2
+                found |= {"floor": self.operations / rate, "rate": rate}
+            turns.end(**found)
 
-    trainer = L.Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[*callbacks, Step()],
-    )
+    defaults = {
+        "accelerator": "cpu",
+        "max_epochs": 1,
+        "gradient_clip_val": 1.0,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = L.Trainer(**{**defaults, **settings}, callbacks=[*callbacks, Step()])
     trainer.fit(module, data)
 
 
@@ -170,8 +184,8 @@ def fit_theirs(
 ) -> None:
     """Train with a TRL trainer on `args.batch` examples a step, one step a turn.
 
-    Everything is TRL's default except `settings`, bf16 (off), truncation (none) and saving and logging (off). Gradient
-    clipping (1.0) and the optimizer (fused AdamW without weight decay) are TRL's defaults.
+    Everything is TRL's default except `settings`, bf16 (off), the device (CPU), truncation (none), saving and logging
+    (off). Gradient clipping (1.0) and the optimizer (fused AdamW without weight decay) are TRL's defaults.
 
     Args:
         examples: In the form that the trainer's collator expects.
@@ -195,23 +209,22 @@ def fit_theirs(
         def on_step_end(self, *_: Any, **__: Any) -> None:
             turns.end(loss=trainer.last_loss)
 
+    defaults = {
+        "bf16": False,
+        "max_length": None,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": args.batch,
+        "train_sampling_strategy": "sequential",
+        "max_steps": len(examples) // args.batch,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "use_cpu": True,
+    }
     with tempfile.TemporaryDirectory() as folder:
         trainer = Watched(
             args.model,
-            args=config_class(
-                folder,
-                bf16=False,
-                max_length=None,
-                lr_scheduler_type="constant",
-                per_device_train_batch_size=args.batch,
-                train_sampling_strategy="sequential",
-                max_steps=len(examples) // args.batch,
-                report_to="none",
-                save_strategy="no",
-                disable_tqdm=True,
-                use_cpu=True,
-                **settings,
-            ),
+            args=config_class(folder, **{**defaults, **settings}),
             train_dataset=Dataset.from_list(list(examples)),
             processing_class=AutoTokenizer.from_pretrained(args.model),
             callbacks=[Step()],
@@ -282,6 +295,12 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def cuda_in_use() -> Any:
+    """`torch.cuda` if this process uses a GPU, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def peak_bytes() -> int:

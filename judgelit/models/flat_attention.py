@@ -16,7 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from judgelit.batches.attention_plan import AttentionPlan
-from judgelit.models.flex_attention import BLOCK, Heads, checked_kernel, flex_rows
+from judgelit.models.flex_attention import BLOCK, Heads, Kernel, checked_kernel, flex_rows
 
 NAME = "judgelit"
 """The attention's name, as `attn_implementation` takes it."""
@@ -51,10 +51,15 @@ class FlatAttention:
         if query.is_cuda and dropout == 0.0 and query.shape[2] > BLOCK:
             # Unlike scaled_dot_product_attention, it is not on autocast's list.
             query, key = query.to(value.dtype), key.to(value.dtype)
-            kernel = checked_kernel(Heads.of(query, value), _by_scaled_dot_products)
+            kernel = kernel_for(Heads.of(query, value))
             if kernel is not None:
                 return flex_rows(kernel, self.plan, query, key, value, scale)
         return _by_scaled_dot_products(self.plan, query, key, value, scale, dropout)
+
+
+def kernel_for(heads: Heads) -> Kernel | None:
+    """FlexAttention's kernel for these heads; None where scaled dot products are used in its place."""
+    return checked_kernel(heads, _by_scaled_dot_products)
 
 
 def _by_scaled_dot_products(
