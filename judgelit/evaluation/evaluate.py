@@ -9,9 +9,10 @@ from typing import Any
 
 from judgelit.atomic import write_json
 from judgelit.errors import UserError
-from judgelit.evaluation.intervals import Estimate
+from judgelit.evaluation.intervals import Estimate, as_json
 from judgelit.evaluation.judgments import judge_pairs
 from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols.benchmark import GROUPS
 from judgelit.evaluation.tables import print_table
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
@@ -68,13 +69,22 @@ def evaluate(
     _refuse_other_results(folder / "results.json", {"model": spec.model, "sets": sorted(pairs_of), **settings})
     judge = JournaledEngine(load_engine(spec), folder / "journal.sqlite")
     results: dict[str, dict[str, Estimate]] = {}
+    groups: dict[str, dict[str, dict[str, dict[str, Estimate]]]] = {}
     for name, of_set in pairs_of.items():
         judgments = judge_pairs(judge, protocol, name, of_set, templates, max_new_tokens, seed, stop_at_verdict)
         write_records(folder / f"{name}.judgments.jsonl", judgments)
         results[name] = protocol.estimates(of_set, judgments)
-    written = {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in results.items()}
-    write_json(folder / "results.json", {"model": spec.model, "settings": settings, "sets": written})
+        groups[name] = protocol.estimates_by_group(of_set, judgments)
+    content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
+    write_json(folder / "results.json", content)
     print_table({spec.model: results}, protocol.shown)
+    for field in GROUPS:
+        by_group = {
+            f"{name}, {group}": found for name, of in groups.items() for group, found in of.get(field, {}).items()
+        }
+        if len(by_group) > len(groups):
+            print(f"by {field}:")
+            print_table({spec.model: by_group}, protocol.shown)
     print(f"judgments and results.json are in {folder}")
 
 

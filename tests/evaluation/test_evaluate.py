@@ -84,6 +84,26 @@ def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking
     assert not list(folders.folder.glob("out/*.part"))
 
 
+def test_ties_and_categories_are_in_the_results(
+    folders: Folders, speaking: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"is {n}?", "response 1": "yes", "response 2": "no", "label": n % 3, "scenario": "ab"[n % 2]}
+        for n in range(6)
+    ]
+    path = folders.folder / "auto-j.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = folders.evaluate(pairs=str(path))
+    found = results["sets"]["auto-j"]
+    assert (found["ties"]["n"], found["ties"]["value"]) == (6, pytest.approx(1 / 3))
+    assert (found["accuracy"]["n"], found["consistent_accuracy"]["n"]) == (8, 4)
+    by_scenario = results["groups"]["auto-j"]["category"]
+    assert {name: of["accuracy"]["n"] for name, of in by_scenario.items()} == {"a": 4, "b": 4}
+    printed = capsys.readouterr().out
+    assert "auto-j: 2 of 6 pairs are labelled tie" in printed
+    assert "by category:" in printed and "auto-j, b" in printed
+
+
 def test_after_a_kill_it_asks_nothing_twice(
     folders: Folders, speaking: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
