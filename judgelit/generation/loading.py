@@ -30,8 +30,12 @@ class NamedModel:
     """The run whose checkpoint holds the trained weights; none if the backbone's own files hold them."""
 
     @classmethod
-    def find(cls, spec: "EngineSpec") -> "NamedModel":
+    def find(cls, spec: "EngineSpec", device: torch.device) -> "NamedModel":
         """The model that `spec.model` names; no weights are read yet.
+
+        Args:
+            spec: The model and its settings.
+            device: Where it will run. The default dtype depends on it.
 
         Raises:
             UserError: There is no such run, or it cannot be loaded with these settings.
@@ -45,8 +49,9 @@ class NamedModel:
             activation_checkpointing=False,
             trust_remote_code=spec.trust_remote_code,
         )
-        if spec.dtype != "auto":
-            return cls(replace(backbone, dtype=spec.dtype), run)
+        dtype = spec.dtype or ("float32" if device.type == "cpu" else "auto")
+        if dtype != "auto":
+            return cls(replace(backbone, dtype=dtype), run)
         # Training has read the weights in the run's dtype and has saved them in it.
         return cls(backbone if run is not None else replace(backbone, dtype=_saved_dtype(backbone)), run)
 

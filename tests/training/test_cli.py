@@ -196,7 +196,7 @@ def test_variables_of_the_chat_template_are_a_setting_that_the_model_keeps(
     for model, closed in (("run", False), ("run/model", False), (str(folder), True)):
         for values in (None, {"enable_thinking": False}):
             spec = EngineSpec(model, chat_template_kwargs=values)
-            tokenizer = NamedModel.find(spec).load_tokenizer(None, spec.chat_template_kwargs)
+            tokenizer = NamedModel.find(spec, torch.device("cpu")).load_tokenizer(None, spec.chat_template_kwargs)
             text = tokenizer.raw_text(tokenizer.prompt_ids(question))
             assert ("<think>" in text) == (closed or values is not None)
 
