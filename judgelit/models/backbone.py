@@ -124,6 +124,7 @@ class Backbone:
         with self._loading_errors(), torch.device("meta"):
             folder = model_folder(self.name_or_path)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+            _check_sizes(config)
             model = AutoModelForCausalLM.from_config(
                 config, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
@@ -257,6 +258,8 @@ class Backbone:
             raise UserError(f"model {self.name_or_path!r}: no such folder")
         try:
             yield
+        except ZeroDivisionError as error:
+            raise UserError(f"model {self.name_or_path!r}: its config.json has a size of 0") from error
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
                 raise UserError(
@@ -268,6 +271,15 @@ class Backbone:
                     f"model {self.name_or_path!r}: has no attention {self.attention!r}; set attention to 'eager'"
                 ) from error
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
+
+
+def _check_sizes(config: Any) -> None:
+    """Raise ValueError if a model's configuration has no layers or tensors without elements."""
+    text = config.get_text_config()
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        size = getattr(text, name, 1)
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"config.json: {name}: found {size}, expected 1 or more")
 
 
 def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:
