@@ -104,6 +104,9 @@ class ConfigurationOnly(TrainingCLI):
         """Return the settings, because a Trainer would look for the planned GPUs on this machine."""
         return self._get(self.config_init, "trainer")
 
+    def _on_gpu(self) -> bool:
+        return str(self._get(self.config, "trainer")["accelerator"]) != "cpu"
+
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 

@@ -305,6 +305,25 @@ def test_lengths_replace_the_data_and_a_missing_adapter_is_assumed(
 
 
 @pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], "bfloat16"),
+        (["--trainer.accelerator=cpu"], "float32"),
+        (["--model.backbone.dtype=float32"], "float32"),
+        (["--model.backbone.lora=null"], "float32"),
+    ],
+)
+def test_a_frozen_base_is_planned_in_its_own_dtype(
+    model_folder: str, more: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(model_folder) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    main(["plan", "--config=lora/sft", f"--model.backbone.name_or_path={model_folder}", "--prompt-tokens=150", *more])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("weights"))
+    assert line.endswith(expected)
+
+
+@pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--gpu-memory=lots", "--prompt-tokens=9"], "--gpu-memory: found 'lots', expected a size"),

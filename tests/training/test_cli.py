@@ -64,6 +64,7 @@ def test_the_saved_configuration_repeats_the_run(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=2", "--trainer.default_root_dir=first"])
     saved = yaml.safe_load(Path("first/config.yaml").read_text(encoding="utf-8"))
+    assert saved["model"]["init_args"]["backbone"]["dtype"] == "float32"  # not `auto`
     assert saved["trainer"]["max_steps"] == 2 and saved["seed_everything"] == 0
     main(["fit", "--config=first/config.yaml", "--trainer.default_root_dir=second"])
     for name, weight in checkpoint("first")["state_dict"].items():
