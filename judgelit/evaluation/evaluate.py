@@ -1,23 +1,19 @@
 """`judgelit evaluate`: measure a judge on labelled pairs, in both orders, and keep every judgment."""
 
-import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from judgelit.atomic import write_json
 from judgelit.errors import UserError
-from judgelit.evaluation.intervals import Estimate
-from judgelit.evaluation.judgments import judge_pairs
+from judgelit.evaluation.intervals import as_json
+from judgelit.evaluation.judged_folder import Questions, judge_into
 from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols.benchmark import GROUPS
 from judgelit.evaluation.tables import print_table
-from judgelit.generation.engine import EngineSpec, load_engine
-from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
-from judgelit.records.files import write_records
 from judgelit.records.sources import Sources
 
 
@@ -36,7 +32,8 @@ def evaluate(
     """Measure a judge on labelled pairs, in both orders, greedily.
 
     Writes OUTPUT/results.json and one JSONL line for each judgment, from which every number can be recomputed. After
-    a kill, the same command continues.
+    a kill, the same command continues. A folder with results of another model, other pairs or other settings is
+    refused. Pairs labelled tie are left out of accuracy and counted as `ties`.
 
     Args:
         output: Folder to write to.
@@ -53,28 +50,29 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    spec, protocol = EngineSpec(**engine), find_benchmark(benchmark)
+    spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
     pairs_of = {name: protocol.read(source)[:limit] for name, source in _named_sets(pairs, sets).items()}
-    folder = Path(output)
-    settings = {
-        "benchmark": benchmark,
-        "templates": asdict(templates),
-        "max_new_tokens": max_new_tokens,
-        "stop_at_verdict": stop_at_verdict,
-        "limit": limit,
-        "seed": seed,
-        **spec.result_settings(),
-    }
-    _refuse_other_results(folder / "results.json", {"model": spec.model, "sets": sorted(pairs_of), **settings})
-    judge = JournaledEngine(load_engine(spec), folder / "journal.sqlite")
-    results: dict[str, dict[str, Estimate]] = {}
-    for name, of_set in pairs_of.items():
-        judgments = judge_pairs(judge, protocol, name, of_set, templates, max_new_tokens, seed, stop_at_verdict)
-        write_records(folder / f"{name}.judgments.jsonl", judgments)
-        results[name] = protocol.estimates(of_set, judgments)
-    written = {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in results.items()}
-    write_json(folder / "results.json", {"model": spec.model, "settings": settings, "sets": written})
+    judgments, settings = judge_into(
+        folder,
+        spec,
+        pairs_of,
+        Questions(protocol, templates, max_new_tokens, stop_at_verdict, seed),
+        {"command": "evaluate", "benchmark": benchmark, "sets": sorted(pairs_of), "limit": limit},
+        results={name: f"{name}.judgments.jsonl" for name in pairs_of},
+        last="results.json",
+    )
+    results = {name: protocol.estimates(of_set, judgments[name]) for name, of_set in pairs_of.items()}
+    groups = {name: protocol.estimates_by_group(of_set, judgments[name]) for name, of_set in pairs_of.items()}
+    content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
+    write_json(folder / "results.json", content)
     print_table({spec.model: results}, protocol.shown)
+    for field in GROUPS:
+        by_group = {
+            f"{name}, {group}": found for name, of in groups.items() for group, found in of.get(field, {}).items()
+        }
+        if len(by_group) > len(groups):
+            print(f"by {field}:")
+            print_table({spec.model: by_group}, protocol.shown)
     print(f"judgments and results.json are in {folder}")
 
 
@@ -93,34 +91,6 @@ def _named_sets(pairs: str | None, sets: dict[str, Sources] | None) -> dict[str,
         if not name or "/" in name or name.startswith("."):
             raise UserError(f"sets: found the name {name!r}, expected one that can be part of a file's name")
     return sets
-
-
-def _refuse_other_results(path: Path, expected: Mapping[str, Any]) -> None:
-    """Refuse to overwrite the results of another model, other sets or other settings."""
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        there = _flat({**found.get("settings", {}), "model": found.get("model"), "sets": sorted(found.get("sets", ()))})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: found no results as JSON, expected those of an evaluation; move it away or choose another folder "
-            "with --output"
-        ) from error
-    for name, value in _flat(expected).items():
-        if name not in there or there[name] != value:
-            raise UserError(
-                f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; choose another folder with "
-                "--output"
-            )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def main(argv: list[str]) -> None:

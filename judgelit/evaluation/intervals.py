@@ -54,6 +54,11 @@ class Gain:
         return {name: _null_for_nan(value) for name, value in vars(self).items()}
 
 
+def as_json(nested: Mapping[str, Any]) -> dict[str, Any]:
+    """The same nested mappings with each estimate as a JSON object."""
+    return {name: value.to_dict() if isinstance(value, Estimate) else as_json(value) for name, value in nested.items()}
+
+
 def estimates(metrics: Mapping[str, Metric], seed: int = 0) -> dict[str, Estimate]:
     """Value and interval of each metric; the bootstrap resamples questions."""
     sums = _sums_by_question(metrics, _questions(metrics))

@@ -1,6 +1,6 @@
 """Judgments of pairs: prompts to an engine, its texts to judgments."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
@@ -9,6 +9,7 @@ from judgelit.generation.engine import Engine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates
+from judgelit.judging.template import Template
 from judgelit.progress import track
 from judgelit.records.records import Judgment, PreferencePair
 
@@ -38,9 +39,47 @@ def judge_pairs(
     Raises:
         UserError: No pair leaves room for a judgment in the model's context.
     """
-    prompts = _prompts(benchmark, name, pairs, engine.tokenizer, templates, max_new_tokens)
+    loaded = templates.load()
+    prompts = make_prompts(benchmark, name, pairs, engine.tokenizer, loaded, max_new_tokens, templates.seed)
     sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict)
     return judge(engine, prompts, sampling, seed, f"judging {name}")
+
+
+def make_prompts(
+    benchmark: Benchmark,
+    name: str,
+    pairs: Sequence[PreferencePair],
+    tokenizer: ChatTokenizer,
+    templates: Mapping[str, Template],
+    max_new_tokens: int,
+    template_seed: int = 0,
+) -> list[JudgePrompt]:
+    """The benchmark's prompts, which leave `max_new_tokens` of the model's context for the judgment.
+
+    Args:
+        benchmark: Makes the prompts.
+        name: The name of the set of pairs, for messages.
+        pairs: The pairs to judge.
+        tokenizer: The judge's.
+        templates: Judge prompts by id.
+        max_new_tokens: Longest judgment, in tokens.
+        template_seed: Seed of the draw of templates.
+
+    Raises:
+        UserError: No pair leaves room for a judgment in the model's context.
+    """
+    room = tokenizer.context - max_new_tokens
+    if max_new_tokens < 1 or room < 1:
+        raise UserError(
+            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
+            f"{tokenizer.context}"
+        )
+    prompts, report = benchmark.prompts(pairs, templates, tokenizer, room, seed=template_seed)
+    if not prompts:
+        raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
+    if report.skipped or report.shortened:
+        print(f"{name}: {report}")
+    return prompts
 
 
 def judge(
@@ -71,26 +110,3 @@ def make_judgment(prompt: JudgePrompt, text: str, engine: str, seed: int) -> Jud
 def judged_pairs(prompts: Sequence[JudgePrompt]) -> list[PreferencePair]:
     """The pairs of the prompts, each once and in the order ab."""
     return list({prompt.pair.id: prompt.pair.in_order(prompt.order) for prompt in prompts}.values())
-
-
-def _prompts(
-    benchmark: Benchmark,
-    name: str,
-    pairs: Sequence[PreferencePair],
-    tokenizer: ChatTokenizer,
-    templates: Templates,
-    max_new_tokens: int,
-) -> list[JudgePrompt]:
-    """Prompts that leave `max_new_tokens` of the model's context for the judgment."""
-    room = tokenizer.context - max_new_tokens
-    if max_new_tokens < 1 or room < 1:
-        raise UserError(
-            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
-            f"{tokenizer.context}"
-        )
-    prompts, report = benchmark.prompts(pairs, templates.load(), tokenizer, room, seed=templates.seed)
-    if not prompts:
-        raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
-    if report.skipped or report.shortened:
-        print(f"{name}: {report}")
-    return prompts

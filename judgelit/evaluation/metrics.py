@@ -1,5 +1,8 @@
 """Accuracy, consistency and bias of a judge.
 
+Pairs with the label tie have no right winner. They are left out of accuracy, consistent_accuracy and length_bias, and
+`ties` says how many they are. A verdict "tie" about a pair with a winner is wrong.
+
 To add a metric, write a function from `Verdicts` to a `Metric` and add it to `METRICS`.
 """
 
@@ -67,6 +70,11 @@ class Verdicts:
         return self.winner == self.label
 
     @cached_property
+    def has_winner(self) -> np.ndarray:
+        """Whether the label is A or B, [n] bool."""
+        return self.label < TIE
+
+    @cached_property
     def both_orders(self) -> tuple[np.ndarray, np.ndarray]:
         """Places of the two judgments of each pair that was judged in both orders, two arrays of [P] int64."""
         first = np.flatnonzero((self.pair[:-1] == self.pair[1:]) & (self.order[:-1] != self.order[1:]))
@@ -74,14 +82,16 @@ class Verdicts:
 
 
 def accuracy(verdicts: Verdicts) -> Metric:
-    """Share of judgments that are right."""
-    return [Mean(verdicts.right, verdicts.question)]
+    """Share of judgments that are right, of the pairs whose label is not a tie."""
+    known = verdicts.has_winner
+    return [Mean(verdicts.right[known], verdicts.question[known])]
 
 
 def consistent_accuracy(verdicts: Verdicts) -> Metric:
-    """Share of pairs whose judgments are right in both orders."""
+    """Share of pairs whose judgments are right in both orders, of the pairs whose label is not a tie."""
     ab, ba = verdicts.both_orders
-    return [Mean(verdicts.right[ab] & verdicts.right[ba], verdicts.question[ab])]
+    known = verdicts.has_winner[ab]
+    return [Mean((verdicts.right[ab] & verdicts.right[ba])[known], verdicts.question[ab][known])]
 
 
 def consistency(verdicts: Verdicts) -> Metric:
@@ -104,13 +114,19 @@ def share_a(verdicts: Verdicts) -> Metric:
 
 def length_bias(verdicts: Verdicts) -> Metric:
     """Accuracy where the longer answer is better minus accuracy where the shorter one is; pairs with a winner only."""
-    comparable = (verdicts.label < TIE) & (verdicts.longer < TIE)
+    comparable = verdicts.has_winner & (verdicts.longer < TIE)
     longer_better = comparable & (verdicts.label == verdicts.longer)
     shorter_better = comparable & (verdicts.label != verdicts.longer)
     return [
         Mean(verdicts.right[longer_better], verdicts.question[longer_better]),
         Mean(verdicts.right[shorter_better], verdicts.question[shorter_better], weight=-1.0),
     ]
+
+
+def ties(verdicts: Verdicts) -> Metric:
+    """Share of pairs whose label is a tie."""
+    first = np.unique(verdicts.pair, return_index=True)[1]
+    return [Mean(~verdicts.has_winner[first], verdicts.question[first])]
 
 
 METRICS: dict[str, Callable[[Verdicts], Metric]] = {
@@ -120,6 +136,7 @@ METRICS: dict[str, Callable[[Verdicts], Metric]] = {
     "no_verdict": no_verdict,
     "share_a": share_a,
     "length_bias": length_bias,
+    "ties": ties,
 }
 
 

@@ -4,6 +4,11 @@ from collections.abc import Iterator, Mapping
 
 from judgelit.evaluation.intervals import Estimate
 
+_NAME_WIDTH = 32
+"""Columns of a terminal for the name of a set or of a judge."""
+_UNKNOWN_WIDTH = 140
+"""Width of the table where the output is no terminal."""
+
 Results = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 """{judge: {set: {metric: estimate}}}; in a run of the recipe a judge is a stage."""
 
@@ -24,18 +29,19 @@ def table_rows(results: Results, metrics: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def print_table(results: Results, metrics: Mapping[str, str]) -> None:
-    """Print a table of the estimates.
+    """Print a table of the estimates and the number of ties. A narrow terminal gets one line for each figure.
 
     Args:
         results: The estimates.
         metrics: The metrics to show and their column headings; see `Benchmark.shown`.
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table()
-    table.add_column("set", max_width=32)
-    table.add_column("judge", overflow="fold", max_width=32)
+    table.add_column("set", max_width=_NAME_WIDTH)
+    table.add_column("judge", overflow="fold", max_width=_NAME_WIDTH)
     for heading in metrics.values():
         table.add_column(heading, no_wrap=True)
     previous = None
@@ -43,6 +49,27 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         if previous not in (None, row[0]):
             table.add_section()
         previous = row[0]
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
-    Console(width=None if Console().is_terminal else 140).print(table)
+    console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
+    if console.measure(table, options=console.options.update(width=_UNKNOWN_WIDTH)).maximum <= console.width:
+        console.print(table)
+    else:
+        print("\n".join(_narrow_lines(results, metrics)))
+    for line in _tie_lines(results):
+        print(line)
+
+
+def _narrow_lines(results: Results, metrics: Mapping[str, str]) -> Iterator[str]:
+    width = max(map(len, metrics.values()))
+    for name, judge, *figures in table_rows(results, metrics):
+        yield f"{name}, {judge}"
+        yield from (f"  {heading:<{width}}  {text}" for heading, text in zip(metrics.values(), figures, strict=True))
+
+
+def _tie_lines(results: Results) -> Iterator[str]:
+    """A line for each set that has pairs labelled tie."""
+    found = {name: by["ties"] for by_set in results.values() for name, by in by_set.items() if "ties" in by}
+    for name, ties in found.items():
+        if ties.value > 0:
+            yield f"{name}: {round(ties.value * ties.n)} of {ties.n} pairs are labelled tie; accuracy leaves them out"

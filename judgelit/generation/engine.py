@@ -57,8 +57,9 @@ class EngineSpec:
     model: str
     """Hub name; Hugging Face folder, of a model or of a LoRA adapter; the folder of a run, or a checkpoint in it; or
     `nano`, the built-in small model."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
-    """The dtype of the weights; `auto` is the one in which they were saved."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """The dtype of the weights; `auto` is the one in which they were saved. Default: `auto` on a GPU, float32 on a CPU,
+    which is slow in 16 bits."""
     device: str = "auto"
     """Device: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU), or mps."""
     quantization: Literal["nf4"] | None = None
@@ -79,10 +80,8 @@ class EngineSpec:
             raise UserError(f"batch_size: found {self.batch_size}, expected 1 or more")
 
     def result_settings(self) -> dict[str, Any]:
-        """The settings, other than the model, that can change its texts; results record them."""
-        return {
-            name: getattr(self, name) for name in ("dtype", "quantization", "chat_template", "chat_template_kwargs")
-        }
+        """The settings, other than the model and its dtype, that can change its texts; results record them."""
+        return {name: getattr(self, name) for name in ("quantization", "chat_template", "chat_template_kwargs")}
 
 
 def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None) -> "LocalEngine":
@@ -99,7 +98,7 @@ def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None) -> "
     from judgelit.generation.local import LocalEngine
 
     device = find_device(spec.device)
-    found = NamedModel.find(spec)
+    found = NamedModel.find(spec, device)
     # The tokenizer goes first: a mistake in its settings is found before the weights are read.
     tokenizer = tokenizer or found.load_tokenizer(spec.chat_template, spec.chat_template_kwargs)
     model: Any = found.load_weights()

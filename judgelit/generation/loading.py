@@ -3,21 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.batches.tokenizer_files import NANO, model_folder, tokenizer_folder
-from judgelit.errors import UserError, first_line
-from judgelit.models.backbone import Backbone, trained_folder
+from judgelit.batches.tokenizer_files import NANO, tokenizer_folder
+from judgelit.errors import UserError
+from judgelit.models.backbone import Backbone, DType, saved_dtype, trained_folder
 from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
 
 if TYPE_CHECKING:
     from judgelit.generation.engine import EngineSpec
     from judgelit.models.backbone import CausalLM
-
-DType = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,12 @@ class NamedModel:
     """The run whose checkpoint holds the trained weights; none if the backbone's own files hold them."""
 
     @classmethod
-    def find(cls, spec: "EngineSpec") -> "NamedModel":
+    def find(cls, spec: "EngineSpec", device: torch.device) -> "NamedModel":
         """The model that `spec.model` names; no weights are read yet.
+
+        Args:
+            spec: The model and its settings.
+            device: Where it will run. The default dtype depends on it.
 
         Raises:
             UserError: There is no such run, or it cannot be loaded with these settings.
@@ -45,8 +47,9 @@ class NamedModel:
             activation_checkpointing=False,
             trust_remote_code=spec.trust_remote_code,
         )
-        if spec.dtype != "auto":
-            return cls(replace(backbone, dtype=spec.dtype), run)
+        dtype: DType = spec.dtype or ("float32" if device.type == "cpu" else "auto")
+        if dtype != "auto":
+            return cls(replace(backbone, dtype=dtype), run)
         # Training has read the weights in the run's dtype and has saved them in it.
         return cls(backbone if run is not None else replace(backbone, dtype=_saved_dtype(backbone)), run)
 
@@ -128,16 +131,10 @@ def _backbone_of(run: TrainedRun, spec: "EngineSpec") -> Backbone:
 
 def _saved_dtype(backbone: Backbone) -> DType:
     """The dtype in which the files of a model (of an adapter: its base) were saved."""
-    from transformers import AutoConfig
-
     if backbone.name_or_path == NANO:
         return backbone.dtype
     name = backbone.name_or_path
-    try:
-        config = AutoConfig.from_pretrained(model_folder(name), trust_remote_code=backbone.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model {name!r}: its configuration cannot be loaded: {first_line(error)}") from error
-    found = str(config.get_text_config().dtype or config.dtype).removeprefix("torch.")
+    found = saved_dtype(name, backbone.trust_remote_code)
     if found not in ("float32", "bfloat16", "float16"):
         raise UserError(
             f"dtype 'auto': found the dtype {found} in the configuration of {name!r}, expected float32, bfloat16 or "

@@ -39,6 +39,11 @@ class LocalEngine:
         self.batch_size = batch_size
         self._ends_with_verdict = VerdictEnd(tokenizer)
 
+    @property
+    def dtype(self) -> str:
+        """The dtype of the weights; of an adapter's model, that of its base."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     @cached_property
     def identity(self) -> str:
         """A hash of the weights and the chat template."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     CausalLM = PreTrainedModel | PeftModel
 
 
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class Backbone:
     """A causal language model and how it is fine-tuned."""
@@ -38,8 +41,9 @@ class Backbone:
     name_or_path: str
     """Model to train: a name on the Hugging Face hub, a folder in its format, or `nano`, a small built-in model that
     starts from random weights."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Dtype of the model's weights. The weights of an adapter are always float32."""
+    dtype: DType = "auto"
+    """Dtype of the model's weights. The weights of an adapter are always float32. `auto`: on a GPU, the base of an
+    adapter has the dtype in which it was saved; otherwise float32. It becomes the chosen dtype at once."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel. `sdpa` suits most models. `eager` is slower and works for all. `flash_attention_2` needs a CUDA
     GPU and the package flash-attn."""
@@ -54,6 +58,11 @@ class Backbone:
     """Recompute activations in the backward pass: much less memory, up to a third more time."""
     trust_remote_code: bool = False
     """Run Python code that the model's files bring. Set it only for a model whose authors you trust."""
+
+    def __post_init__(self) -> None:
+        if self.dtype == "auto":
+            chosen = choose_dtype(self.name_or_path, self.uses_lora, torch.cuda.is_available(), self.trust_remote_code)
+            object.__setattr__(self, "dtype", chosen)
 
     @property
     def uses_lora(self) -> bool:
@@ -124,6 +133,7 @@ class Backbone:
         with self._loading_errors(), torch.device("meta"):
             folder = model_folder(self.name_or_path)
             config = AutoConfig.from_pretrained(folder, trust_remote_code=self.trust_remote_code)
+            _check_sizes(config)
             model = AutoModelForCausalLM.from_config(
                 config, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
@@ -257,6 +267,8 @@ class Backbone:
             raise UserError(f"model {self.name_or_path!r}: no such folder")
         try:
             yield
+        except ZeroDivisionError as error:
+            raise UserError(f"model {self.name_or_path!r}: its config.json has a size of 0") from error
         except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             if not local.exists() and isinstance(error, OSError) and "gated" not in str(error):
                 raise UserError(
@@ -270,7 +282,40 @@ class Backbone:
             raise UserError(f"model {self.name_or_path!r}: cannot be loaded: {first_line(error)}") from error
 
 
-def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"] = "float32") -> Backbone:
+def _check_sizes(config: Any) -> None:
+    """Raise ValueError if a model's configuration has no layers or tensors without elements."""
+    text = config.get_text_config()
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"):
+        size = getattr(text, name, 1)
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"config.json: {name}: found {size}, expected 1 or more")
+
+
+def choose_dtype(name_or_path: str, uses_lora: bool, on_gpu: bool, trust_remote_code: bool = False) -> DType:
+    """The dtype of a model that is to be trained: on a GPU the saved one if it is frozen, otherwise float32.
+
+    Weights that are trained are float32, since 16 bits would round small updates away. A CPU is slow in 16 bits.
+    """
+    if not (uses_lora and on_gpu):
+        return "float32"
+    found = saved_dtype(name_or_path, trust_remote_code)
+    return cast(DType, found) if found in get_args(DType) else "float32"
+
+
+def saved_dtype(name_or_path: str, trust_remote_code: bool = False) -> str:
+    """The dtype that a model's configuration names, such as `bfloat16`; `None` if it names none.
+
+    Raises:
+        UserError: The configuration cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    with Backbone(name_or_path, "float32")._loading_errors():
+        config = AutoConfig.from_pretrained(model_folder(name_or_path), trust_remote_code=trust_remote_code)
+    return str(config.get_text_config().dtype or config.dtype).removeprefix("torch.")
+
+
+def trained_folder(folder: str, dtype: DType = "float32") -> Backbone:
     """Return the backbone that a folder (or hub name) holds: a whole model, or a LoRA adapter with its base model.
 
     If the adapter was trained on a base in 4 bits, the base is loaded in 4 bits again.

@@ -178,13 +178,18 @@ def _settings(adapter: str) -> dict[str, Any]:
     return settings
 
 
+def holds_adapter(folder: str) -> bool:
+    """Whether a folder holds the settings of a PEFT adapter."""
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
 def adapter_folder(adapter: str) -> str:
     """Return the folder, if it holds an adapter.
 
     Raises:
         UserError: It holds no adapter.
     """
-    if not (Path(adapter) / "adapter_config.json").is_file():
+    if not holds_adapter(adapter):
         raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
     return adapter
 

@@ -48,6 +48,8 @@ class PlannedRun:
     """GPUs over which one copy is sharded, if there are several copies."""
     on_cpu: bool = False
     """Whether the run trains on a CPU."""
+    assumes_adapter: bool = False
+    """Whether the adapter to start from is not there yet, and `backbone.lora` describes it."""
 
     @property
     def kind(self) -> Literal["adapter", "frozen", "precomputed"] | None:
@@ -117,7 +119,7 @@ def estimate(run: PlannedRun, batch: Batch) -> Memory:
     reference = 0.0
     if run.kind == "frozen":
         reference = weights
-    elif run.kind == "adapter" and run.backbone.adapter is not None:
+    elif run.kind == "adapter" and (run.backbone.adapter is not None or run.assumes_adapter):
         reference = sum(map(_bytes, trained)) * run.share
     gathered = _gathered_bytes(computing, model) if run.sharded and run.gpus > 1 else 0
     # DDP sums gradients in buckets, which are a second copy of them.

@@ -1,12 +1,14 @@
 """`judgelit plan`: memory and time that a training configuration needs, computed without a GPU."""
 
 import argparse
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
 from judgelit.errors import UserError
+from judgelit.models.lora import LoRA, holds_adapter
 from judgelit.planning.estimate import Memory, PlannedRun, estimate, head_peak_bytes
 from judgelit.planning.savings import changes, needed_bytes
 from judgelit.planning.workload import AssumedLengths, Workload, read_workload
@@ -41,13 +43,15 @@ class Length:
 def main(argv: list[str]) -> None:
     """`judgelit plan --config F [--gpus N --gpu-memory 24GB] [--mfu 0.4] [any option of judgelit fit]`."""
     options, rest = _parser().parse_known_args(argv)
+    assumed = None
+    if options.prompt_tokens is not None:
+        assumed = AssumedLengths(options.prompt_tokens, options.completion_tokens, options.examples)
+        # A configuration must name a training file, which is then not read.
+        rest = [*rest, "--data.train=not-read.jsonl"]
     configured = ConfigurationOnly(["fit", *rest])
     trainer: Any = configured.trainer
     gpus = options.gpus or _planned_gpus(trainer)
     run = planned_run(configured.model, trainer, gpus)
-    assumed = None
-    if options.prompt_tokens is not None:
-        assumed = AssumedLengths(options.prompt_tokens, options.completion_tokens, options.examples)
     work = read_workload(configured.datamodule, run, assumed)
     memory = estimate(run, work.collate(work.largest))
     room = None if options.gpu_memory is None else parse_memory(options.gpu_memory)
@@ -74,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gpu-memory", help="memory of one GPU, such as 24GB or 80GiB; tells whether the run fits")
     parser.add_argument(
         "--mfu",
-        type=_positive(float),
+        type=_positive(float, most=1.0),
         default=0.4,
         help="fraction of the GPUs' peak that training reaches (model FLOPs utilisation)",
     )
@@ -100,6 +104,9 @@ class ConfigurationOnly(TrainingCLI):
         """Return the settings, because a Trainer would look for the planned GPUs on this machine."""
         return self._get(self.config_init, "trainer")
 
+    def _on_gpu(self) -> bool:
+        return str(self._get(self.config, "trainer")["accelerator"]) != "cpu"
+
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
@@ -121,8 +128,13 @@ def planned_run(module: Any, trainer: Any, gpus: int) -> PlannedRun:
     precision = {"32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}.get(precision, precision)
     if precision not in PRECISIONS:
         raise UserError(f"trainer.precision: found {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    backbone, assumes_adapter = module.backbone, False
+    if backbone.adapter is not None and not holds_adapter(backbone.adapter):
+        backbone = replace(backbone, adapter=None, lora=backbone.lora or LoRA())
+        assumes_adapter = True
     return PlannedRun(
-        backbone=module.backbone,
+        backbone=backbone,
+        assumes_adapter=assumes_adapter,
         optimizer=module.optimizer,
         reference=getattr(module, "reference_kind", None),
         layout=module.layout,
@@ -143,6 +155,9 @@ def run_length(work: Workload, trainer: Any, gpus: int) -> Length:
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     in_epoch = max(1, -(-batches // per_step))
+    for name in ("max_steps", "max_epochs"):
+        if trainer[name] is not None and trainer[name] < -1:
+            raise UserError(f"trainer.{name}: found {trainer[name]}, expected 0 or more, or -1 for no limit")
     most = trainer["max_steps"] if trainer["max_steps"] is not None else -1
     # Lightning trains 1000 epochs if neither max_steps nor max_epochs is set.
     epochs = trainer["max_epochs"] if trainer["max_epochs"] is not None else (1000 if most == -1 else -1)
@@ -206,6 +221,10 @@ def plan_lines(run: PlannedRun, work: Workload, memory: Memory, length: Length, 
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{kind}: {backbone.name_or_path}", *work.notes]
+    if run.assumes_adapter and backbone.lora is not None:
+        lines.append(
+            f"adapter: not there yet; assumed LoRA of rank {backbone.lora.r}, change it with model.backbone.lora"
+        )
     return lines + [f"{name:<{width}}  {value}".rstrip() if name else value for name, value in rows if name or value]
 
 
@@ -256,14 +275,17 @@ def _tflops(text: str) -> float:
     return _positive(float)(text)
 
 
-def _positive(kind: Callable[[str], T]) -> Callable[[str], T]:
+def _positive(kind: Callable[[str], T], most: float | None = None) -> Callable[[str], T]:
+    """A reader of finite numbers above 0, and up to `most` if it is given."""
+
     def read(text: str) -> T:
         try:
             value = kind(text)
         except ValueError:
             value = kind("0")
-        if not value > kind("0"):
-            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0")
+        if not 0 < value < math.inf or (most is not None and value > most):
+            limit = "" if most is None else f" and at most {most:g}"
+            raise argparse.ArgumentTypeError(f"found {text!r}, expected a number above 0{limit}")
         return value
 
     return read

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from judgelit.evaluation.judgments import judge_pairs
+from judgelit.errors import UserError
+from judgelit.evaluation.judged_folder import Questions, judge_into
 from judgelit.evaluation.protocols.pairs import PAIRS
-from judgelit.generation.engine import EngineSpec, load_engine
-from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
 from judgelit.records.files import write_records
@@ -31,13 +31,15 @@ def label(
     max_new_tokens: int = 1024,
     seed: int = 0,
     stop_at_verdict: bool = True,
+    limit: int | None = None,
     **engine: Any,
 ) -> None:
     """Label the pairs of a file with a judge, in both orders.
 
     Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/preferences.jsonl: the pairs with the
     same winner in both orders, as prompt, chosen and rejected, ready to train a policy on. The pairs' own labels, if
-    there are any, are not used. After a kill, the same command continues.
+    there are any, are not used. After a kill, the same command continues. A folder with results of another model, other
+    pairs or other settings is refused.
 
     Args:
         pairs: Pairs, with or without label.
@@ -47,13 +49,23 @@ def label(
         seed: Seed of the engine.
         stop_at_verdict: End a critique with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
+        limit: Label only the first pairs, this many.
         engine: The fields of `EngineSpec`.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: found {limit}, expected 1 or more")
     folder, spec = Path(output), EngineSpec(**engine)
-    to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])
-    judge = JournaledEngine(load_engine(spec), folder / "journal.sqlite")
-    judgments = judge_pairs(judge, PAIRS, "pairs", to_judge, templates, max_new_tokens, seed, stop_at_verdict)
-    write_records(folder / "judgments.jsonl", judgments)
+    to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])[:limit]
+    by_set, _ = judge_into(
+        folder,
+        spec,
+        {"pairs": to_judge},
+        Questions(PAIRS, templates, max_new_tokens, stop_at_verdict, seed),
+        {"command": "judge", "limit": limit},
+        results={"pairs": "judgments.jsonl"},
+        last="preferences.jsonl",
+    )
+    judgments = by_set["pairs"]
     by_pair = judgments_by_pair(judgments)
     preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]
     write_records(folder / "preferences.jsonl", preferences)
@@ -61,6 +73,14 @@ def label(
         f"{len(preferences)} of {len(to_judge)} pairs have the same winner in both orders; {folder}/preferences.jsonl "
         f"and {folder}/judgments.jsonl written"
     )
+    missing = sum(judgment.verdict is None for judgment in judgments)
+    if missing:
+        print(f"{missing} of {len(judgments)} judgments have no verdict")
+    if missing == len(judgments):
+        raise UserError(
+            f"{spec.model}: found no verdict in any of {missing} judgments, expected [[A]] or [[B]] at the end; read "
+            f"{folder}/judgments.jsonl, and raise --max_new_tokens if they are cut off"
+        )
 
 
 def without_label(source: Source) -> Source:

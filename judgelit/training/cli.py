@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -21,6 +22,7 @@ from judgelit.batches.judge_datamodule import JudgeDataModule
 from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.models.backbone import choose_dtype
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
 from judgelit.runs.csv_log import RunLog
@@ -86,6 +88,20 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse a list of arguments; Lightning's method warns where the list is not that of the command line."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def before_instantiate_classes(self) -> None:
+        """Replace the dtype `auto` by the chosen one, so that config.yaml says which one was used."""
+        backbone = self._get(self.config, "model").init_args.backbone
+        if backbone.dtype == "auto":
+            uses_lora = backbone.lora is not None or backbone.adapter is not None
+            backbone.dtype = choose_dtype(backbone.name_or_path, uses_lora, self._on_gpu(), backbone.trust_remote_code)
+
+    def _on_gpu(self) -> bool:
+        """Whether the run will train on a GPU."""
+        accelerator = str(self._get(self.config, "trainer")["accelerator"])
+        # Without a command, a configuration is only checked, on the CPU.
+        is_free = accelerator == "auto" or self.subcommand is None
+        return torch.cuda.is_available() if is_free else accelerator in ("gpu", "cuda", "mps")
 
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer."""

@@ -134,6 +134,7 @@ def test_metrics_show_what_the_judge_has_learned(bench: Bench) -> None:
         "no_verdict": 0,
         "share_a": 1,
         "length_bias": pytest.approx(float("nan"), nan_ok=True),
+        "ties": 0,
     }
 
 

@@ -1,8 +1,11 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import evaluate, main
@@ -59,9 +62,16 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking: list[str], capsys: Any) -> None:
     results = folders.evaluate()
     assert (results["model"], set(results["sets"])) == (folders.model, {"one", "two"})
-    assert results["settings"] == {
+    settings = results["settings"]
+    assert settings == json.loads((folders.folder / "out/settings.json").read_text())
+    weights, texts, of_pairs = settings.pop("weights"), settings["templates"].pop("texts"), settings.pop("pairs")
+    assert len({weights, texts, *of_pairs.values()}) == 4 and set(of_pairs) == {"one", "two"}
+    assert settings == {
+        "command": "evaluate",
+        "model": folders.model,
         "benchmark": "pairs",
-        "templates": {"names": ["short"], "folder": folders.templates.folder, "seed": 0},
+        "sets": ["one", "two"],
+        "templates": {"names": ["short"], "seed": 0},
         "max_new_tokens": 4,
         "stop_at_verdict": True,
         "limit": None,
@@ -82,6 +92,26 @@ def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking
     printed = capsys.readouterr().out
     assert "right in both orders" in printed and "two" in printed
     assert not list(folders.folder.glob("out/*.part"))
+
+
+def test_ties_and_categories_are_in_the_results(
+    folders: Folders, speaking: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": f"is {n}?", "response 1": "yes", "response 2": "no", "label": n % 3, "scenario": "ab"[n % 2]}
+        for n in range(6)
+    ]
+    path = folders.folder / "auto-j.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    results = folders.evaluate(pairs=str(path))
+    found = results["sets"]["auto-j"]
+    assert (found["ties"]["n"], found["ties"]["value"]) == (6, pytest.approx(1 / 3))
+    assert (found["accuracy"]["n"], found["consistent_accuracy"]["n"]) == (8, 4)
+    by_scenario = results["groups"]["auto-j"]["category"]
+    assert {name: of["accuracy"]["n"] for name, of in by_scenario.items()} == {"a": 4, "b": 4}
+    printed = capsys.readouterr().out
+    assert "auto-j: 2 of 6 pairs are labelled tie" in printed
+    assert "by category:" in printed and "auto-j, b" in printed
 
 
 def test_after_a_kill_it_asks_nothing_twice(
@@ -174,11 +204,12 @@ def test_results_of_another_judge_are_not_overwritten(folders: Folders, speaking
     [
         ({"seed": 1}, "seed: found 0, expected 1"),
         ({"limit": 2}, "limit: found None, expected 2"),
+        ({"limit": 5}, "limit: found None, expected 5"),
         ({"max_new_tokens": 5}, "max_new_tokens: found 4, expected 5"),
         ({"stop_at_verdict": False}, "stop_at_verdict: found True, expected False"),
         ({"dtype": "bfloat16"}, "dtype: found 'float32', expected 'bfloat16'"),
         ({"quantization": "nf4"}, "quantization: found None, expected 'nf4'"),
-        ({"templates": Templates(["en-plain"])}, "templates.names: found ['short'], expected ['en-plain']"),
+        ({"templates": Templates(["en-brief"])}, "templates.names: found ['short'], expected ['en-brief']"),
     ],
 )
 def test_results_of_other_settings_are_not_overwritten(
@@ -188,19 +219,64 @@ def test_results_of_other_settings_are_not_overwritten(
     assert folders.evaluate(pairs=folders.sets["one"], batch_size=2) == before
     with pytest.raises(UserError) as error:
         folders.evaluate(pairs=folders.sets["one"], **other)
-    path = folders.folder / "out/results.json"
+    path = folders.folder / "out/settings.json"
     assert str(error.value) == f"{path}: {complaint}; choose another folder with --output"
-    assert json.loads(path.read_text()) == before
+    assert json.loads((folders.folder / "out/results.json").read_text()) == before
+
+
+def test_results_of_other_weights_at_the_same_path_are_not_overwritten(
+    folders: Folders, speaking: list[str], model_folders: dict[str, str]
+) -> None:
+    folders.model = str(folders.folder / "model")
+    shutil.copytree(model_folders["llama"], folders.model)
+    before = folders.evaluate()
+    judgments = (folders.folder / "out/one.judgments.jsonl").read_bytes()
+    model: Any = AutoModelForCausalLM.from_pretrained(folders.model)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.5)
+    model.save_pretrained(folders.model)
+    with pytest.raises(UserError, match=r"settings\.json: weights: found '\w+', expected '\w+'; choose another folder"):
+        folders.evaluate()
+    assert json.loads((folders.folder / "out/results.json").read_text()) == before
+    assert (folders.folder / "out/one.judgments.jsonl").read_bytes() == judgments
+
+
+def test_results_of_other_pairs_of_the_same_name_are_not_overwritten(folders: Folders, speaking: list[str]) -> None:
+    before = folders.evaluate()
+    write_records(folders.sets["two"], [*TWO, make_pair(99)])
+    with pytest.raises(UserError, match=r"pairs\.two: found '\w+', expected '\w+'; choose another folder"):
+        folders.evaluate()
+    # After a kill there are no results yet, but the folder is taken.
+    (folders.folder / "out/results.json").unlink()
+    with pytest.raises(UserError, match=r"pairs\.two"):
+        folders.evaluate()
+    write_records(folders.sets["two"], TWO)
+    assert folders.evaluate() == before
+
+
+def test_a_template_that_has_changed_is_other_settings(folders: Folders, speaking: list[str]) -> None:
+    folders.evaluate()
+    path = folders.folder / "templates/short.jinja"
+    path.write_text(path.read_text() + "Be quick.\n")
+    with pytest.raises(UserError, match=r"templates\.texts: found '\w+', expected '\w+'"):
+        folders.evaluate()
+
+
+def test_a_refused_command_does_not_take_the_folder(folders: Folders, speaking: list[str]) -> None:
+    with pytest.raises(UserError, match="no pair fits"):
+        folders.evaluate(max_new_tokens=1010)
+    assert folders.evaluate()["sets"]
 
 
 @pytest.mark.parametrize("content", [b"{damaged", b"", b"[1]", b"\xff", b'{"sets": 3}', b'{"settings": 3}'])
-def test_damaged_results_are_not_overwritten(folders: Folders, content: bytes) -> None:
-    path = folders.folder / "out/results.json"
-    path.parent.mkdir()
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"results\.json: found no results as JSON") as error:
-        folders.evaluate()
-    assert "\n" not in str(error.value) and path.read_bytes() == content
+def test_damaged_or_unknown_results_are_not_overwritten(folders: Folders, content: bytes) -> None:
+    (folders.folder / "out").mkdir()
+    for name, complaint in (("results.json", "found results without"), ("settings.json", "found")):
+        path = folders.folder / "out" / name
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"{name}: .*{complaint}") as error:
+            folders.evaluate()
+        assert "\n" not in str(error.value) and path.read_bytes() == content
 
 
 def test_an_output_that_is_a_file_is_refused(folders: Folders) -> None:

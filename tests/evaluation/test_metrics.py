@@ -54,8 +54,8 @@ def naive(pairs: list[PreferencePair], judgments: list[Judgment]) -> dict[str, t
         if judgment.order == "ba" and winner is not None:
             winner = swap_label(winner)
         winners.setdefault(pair.id, {})[judgment.order] = winner
-        right.append(winner == pair.label)
         if pair.label != "tie":
+            right.append(winner == pair.label)
             better, worse = pair.answer_a, pair.answer_b
             if pair.label == "B":
                 better, worse = worse, better
@@ -64,17 +64,19 @@ def naive(pairs: list[PreferencePair], judgments: list[Judgment]) -> dict[str, t
             elif len(better) < len(worse):
                 shorter_better.append(winner == pair.label)
     both = {id: of for id, of in winners.items() if len(of) == 2}
+    comparable = {id: of for id, of in both.items() if by_id[id].label != "tie"}
     spoken = [judgment.verdict for judgment in judgments if judgment.verdict is not None]
     return {
         "accuracy": (ratio(right), len(right)),
         "consistent_accuracy": (
-            ratio([of["ab"] == of["ba"] == by_id[id].label for id, of in both.items()]),
-            len(both),
+            ratio([of["ab"] == of["ba"] == by_id[id].label for id, of in comparable.items()]),
+            len(comparable),
         ),
         "consistency": (ratio([of["ab"] == of["ba"] is not None for of in both.values()]), len(both)),
         "no_verdict": (ratio([judgment.verdict is None for judgment in judgments]), len(judgments)),
         "share_a": (ratio([said == "A" for said in spoken]), len(spoken)),
         "length_bias": (ratio(longer_better) - ratio(shorter_better), len(longer_better) + len(shorter_better)),
+        "ties": (ratio([by_id[id].label == "tie" for id in winners]), len(winners)),
     }
 
 
@@ -120,14 +122,29 @@ def test_metrics_computed_by_hand() -> None:
     ]
     found = {name: (estimate.value, estimate.n) for name, estimate in PAIRS.estimates(pairs, judgments).items()}
     assert found == {
-        "accuracy": (pytest.approx(4 / 7), 7),
-        "consistent_accuracy": (pytest.approx(1 / 3), 3),
+        # p3 is labelled a tie, so its judgments are neither right nor wrong.
+        "accuracy": (pytest.approx(3 / 5), 5),
+        "consistent_accuracy": (pytest.approx(1 / 2), 2),
         "consistency": (pytest.approx(1 / 3), 3),
         "no_verdict": (pytest.approx(2 / 7), 7),
         "share_a": (pytest.approx(3 / 5), 5),
         # The longer answer of p1 and, by one letter, of p4 is better (2 of 3 right), the shorter of p2 (1 of 2).
         "length_bias": (pytest.approx(2 / 3 - 1 / 2), 5),
+        "ties": (pytest.approx(1 / 4), 4),
     }
+
+
+def test_scores_by_category_and_subset() -> None:
+    pairs = [
+        make_pair(1, "A", category="math", subset="hard"),
+        make_pair(2, "B", category="code"),
+        make_pair(3, "A"),
+    ]
+    judgments = [make_judgment(f"p{n}", order, "A") for n in (1, 2, 3) for order in ("ab", "ba")]
+    found = PAIRS.estimates_by_group(pairs, judgments)
+    assert {field: list(of) for field, of in found.items()} == {"category": ["code", "math"], "subset": ["hard"]}
+    assert intervals.as_json(found["category"]["math"]) == intervals.as_json(PAIRS.estimates(pairs[:1], judgments[:2]))
+    assert PAIRS.estimates_by_group([make_pair(1)], judgments[:2]) == {}
 
 
 def test_without_a_verdict_in_both_orders_nothing_is_consistent() -> None:

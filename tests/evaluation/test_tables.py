@@ -27,3 +27,25 @@ def test_the_table_has_the_headings_of_the_metrics(capsys: pytest.CaptureFixture
     print_table(RESULTS, {"accuracy": "right"})
     printed = capsys.readouterr().out
     assert "right" in printed and "50.0% [25.0, 75.4]" in printed and "accuracy" not in printed
+
+
+@pytest.mark.parametrize("columns", [30, 80, 90, 200])
+def test_a_terminal_of_any_width_gets_whole_figures(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    metrics = {"accuracy": "accuracy", "consistent_accuracy": "right in both orders", "share_a": "share of A"}
+    results = {"runs/a-long-name/of-a-folder/model": {"held_out": dict.fromkeys(metrics, KNOWN)}}
+    print_table(results, metrics)
+    printed = capsys.readouterr().out
+    assert printed.count("50.0% [25.0, 75.4]") == 3
+    assert all(heading in printed for heading in metrics.values())
+
+
+def test_ties_are_counted_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    results = {"judge": {"some": {"accuracy": KNOWN, "ties": Estimate(1 / 3, 0, 1, 6)}, "none": {"accuracy": KNOWN}}}
+    print_table(results, {"accuracy": "accuracy"})
+    printed = capsys.readouterr().out
+    assert "some: 2 of 6 pairs are labelled tie; accuracy leaves them out" in printed
+    assert "none: " not in printed

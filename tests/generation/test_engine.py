@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, load_engine
+from judgelit.generation.loading import NamedModel
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.models import quantization
@@ -111,6 +112,24 @@ class TestDtype:
         found = weights(load_engine(EngineSpec(str(adapter), "auto")))
         assert {w.dtype for name, w in found.items() if "lora_" not in name} == {getattr(torch, saved)}
         assert {w.dtype for name, w in found.items() if "lora_" in name} == {torch.float32}
+
+    @pytest.mark.parametrize(
+        ("device", "dtype", "expected"),
+        [
+            ("cpu", None, "float32"),
+            ("cuda", None, "bfloat16"),
+            ("mps", None, "bfloat16"),
+            ("cuda", "float16", "float16"),
+        ],
+    )
+    def test_by_default_it_is_the_saved_one_on_a_gpu_and_float32_on_a_cpu(
+        self, llama: str, tmp_path: Path, device: str, dtype: Any, expected: str
+    ) -> None:
+        shutil.copytree(llama, tmp_path / "model")
+        path = tmp_path / "model/config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+        found = NamedModel.find(EngineSpec(str(tmp_path / "model"), dtype), torch.device(device))
+        assert found.backbone.dtype == expected
 
     def test_auto_of_the_built_in_model(self) -> None:
         assert {w.dtype for w in weights(load_engine(EngineSpec("nano", "auto"))).values()} == {torch.float32}

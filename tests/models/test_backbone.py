@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from judgelit.errors import UserError
-from judgelit.models.backbone import Backbone, trained_folder
+from judgelit.models.backbone import Backbone, choose_dtype, trained_folder
 from judgelit.models.lora import LoRA
 
 
@@ -220,3 +220,23 @@ class TestTrainedFolder:
         (tmp_path / "adapter_config.json").write_text("{}")
         with pytest.raises(UserError, match="base_model_name_or_path"):
             trained_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("uses_lora", "on_gpu", "saved", "expected"),
+    [
+        (True, True, "bfloat16", "bfloat16"),
+        (True, True, None, "float32"),
+        (True, False, "bfloat16", "float32"),
+        (False, True, "bfloat16", "float32"),
+    ],
+)
+def test_only_a_frozen_base_on_a_gpu_has_the_saved_dtype(
+    llama: str, tmp_path: Path, uses_lora: bool, on_gpu: bool, saved: str | None, expected: str
+) -> None:
+    shutil.copytree(llama, tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": saved}))
+    assert choose_dtype(str(tmp_path / "model"), uses_lora, on_gpu) == expected
+    if not torch.cuda.is_available():
+        assert Backbone(str(tmp_path / "model")).dtype == "float32"

@@ -1,5 +1,6 @@
 """Figures of `judgelit plan` against closed forms and against the tensors that autograd saves."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -271,6 +272,57 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
     assert "does not fit 0.00 GB" in printed and "no setting saves the last" in printed
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
+@pytest.mark.parametrize("size", [0, -4, "many"])
+def test_a_model_of_no_size_is_refused(
+    model_folder: str, name: str, size: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(model_folder) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: size}))
+    with pytest.raises(SystemExit) as stopped:
+        plan(f"--model.backbone.name_or_path={model_folder}", "--prompt-tokens=9")
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert stopped.value.code == 2 and model_folder in line
+    assert name in line or "has a size of 0" in line
+
+
+def test_lengths_replace_the_data_and_a_missing_adapter_is_assumed(
+    model_folder: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = f"--model.backbone.name_or_path={model_folder}"
+    lengths = ["--prompt-tokens=150", "--completion-tokens=50", "--examples=200"]
+    main(["plan", "--config=lora/sft", model, *lengths])
+    assert "assumed prompts of 150 and completions of 50 tokens" in capsys.readouterr().out
+    peft = Backbone(model_folder, lora=LoRA(r=16)).outline()
+    peft.peft_config["default"].save_pretrained(tmp_path / "adapter")
+    printed = []
+    for folder in ("runs/lora-sft/model", str(tmp_path / "adapter")):
+        main(["plan", "--config=lora/dpo", model, f"--model.backbone.adapter={folder}", *lengths])
+        printed.append(capsys.readouterr().out.splitlines())
+    note = "adapter: not there yet; assumed LoRA of rank 16, change it with model.backbone.lora"
+    assert note in printed[0]
+    assert [line for line in printed[0] if line != note] == printed[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([], "bfloat16"),
+        (["--trainer.accelerator=cpu"], "float32"),
+        (["--model.backbone.dtype=float32"], "float32"),
+        (["--model.backbone.lora=null"], "float32"),
+    ],
+)
+def test_a_frozen_base_is_planned_in_its_own_dtype(
+    model_folder: str, more: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(model_folder) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dtype": "bfloat16"}))
+    main(["plan", "--config=lora/sft", f"--model.backbone.name_or_path={model_folder}", "--prompt-tokens=150", *more])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("weights"))
+    assert line.endswith(expected)
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -282,7 +334,14 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
             ["--trainer.precision=bf16-true", "--prompt-tokens=9"],
             "trainer.precision: found 'bf16-true', expected one of",
         ),
-        (["--mfu=0"], "--mfu: found '0', expected a number above 0"),
+        (["--mfu=0"], "--mfu: found '0', expected a number above 0 and at most 1"),
+        (["--mfu=2"], "--mfu: found '2', expected a number above 0 and at most 1"),
+        (["--mfu=inf"], "--mfu: found 'inf', expected"),
+        (["--mfu=nan"], "--mfu: found 'nan', expected"),
+        (["--gpu-tflops=inf"], "--gpu-tflops: found 'inf', expected a number above 0"),
+        (["--gpus=-1"], "--gpus: found '-1', expected a number above 0"),
+        (["--trainer.max_steps=-7", "--prompt-tokens=9"], "trainer.max_steps: found -7, expected 0 or more, or -1"),
+        (["--trainer.max_epochs=-2", "--prompt-tokens=9"], "trainer.max_epochs: found -2, expected 0 or more, or -1"),
         (["--model.backbone.quantization=nf4", "--prompt-tokens=9"], "found neither lora nor adapter"),
     ],
 )

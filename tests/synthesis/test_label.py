@@ -56,10 +56,14 @@ def by_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(folder: Path, model: str, pairs: Any, **more: Any) -> tuple[list[PreferenceExample], list[Judgment]]:
-    settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
-    label(pairs, str(folder / "out"), model=model, **settings)
+    write_judgments(folder, model, pairs, **more)
     judgments = [Judgment.from_dict(row, at) for at, row in read_rows(f"{folder}/out/judgments.jsonl")]
     return FileSource(f"{folder}/out/preferences.jsonl").read(PreferenceExample), judgments
+
+
+def write_judgments(folder: Path, model: str, pairs: Any, **more: Any) -> None:
+    settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
+    label(pairs, str(folder / "out"), model=model, **settings)
 
 
 def test_pairs_with_agreed_winners_become_preferences(
@@ -76,6 +80,48 @@ def test_pairs_with_agreed_winners_become_preferences(
     assert len(by_answer) == 6
     assert run(tmp_path, llama, str(tmp_path / "pairs.jsonl")) == (examples, judgments)
     assert len(by_answer) == 6, "all was in the journal"
+
+
+def test_judgments_of_other_pairs_or_settings_are_not_overwritten(
+    tmp_path: Path, llama: str, by_answer: list[str]
+) -> None:
+    path = tmp_path / "pairs.jsonl"
+    write_records(path, [make_pair(1, "B", "bad", "good")])
+    before = run(tmp_path, llama, str(path))
+    with pytest.raises(UserError, match="max_new_tokens: found 4, expected 5; choose another folder with --output"):
+        run(tmp_path, llama, str(path), max_new_tokens=5)
+    write_records(path, [make_pair(2, "B", "bad", "good")])
+    with pytest.raises(UserError, match=r"pairs: found .* choose another folder with --output"):
+        run(tmp_path, llama, str(path))
+    write_records(path, [make_pair(1, "B", "bad", "good")])
+    assert run(tmp_path, llama, str(path)) == before
+
+
+def test_limit_takes_the_first_pairs(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
+    pairs = [make_pair(number, "B", "bad", "good") for number in range(3)]
+    write_records(tmp_path / "pairs.jsonl", pairs)
+    _, judgments = run(tmp_path, llama, str(tmp_path / "pairs.jsonl"), limit=2)
+    assert {judgment.pair_id for judgment in judgments} == {"p0", "p1"}
+    with pytest.raises(UserError, match="limit: found 0, expected 1 or more"):
+        run(tmp_path, llama, str(tmp_path / "pairs.jsonl"), limit=0)
+
+
+@pytest.mark.parametrize("spoken", [0, 1])
+def test_missing_verdicts_are_counted(
+    tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoken: int
+) -> None:
+    def answer(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
+        yield from ((index, ["[[A]]" if index < spoken else "no idea"]) for index in range(len(conversations)))
+
+    monkeypatch.setattr(LocalEngine, "answer", answer)
+    write_records(tmp_path / "pairs.jsonl", [make_pair(number) for number in range(2)])
+    if spoken:
+        write_judgments(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
+    else:
+        with pytest.raises(UserError, match="found no verdict in any of 4 judgments"):
+            write_judgments(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
+    assert f"{4 - spoken} of 4 judgments have no verdict" in capsys.readouterr().out
+    assert len((tmp_path / "out/judgments.jsonl").read_text().splitlines()) == 4
 
 
 ANSWERS = [

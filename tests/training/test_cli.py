@@ -64,6 +64,7 @@ def test_the_saved_configuration_repeats_the_run(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=2", "--trainer.default_root_dir=first"])
     saved = yaml.safe_load(Path("first/config.yaml").read_text(encoding="utf-8"))
+    assert saved["model"]["init_args"]["backbone"]["dtype"] == "float32"  # not `auto`
     assert saved["trainer"]["max_steps"] == 2 and saved["seed_everything"] == 0
     main(["fit", "--config=first/config.yaml", "--trainer.default_root_dir=second"])
     for name, weight in checkpoint("first")["state_dict"].items():
@@ -196,7 +197,7 @@ def test_variables_of_the_chat_template_are_a_setting_that_the_model_keeps(
     for model, closed in (("run", False), ("run/model", False), (str(folder), True)):
         for values in (None, {"enable_thinking": False}):
             spec = EngineSpec(model, chat_template_kwargs=values)
-            tokenizer = NamedModel.find(spec).load_tokenizer(None, spec.chat_template_kwargs)
+            tokenizer = NamedModel.find(spec, torch.device("cpu")).load_tokenizer(None, spec.chat_template_kwargs)
             text = tokenizer.raw_text(tokenizer.prompt_ids(question))
             assert ("<think>" in text) == (closed or values is not None)
 

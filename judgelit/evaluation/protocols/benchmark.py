@@ -10,6 +10,8 @@ from judgelit.judging.prompts import JudgePrompt, PromptReport
 from judgelit.records.records import Judgment, PreferencePair
 from judgelit.records.sources import Sources
 
+GROUPS = ("category", "subset")
+"""Fields of a pair by which scores are also computed."""
 MakePrompts = Callable[..., tuple[list[JudgePrompt], PromptReport]]
 """A function with the arguments of `judging.prompts.judge_prompts`."""
 
@@ -30,6 +32,21 @@ class Benchmark:
     def estimates(self, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> dict[str, Estimate]:
         """Each metric with its interval."""
         return intervals.estimates(self.metrics(pairs, judgments))
+
+    def estimates_by_group(
+        self, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]
+    ) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """The estimates of each category and of each subset: {"category": {name: {metric: estimate}}, ...}.
+
+        Pairs without a category are in none. A field that no pair has is left out.
+        """
+        groups: dict[str, dict[str, dict[str, Estimate]]] = {}
+        for field in GROUPS:
+            for name in sorted({getattr(pair, field) for pair in pairs} - {""}):
+                members = {pair.id: pair for pair in pairs if getattr(pair, field) == name}
+                of_group = [judgment for judgment in judgments if judgment.pair_id in members]
+                groups.setdefault(field, {})[name] = self.estimates(list(members.values()), of_group)
+        return groups
 
     def gains(
         self, pairs: Sequence[PreferencePair], before: Sequence[Judgment], after: Sequence[Judgment]

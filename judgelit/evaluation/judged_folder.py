@@ -1,0 +1,145 @@
+"""Judgments of sets of pairs in a folder, which takes the results of one judge, one set of pairs and one setting."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judgelit.atomic import write_json
+from judgelit.errors import UserError
+from judgelit.evaluation.judgments import judge, make_prompts
+from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.generation.engine import EngineSpec, load_engine
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import Templates
+from judgelit.judging.template import Template
+from judgelit.records.files import write_records
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.unicode import dump_json
+
+SETTINGS = "settings.json"
+"""The file that says what the results in a folder are made from."""
+
+
+def _refuse_other_results(folder: Path, settings: Mapping[str, Any], results: Collection[str]) -> None:
+    """Refuse a folder that holds results of other settings, or one of the files `results` without any settings."""
+    path = folder / SETTINGS
+    advice = "choose another folder with --output"
+    if not path.exists():
+        for name in results:
+            if (folder / name).exists():
+                raise UserError(f"{folder / name}: found results without {SETTINGS}, expected an unused name; {advice}")
+        return
+    try:
+        there = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: found no settings as JSON, expected those of results; {advice}") from error
+    for name, value in _flat(settings).items():
+        if name not in there or there[name] != value:
+            raise UserError(f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; {advice}")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """How pairs are judged."""
+
+    benchmark: Benchmark
+    templates: Templates
+    max_new_tokens: int
+    stop_at_verdict: bool
+    seed: int
+
+
+def judge_into(
+    folder: Path,
+    spec: EngineSpec,
+    pairs: Mapping[str, Sequence[PreferencePair]],
+    questions: Questions,
+    settings: Mapping[str, Any],
+    results: Mapping[str, str],
+    last: str,
+) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
+    """Judge sets of pairs greedily and write the judgments of each set to a file.
+
+    SETTINGS in the folder records what the results are made from: the settings, and hashes of weights, templates and
+    pairs. The journal of answers is there too, so that the same call continues after a kill.
+
+    Args:
+        folder: The folder to write to.
+        spec: The judge.
+        pairs: The pairs of each set, by the set's name.
+        questions: How they are judged.
+        settings: The command's other settings.
+        results: The file of each set's judgments, by the set's name.
+        last: Name of the file that the caller will write when all are judged.
+
+    Returns:
+        The judgments of each set, and the content of SETTINGS.
+
+    Raises:
+        UserError: The folder holds other results, the judge cannot be loaded, or a set has no pair that fits.
+    """
+    templates, names = questions.templates.load(), (*results.values(), last)
+    made_from = {
+        "model": spec.model,
+        "templates": {
+            "names": list(templates),
+            "seed": questions.templates.seed,
+            "texts": _fingerprint_templates(templates),
+        },
+        "max_new_tokens": questions.max_new_tokens,
+        "stop_at_verdict": questions.stop_at_verdict,
+        "seed": questions.seed,
+        **spec.result_settings(),
+        **settings,
+        "pairs": {name: _fingerprint_pairs(of_set) for name, of_set in pairs.items()},
+    }
+    # Before the model is loaded, so that a used folder is refused at once.
+    _refuse_other_results(folder, made_from, names)
+    engine = load_engine(spec)
+    made_from |= {"dtype": engine.dtype, "weights": engine.identity}
+    _refuse_other_results(folder, made_from, names)
+    journaled = JournaledEngine(engine, folder / "journal.sqlite")
+    prompts = {
+        name: make_prompts(
+            questions.benchmark,
+            name,
+            of_set,
+            engine.tokenizer,
+            templates,
+            questions.max_new_tokens,
+            questions.templates.seed,
+        )
+        for name, of_set in pairs.items()
+    }
+    write_json(folder / SETTINGS, made_from)
+    sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
+    judgments = {}
+    for name, of_set in prompts.items():
+        judgments[name] = judge(journaled, of_set, sampling, questions.seed, f"judging {name}")
+        write_records(folder / results[name], judgments[name])
+    return judgments, made_from
+
+
+def _fingerprint_pairs(pairs: Sequence[PreferencePair]) -> str:
+    """A hash of pairs, 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for pair in pairs:
+        digest.update(dump_json(pair.to_dict()).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _fingerprint_templates(templates: Mapping[str, Template]) -> str:
+    """A hash of templates, 16 hexadecimal digits."""
+    return hashlib.sha256(repr(sorted(templates.items())).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
