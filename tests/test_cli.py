@@ -75,6 +75,8 @@ def test_print_config_is_resolved_and_names_the_model_once(name: str, capsys: py
     assert exit_.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["trainer"]["max_steps"] == 7
+    # One process on any machine, also on one with several GPUs.
+    assert (config["trainer"]["accelerator"], config["trainer"]["devices"]) == ("cpu", 1)
     assert config["model"]["init_args"]["backbone"]["name_or_path"] == "nano"
     assert "tokenizer" not in config["data"]["init_args"]
 
