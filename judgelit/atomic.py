@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
 
-from judgelit.errors import UserError
+from judgelit.errors import UserError, name_file
 
 PART = ".part"
 """Suffix of the name during writing."""
@@ -69,6 +69,9 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except Exception as error:
+        name_file(error, path)
+        raise
     finally:
         part.unlink(missing_ok=True)
     sync(path.parent)
@@ -92,6 +95,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield part
         sync_tree(part)
         part.replace(path)
+    except Exception as error:
+        name_file(error, path)
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     sync(path.parent)

@@ -84,8 +84,14 @@ def copy_config(name: str, to: str) -> None:
     for path, _ in copies:
         if os.path.lexists(path):
             raise UserError(f"{path} exists already; give another file or folder as second argument")
-    for path, original in copies:
-        write_text(path, original.read_text(encoding="utf-8"))
+    try:
+        for path, original in copies:
+            write_text(path, original.read_text(encoding="utf-8"))
+    except OSError:
+        for path, _ in copies:
+            path.unlink(missing_ok=True)
+        raise
+    for path, _ in copies:
         print(f"{path} written")
     print(f"run it with --config {target}")
 
