@@ -3,8 +3,10 @@
 import os
 import sys
 from importlib import import_module
+from typing import NoReturn
 
-from judgelit.errors import UserError, out_of_memory
+from judgelit.console import keep_working_without_output, output_failure
+from judgelit.errors import UserError, out_of_memory, system_error
 
 COMMANDS = {
     "run": (
@@ -32,9 +34,11 @@ TRAINER_COMMANDS = {"fit", "validate", "test", "predict"}
 def main(argv: list[str] | None = None) -> None:
     """Run a command.
 
-    Exit codes: 0 if it succeeds; 2 after a `UserError`, which is printed as one line; 130 after an interrupt and 143
-    after SIGTERM; 1 after an error of judgelit itself, with a traceback, or if nobody reads the output any more.
+    Exit codes: 0 if it succeeds; 2 after a `UserError` or a system's error such as a full disk, which is printed as one
+    line; 130 after an interrupt and 143 after SIGTERM; 1 after an error of judgelit itself, with a traceback. If
+    standard output fails, the command works on to its end. Then the code is 2, or 1 if nobody reads the output.
     """
+    keep_working_without_output()
     argv = sys.argv[1:] if argv is None else argv
     if os.environ.pop("JUDGELIT_END_WITH_STDIN", None):
         _end_with_stdin()
@@ -48,27 +52,40 @@ def main(argv: list[str] | None = None) -> None:
         else:
             _run(argv)
     except UserError as error:
-        # One call of write: the lines of several processes must not mix.
-        sys.stderr.write(f"judgelit: error: {error}\n")
-        raise SystemExit(2) from None
-    except (RuntimeError, MemoryError) as error:
-        said = out_of_memory(error)
-        if said is None:
-            raise
-        sys.stderr.write(f"judgelit: error: {said}; {_saves_memory(argv[0])}\n")
-        raise SystemExit(2) from None
-    except BrokenPipeError:
-        # The reader, such as `| head`, has closed the pipe. Without this, Python would fail again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
+        _refuse(str(error))
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning turns an interrupt into SystemExit(1), and SIGTERM into a SystemExit with code 0.
         is_sigterm = type(stop).__name__ == "SIGTERMException"
         is_interrupt = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
         if not is_sigterm and not is_interrupt:
+            if isinstance(stop, SystemExit) and not stop.code:
+                _check_output()
             raise
         sys.stderr.write("judgelit: interrupted; the same command continues, `judgelit fit` with --ckpt_path last\n")
         raise SystemExit(143 if is_sigterm else 130) from None
+    except Exception as error:
+        if (said := out_of_memory(error)) is not None:
+            _refuse(f"{said}; {_saves_memory(argv[0])}")
+        if (line := system_error(error)) is None:
+            raise
+        _refuse(line)
+    _check_output()
+
+
+def _refuse(line: str) -> NoReturn:
+    # One call of write: the lines of several processes must not mix.
+    sys.stderr.write(f"judgelit: error: {line}\n")
+    raise SystemExit(2) from None
+
+
+def _check_output() -> None:
+    """End with an error if not all that was printed could be written."""
+    failure = output_failure()
+    if isinstance(failure, BrokenPipeError):
+        # The reader, such as `| head`, has read enough.
+        raise SystemExit(1) from None
+    if failure is not None:
+        _refuse(f"standard output: {failure.strerror}; what the command writes to files is complete")
 
 
 def _saves_memory(command: str) -> str:

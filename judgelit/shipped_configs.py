@@ -1,8 +1,10 @@
 """`judgelit configs`: find, list and copy the shipped configurations."""
 
 import difflib
+import os
 from pathlib import Path
 
+from judgelit.atomic import write_text
 from judgelit.errors import UserError
 
 
@@ -52,28 +54,44 @@ def main(argv: list[str]) -> None:
         for name, path in shipped().items():
             print(f"{name:<{width}}  {_first_comment(path)}")
         return
-    copy_config(Path(find(args.name)), Path(args.to or "."))
+    copy_config(args.name, args.to or ".")
 
 
-def copy_config(source: Path, target: Path) -> None:
-    """Copy a configuration and the configurations that it names into one folder.
+def copy_config(name: str, to: str) -> None:
+    """Copy a shipped configuration and the configurations beside it that it names into one folder.
+
+    Args:
+        name: Short name or path of a shipped configuration.
+        to: The file to write, or a folder.
 
     Raises:
-        UserError: A file to write exists.
+        UserError: No shipped configuration has this name, or a file cannot be written. Then none is written.
     """
     import yaml
 
-    if target.is_dir():
+    source, target = Path(find(name)), Path(to)
+    if source not in shipped().values():
+        raise UserError(f"name: found {name!r}, a file of yours, expected a shipped configuration; copy files with cp")
+    if target.is_dir() or to.endswith("/"):
         target /= source.name
+    if target.suffix not in (".yaml", ".yml"):
+        raise UserError(f"to: found {to!r}, expected a name that ends with .yaml, or a folder (with / at its end)")
     named = yaml.safe_load(source.read_text(encoding="utf-8")).values()
-    others = [source.parent / value for value in named if isinstance(value, str) and value.endswith(".yaml")]
-    copies = {target: source, **{target.parent / path.name: path for path in others}}
-    for path in copies:
-        if path.exists():
+    others = [value for value in named if isinstance(value, str) and value.endswith(".yaml")]
+    copies = [(target, source), *((target.parent / other, source.parent / other) for other in others)]
+    if target.name in others:
+        raise UserError(f"to: found {target.name!r}, the name of another file that is copied; choose another one")
+    for path, _ in copies:
+        if os.path.lexists(path):
             raise UserError(f"{path} exists already; give another file or folder as second argument")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for path, original in copies.items():
-        path.write_text(original.read_text(encoding="utf-8"), encoding="utf-8")
+    try:
+        for path, original in copies:
+            write_text(path, original.read_text(encoding="utf-8"))
+    except OSError:
+        for path, _ in copies:
+            path.unlink(missing_ok=True)
+        raise
+    for path, _ in copies:
         print(f"{path} written")
     print(f"run it with --config {target}")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from judgelit.atomic import atomic_file, atomic_folder, write_json, write_text
+from judgelit.atomic import atomic_file, atomic_folder, check_file_names, remove_parts, write_json, write_text
+from judgelit.errors import UserError
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -111,3 +112,32 @@ def test_a_folder_takes_the_place_of_an_empty_one_only(tmp_path: Path) -> None:
         (folder / "new").write_text("x")
     assert [file.name for file in full.iterdir()] == ["old"]
     assert sorted(tmp_path.iterdir()) == [empty, full]
+
+
+def test_only_parts_of_this_very_path_are_removed(tmp_path: Path) -> None:
+    kept = ["out.part", ".out.part", ".out.mine.part", ".out.jsonl.0123abcd.part", ".outer.0123abcd.part"]
+    for name in [*kept, ".out.0123abcd.part"]:
+        (tmp_path / name).write_text("x")
+    remove_parts(tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_plain_names_are_accepted() -> None:
+    check_file_names(
+        "sets", ["in_distribution", "RewardBench 2", "v1.5-hard", "测试", "Übung", "a" * 100], taken=["train"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", ".", "..", "../x", "../../../x", "/abs", "a/b", "a\\b", ".hidden", "a.", "a ", "-x", "a\nb", "a\0b",
+     "a:b", "~x", "$x", "*", "a" * 101, "测" * 40, "train", "Train"],
+)  # fmt: skip
+def test_names_that_are_not_plain_or_taken_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="sets: found the name"):
+        check_file_names("sets", [name], taken=["train"])
+
+
+def test_names_that_differ_in_case_alone_are_refused() -> None:
+    with pytest.raises(UserError, match="differs in case alone"):
+        check_file_names("sets", ["hard", "Hard"])

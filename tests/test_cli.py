@@ -78,6 +78,8 @@ def test_print_config_is_resolved_and_names_the_model_once(name: str, capsys: py
     assert exit_.value.code == 0
     config = yaml.safe_load(capsys.readouterr().out)
     assert config["trainer"]["max_steps"] == 7
+    # One process on any machine, also on one with several GPUs.
+    assert (config["trainer"]["accelerator"], config["trainer"]["devices"]) == ("cpu", 1)
     assert config["model"]["init_args"]["backbone"]["name_or_path"] == "nano"
     assert "tokenizer" not in config["data"]["init_args"]
 
@@ -130,6 +132,39 @@ def test_configs_copy_copies_the_configurations_that_a_recipe_names(tmp_path: Pa
     assert {path.name for path in tmp_path.iterdir()} == {"run.yaml", "sft.yaml", "dpo.yaml"}
     for path in tmp_path.iterdir():
         assert path.read_text() == shipped()[f"quickstart/{path.stem}"].read_text()
+
+
+def refusal(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        main(list(arguments))
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_configs_copy_makes_folders_and_takes_another_name(tmp_path: Path) -> None:
+    main(["configs", "copy", "lora/sft", str(tmp_path / "new/mine.yaml")])
+    main(["configs", "copy", "lora/sft", f"{tmp_path}/other/"])
+    for path in ("new/mine.yaml", "other/sft.yaml"):
+        assert (tmp_path / path).read_text() == shipped()["lora/sft"].read_text()
+
+
+def test_configs_copy_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "another file that is copied" in refusal(
+        "configs", "copy", "quickstart/run", str(tmp_path / "sft.yaml"), capsys=capsys
+    )
+    assert "expected a name that ends with .yaml" in refusal(
+        "configs", "copy", "quickstart/run", str(tmp_path / "mine"), capsys=capsys
+    )
+    (tmp_path / "dpo.yaml").symlink_to("nowhere")
+    assert "dpo.yaml exists already" in refusal("configs", "copy", "quickstart/run", str(tmp_path), capsys=capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["dpo.yaml"]
+
+
+def test_configs_copy_copies_only_shipped_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.yaml").write_text("sft: ../../../etc/secret.yaml\n")
+    line = refusal("configs", "copy", str(tmp_path / "mine.yaml"), str(tmp_path / "to/"), capsys=capsys)
+    assert "expected a shipped configuration" in line
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from judgelit.atomic import check_file_names
 from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
@@ -41,9 +42,7 @@ class JudgeData:
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("judge.sets: found no set, expected at least one")
-        for name in self.sets:
-            if not name or "/" in name or name.startswith("."):
-                raise UserError(f"judge.sets: found the name {name!r}, expected a name that a file can have")
+        check_file_names("judge.sets", self.sets)
         for field in ("max_new_tokens", "batch_size", "limit"):
             value = getattr(self, field)
             if value is not None and value < 1:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from judgelit.atomic import write_json
+from judgelit.atomic import check_file_names, write_json
 from judgelit.errors import UserError
 from judgelit.evaluation.intervals import as_json
 from judgelit.evaluation.judged_folder import Questions, judge_into
@@ -84,12 +84,10 @@ def _named_sets(pairs: str | None, sets: dict[str, Sources] | None) -> dict[str,
     """
     if pairs is not None and sets is None:
         # A glob pattern has characters that do not belong in a file's name.
-        return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0]).strip("-") or "pairs": pairs}
+        return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
     if sets is None or pairs is not None:
         raise UserError("pairs, sets: expected one of them, and not both")
-    for name in sets:
-        if not name or "/" in name or name.startswith("."):
-            raise UserError(f"sets: found the name {name!r}, expected one that can be part of a file's name")
+    check_file_names("sets", sets)
     return sets
 
 

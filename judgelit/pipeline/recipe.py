@@ -4,11 +4,15 @@ from dataclasses import dataclass
 
 from jsonargparse.typing import Path_fr
 
+from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
 from judgelit.judging.prompts import Templates
 from judgelit.records.sources import Sources
 from judgelit.synthesis.enhancement import Enhancement
 from judgelit.synthesis.teachers import Teacher
+
+TRAIN = "train"
+"""Name of the training pairs, beside those of the held-out sets."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("sets: found none, expected at least one set of held-out pairs")
+        check_file_names("sets", self.sets, taken=[TRAIN])
         for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

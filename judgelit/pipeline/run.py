@@ -1,7 +1,6 @@
 """The recipe as stages in order. A stage that has ended is not run again."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -20,12 +19,13 @@ from judgelit.generation.engine import Engine, EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
-from judgelit.pipeline.recipe import Recipe
+from judgelit.pipeline.recipe import TRAIN, Recipe
 from judgelit.pipeline.results import Results
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair
 from judgelit.records.sources import Source, Sources, as_sources, read_pairs
 from judgelit.runs.export import export_run
+from judgelit.runs.folder import holds_something
 from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.enhancement import synthesize_enhancement
@@ -34,6 +34,10 @@ from judgelit.synthesis.warmup import synthesize_warmup
 
 Cost = dict[str, Any]
 """What a stage reports: `tokens`, and `peak_memory_bytes` if the work was done in another process."""
+_EXPORT_BEGUN = "begun"
+"""File that says that the folder `export` is this run's."""
+_DONE = "done.json"
+"""File that says that a stage has ended, and what it cost."""
 
 
 class Run:
@@ -60,6 +64,8 @@ class Run:
     def go(self) -> None:
         """Run all stages, then print the results."""
         began = time.monotonic()
+        # Found now, and not after hours of training.
+        self.refuse_other_export()
         self.stage("01-pairs", self.make_pairs)
         self.stage("02-warmup", self.make_warmup)
         self.evaluate("03-base", "base", self.base)
@@ -74,13 +80,13 @@ class Run:
         self.results.print()
         print(f"this call took {time.monotonic() - began:.0f} s")
         print(f"results: {self.results.path}")
-        print(f"judge:   {self.folder / 'export'} (a Hugging Face folder)")
+        print(f"judge:   {self.exported} (a Hugging Face folder)")
         print(f"stages:  {self.folder / 'stages'} (data, judgments, logs, checkpoints)")
 
     def stage(self, name: str, work: Callable[[Path], Cost]) -> bool:
         """Do `work` in the stage's folder and return True, or return False if its `done.json` is there."""
         folder = self.path(name)
-        done = folder / "done.json"
+        done = folder / _DONE
         if done.exists():
             print(f"{name}: done before")
             self.results.cost[name] = json.loads(done.read_text(encoding="utf-8"))
@@ -104,7 +110,7 @@ class Run:
         kept = [pair for pair in train if pair.question_key not in held_out]
         if not kept:
             raise UserError(f"train: the questions of all {len(train)} pairs are held out; expected some that are not")
-        for name, pairs in {"train": kept, **sets}.items():
+        for name, pairs in {TRAIN: kept, **sets}.items():
             write_records(folder / f"{name}.jsonl", pairs)
         counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
         print(f"{len(kept)} training pairs ({len(train) - len(kept)} left out: their questions are held out); {counts}")
@@ -113,7 +119,7 @@ class Run:
     def make_warmup(self, folder: Path) -> Cost:
         """Make the SFT set from the teacher's judgments."""
         examples, report = synthesize_warmup(
-            self.pairs("train"),
+            self.pairs(TRAIN),
             self.recipe.teacher,
             self.recipe.templates,
             self.tokenizer,
@@ -135,7 +141,7 @@ class Run:
         """Make the DPO set from judgments that are sampled from the warm judge."""
         settings = self.recipe.enhancement
         examples, report = synthesize_enhancement(
-            self.pairs("train")[: self.recipe.enhancement_pairs],
+            self.pairs(TRAIN)[: self.recipe.enhancement_pairs],
             self.engine(warm),
             self.recipe.templates,
             folder / "journal.sqlite",
@@ -176,11 +182,31 @@ class Run:
 
     def export(self, folder: Path) -> Cost:
         """Write the trained judge as a Hugging Face folder, with an adapter merged into its base."""
-        to = self.folder / "export"
-        # A run that was killed between the end of the export and that of the stage has left one.
-        shutil.rmtree(to, ignore_errors=True)
-        export_run(find_run(self.path("07-dpo")), to, merge=True, tokenizer=self.tokenizer)
+        begun = folder / _EXPORT_BEGUN
+        # The export appears when it is complete. If the run was killed before the stage's end, it is there already.
+        if not (begun.exists() and self.exported.exists()):
+            self.refuse_other_export()
+            write_text(begun, "")
+            export_run(find_run(self.path("07-dpo")), self.exported, merge=True, tokenizer=self.tokenizer)
         return {"tokens": 0}
+
+    @property
+    def exported(self) -> Path:
+        """The folder of the trained judge."""
+        return self.folder / "export"
+
+    def refuse_other_export(self) -> None:
+        """Check that nothing stands where the judge will be exported to.
+
+        Raises:
+            UserError: There is something that this run has not made.
+        """
+        made = any(self.path("09-export", name).exists() for name in (_EXPORT_BEGUN, _DONE))
+        if not made and holds_something(self.exported):
+            raise UserError(
+                f"{self.exported}: found files that this run has not made, expected room for the trained judge; move "
+                "them away and run the same command"
+            )
 
     def fit_arguments(self, stage: str, config: Path_fr, train: Path) -> list[str]:
         """Arguments of `judgelit fit`: its configuration, and what this run sets."""

@@ -18,6 +18,7 @@ from judgelit.models import quantization
 from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import whole_weights
 from judgelit.parsing import OneLineErrors
+from judgelit.runs.folder import holds_something
 from judgelit.runs.model_card import model_card
 from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
 
@@ -151,7 +152,7 @@ def new_folder(to: Path) -> Iterator[Path]:
         UserError: There is something at `to` already, or the folder cannot be made.
     """
     to = to.absolute()
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if holds_something(to):
         raise UserError(f"{to} exists already, expected a new or an empty folder; choose another one with --to")
     with ExitStack() as stack:
         try:

@@ -27,6 +27,11 @@ def refuse_used_folder(root: Path, advice: str) -> None:
             raise UserError(f"{root} holds another run ({name} is there); {advice}")
 
 
+def holds_something(path: Path) -> bool:
+    """Whether there is something at `path`, other than an empty folder."""
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
+
+
 def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
     """Write a run's configuration into its folder, or find that the same configuration is there.
 
@@ -39,6 +44,9 @@ def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
     """
     if not (folder / "config.yaml").exists():
         refuse_used_folder(folder, _ADVICE)
+        for name in ("stages", "export"):
+            if holds_something(folder / name):
+                raise UserError(f"{folder / name}: found files that are not of this run, expected none; {_ADVICE}")
     for name, text in files.items():
         path = folder / name
         if path.exists() and path.read_text(encoding="utf-8") != text:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from judgelit.judging.verdict import parse
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource
 
-from .conftest import in_a_process, shortened_quickstart
+from .conftest import Judgelit, in_a_process, shortened_quickstart
 
 STAGES = [
     "01-pairs",
@@ -118,6 +119,31 @@ def test_a_second_run_repeats_no_stage(finished: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("done.json")} == before
     assert results(finished) == old
     assert said.count("done before") == len(STAGES)
+
+
+def test_a_run_deletes_no_export_that_it_has_not_made(
+    finished: Path, judgelit: Judgelit, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "configs", tmp_path / "configs")
+    shutil.copytree(finished / "runs", tmp_path / "runs")
+    again = ["run", "--config", "configs/run.yaml", "--output", "runs/short"]
+    export, stage = tmp_path / "runs/short/export", tmp_path / "runs/short/stages/09-export"
+    before = {path.name: path.read_bytes() for path in export.iterdir()}
+    # Killed after the export and before the end of its stage.
+    (stage / "done.json").unlink()
+    judgelit(*again)
+    assert {path.name: path.read_bytes() for path in export.iterdir()} == before
+    # Another folder has taken the place before the stage began.
+    shutil.rmtree(stage)
+    shutil.rmtree(export)
+    export.mkdir()
+    judgelit_never_saw = export / "mine.txt"
+    judgelit_never_saw.write_text("mine")
+    assert "found files that this run has not made" in refused(*again)
+    assert judgelit_never_saw.read_text() == "mine"
+    judgelit_never_saw.unlink()
+    judgelit(*again)
+    assert {path.name for path in export.iterdir()} == set(before)
 
 
 @pytest.mark.slow

@@ -256,3 +256,21 @@ def test_values_out_of_range_are_refused(refused: Refused, tmp_path: Path) -> No
     assert "max_prompt_tokens" in refused(*warmup, "--max_prompt_tokens=0")
     assert "batch_size" in refused("judge", *judge, "--output=labels", "--batch_size=-3", "--max_new_tokens=4")
     assert "cannot be written" in refused("judge", *judge, f"--output={pairs}", "--max_new_tokens=4")
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/abs", "train", "Train", "", ".hidden", "a" * 200])
+def test_names_of_sets_that_would_leave_the_folder_or_replace_its_files_are_refused(
+    refused: Refused, tmp_path: Path, name: str
+) -> None:
+    path = shortened_quickstart(tmp_path / "configs")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["sets"] = {"harder": config["sets"]["harder"], name: config["sets"]["harder"]}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "sets: found the name" in refused("run", "--config", str(path), "--output", "out")
+    pairs = lines(tmp_path / "pairs.jsonl", PAIR)
+    if name.lower() != "train":
+        sets = json.dumps({"other": pairs, name: pairs})
+        assert "sets: found the name" in refused("evaluate", "--model=nano", "--output=out", f"--sets={sets}")
+        data = lines(tmp_path / "data.jsonl", GOOD)
+        assert "sets: found the name" in refused(*fit("sft", data, f"--data.judge.sets={sets}"))
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """The journal: each answer is written before it is used, and nothing is asked twice."""
 
+import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,53 @@ def test_a_journal_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.sqlite").mkdir()
     with pytest.raises(UserError, match=r"cannot be written to: unable to open"):
         JournaledEngine(Counting(), tmp_path / "journal.sqlite")
+
+
+def test_a_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    for statement in ("CREATE TABLE answers (id INTEGER, text TEXT)", "CREATE TABLE songs (name TEXT)"):
+        path.unlink(missing_ok=True)
+        with sqlite3.connect(path) as other:
+            other.execute(statement)
+        other.close()
+        before = path.read_bytes()
+        with pytest.raises(UserError, match="database of another program"):
+            JournaledEngine(Counting(), path)
+        assert path.read_bytes() == before
+
+
+def test_a_damaged_journal_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    questions = ask(*(f"question {number} " * 40 for number in range(100)))
+    answers(JournaledEngine(Counting(), path), questions)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\x13" * (len(content) - 4096)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"not a journal of judgelit, or a damaged one .* move it away"):
+        answers(JournaledEngine(Counting(), path), questions)
+
+
+@pytest.mark.parametrize("texts", ["[1]", "{", "null", '"a"'])
+def test_an_answer_that_is_no_list_of_texts_is_refused(tmp_path: Path, texts: str) -> None:
+    path = tmp_path / "journal.sqlite"
+    answers(JournaledEngine(Counting(), path), ask("a"))
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE answers SET texts = ?", (texts,))
+    connection.close()
+    with pytest.raises(UserError, match="no list of texts"):
+        answers(JournaledEngine(Counting(), path), ask("a"))
+
+
+def test_a_journal_that_another_process_has_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("judgelit.generation.journal._PATIENCE", 0.1)
+    path = tmp_path / "journal.sqlite"
+    journaled = JournaledEngine(Counting(), path)
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UserError, match="another process has locked it"):
+        answers(journaled, ask("a"))
+    holder.execute("COMMIT")
+    assert answers(journaled, ask("a"))

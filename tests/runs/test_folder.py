@@ -35,3 +35,12 @@ def test_the_folder_of_a_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds another run"):
         claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
+
+
+@pytest.mark.parametrize("name", ["stages", "export"])
+def test_files_that_are_not_of_the_run_are_refused_and_kept(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: found files that are not of this run"):
+        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "mine.txt"]

@@ -1,0 +1,43 @@
+"""Standard output and standard error that never stop the work."""
+
+import io
+import sys
+from typing import Any
+
+
+class _Stream(io.FileIO):
+    """An output whose failures are noted and not raised: what a command computes is worth more than its lines."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        """Write, or note that it was not possible."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            return len(data)
+
+
+_outputs: dict[str, _Stream] = {}
+
+
+def keep_working_without_output() -> None:
+    """Replace standard output and error of this process by such that never fail. Only the first call has an effect."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # A test, or a program that uses judgelit, may have set another object.
+        if name in _outputs or stream is None or stream is not getattr(sys, f"__{name}__"):
+            continue
+        raw = _outputs[name] = _Stream(stream.fileno(), "wb", closefd=False)
+        line_by_line = name == "stderr" or raw.isatty()
+        text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=line_by_line)
+        setattr(sys, name, text)
+
+
+def output_failure() -> OSError | None:
+    """The first failure of standard output, once all that was printed has been written."""
+    if "stdout" not in _outputs:
+        return None
+    sys.stdout.flush()
+    return _outputs["stdout"].failure
