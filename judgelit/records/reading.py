@@ -43,18 +43,23 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
     """
     if isinstance(row, BrokenRow):
         raise row.error
-    row = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
+    filled = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
+    found: SFTExample | PreferenceExample | PreferencePair | None
     if kind is SFTExample:
-        return cast(R, _sft_example(row, at))
-    if kind is PreferenceExample:
-        return cast(R, _preference_example(row, at))
-    return cast(R, _pair(row, at, place))
+        found = _sft_example(filled, at)
+    elif kind is PreferenceExample:
+        found = _preference(filled, at)
+    else:
+        found = _pair(filled, at, place)
+    if found is None:
+        raise _no_form(filled, [name for name in row if name not in filled], kind, at)
+    return cast(R, found)
 
 
-def _sft_example(row: Row, at: str) -> SFTExample:
+def _sft_example(row: Row, at: str) -> SFTExample | None:
     found = _first(EXCHANGES, row, at)
     if found is None:
-        raise _no_form(row, at, "an SFT example", tuple(EXCHANGES))
+        return None
     for name in ("label", "kto_tag"):
         if str(row.get(name)).strip().lower() in _BAD:
             raise bad_field(at, name, row[name], "an answer to train on; a bad answer is no SFT example")
@@ -64,13 +69,6 @@ def _sft_example(row: Row, at: str) -> SFTExample:
     refuse_blank(found.name, found.answer, at)
     prompt = tuple(complete_prompt(row, found.prompt, at))
     return SFTExample(prompt, found.answer, _given_id(row), _kept(row) | _meta(row))
-
-
-def _preference_example(row: Row, at: str) -> PreferenceExample:
-    found = _preference(row, at)
-    if found is None:
-        raise _no_form(row, at, "a preference example", tuple(COMPARISONS))
-    return found
 
 
 def _preference(row: Row, at: str) -> PreferenceExample | None:
@@ -83,7 +81,7 @@ def _preference(row: Row, at: str) -> PreferenceExample | None:
     return PreferenceExample(tuple(complete_prompt(row, found.prompt, at)), found.chosen, found.rejected, meta)
 
 
-def _pair(row: Row, at: str, place: str) -> PreferencePair:
+def _pair(row: Row, at: str, place: str) -> PreferencePair | None:
     """Read a pair. If the row has chosen and rejected, a hash of the id decides which of them is answer A."""
     if _is_own_pair(row):
         question = {"role": "user", "content": row["question"]}
@@ -95,8 +93,7 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair:
     if judged is None:
         example = _preference(row, at)
         if example is None:
-            forms = ("id + question + answer_a + answer_b + label", *JUDGED, *COMPARISONS)
-            raise _no_form(row, at, "a preference pair", forms)
+            return None
         prompt = [*example.messages]
         judged = Judged(prompt, example.chosen, example.rejected, "A", ("chosen", "rejected"))
     else:
@@ -167,9 +164,20 @@ def _meta(row: Row) -> dict[str, Any]:
     return dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
 
 
-def _no_form(row: Row, at: str, record: str, forms: Sequence[str]) -> UserError:
+_FORMS: dict[type, tuple[str, Sequence[str]]] = {
+    SFTExample: ("an SFT example", tuple(EXCHANGES)),
+    PreferenceExample: ("a preference example", tuple(COMPARISONS)),
+    PreferencePair: ("a preference pair", ("id + question + answer_a + answer_b + label", *JUDGED, *COMPARISONS)),
+}
+
+
+def _no_form(row: Row, empty: Sequence[str], kind: type, at: str) -> UserError:
+    """The error for a row of no known form; `empty` are its fields that are null."""
+    record, forms = _FORMS[kind]
     fields = ", ".join(map(repr, row)) or "no fields that are not null"
-    if record != "a preference pair" and _first(JUDGED, row, at) is not None:
+    if row and empty:
+        fields += f", and null in {', '.join(map(repr, empty))}"
+    if kind is not PreferencePair and _first(JUDGED, row, at) is not None:
         return UserError(
             f"{at}: found {fields}, a pair for a judge, expected {record}; make training data from pairs with "
             "`judgelit synthesize`"
