@@ -40,7 +40,7 @@ def evaluate(
         pairs: Labelled pairs: a file, folder, glob or hub name.
         sets: Several sets of pairs by name, usually in a `--config` file; in place of `pairs`.
         benchmark: How the pairs are read, asked and scored: `pairs` for labelled pairs of any source.
-        templates: Judge prompts to ask with.
+        templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
         stop_at_verdict: End a judgment with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.

@@ -77,17 +77,20 @@ def enhancement(
         settings: How many judgments are sampled, and how they are sampled and paired.
         teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
             dropped.
-        templates: Judge prompts, one drawn for each pair.
+        templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
         max_prompt_tokens: Longest prompt; by default the model's context less settings.sampling.max_new_tokens.
         batch_size: Judgments generated at once.
         seed: Seed of all draws.
         engine: The fields of `EngineSpec`: the warm judge.
     """
-    judge = load_engine(EngineSpec(batch_size=batch_size, **engine))
+    from judgelit.generation.loading import templates_of
+
+    spec = EngineSpec(batch_size=batch_size, **engine)
+    chosen, judge = templates_of(templates, spec.model), load_engine(spec)
     examples, report = synthesize_enhancement(
         read_pairs(pairs),
         judge,
-        templates,
+        chosen,
         _journal(output),
         max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.sampling.max_new_tokens),
         settings=settings,

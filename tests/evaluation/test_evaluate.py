@@ -12,6 +12,7 @@ from judgelit.evaluation.evaluate import evaluate, main
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.kept_templates import keep_templates
 from judgelit.judging.prompts import Templates
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair
@@ -260,6 +261,23 @@ def test_a_template_that_has_changed_is_other_settings(folders: Folders, speakin
     path.write_text(path.read_text() + "Be quick.\n")
     with pytest.raises(UserError, match=r"templates\.texts: found '\w+', expected '\w+'"):
         folders.evaluate()
+
+
+def test_a_judge_is_asked_with_the_templates_that_its_folder_keeps(
+    folders: Folders, speaking: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, folders.model = folders.model, str(folders.folder / "judge")
+    shutil.copytree(own, folders.model)
+    keep_templates(folders.templates.load(), Path(folders.model))
+    results = folders.evaluate(templates=Templates())
+    assert results["settings"]["templates"]["names"] == ["short"]
+    assert all(prompt.startswith("Q: ") for prompt in speaking)
+    said = f"judge prompts: those kept with {folders.model} (short); choose others with --templates.names"
+    assert said in capsys.readouterr().out
+    short_templates(folders.folder / "other", {"other": "brief"})
+    other = folders.evaluate("other-out", templates=Templates(["other"], str(folders.folder / "other")))
+    assert other["settings"]["templates"]["names"] == ["other"]
+    assert "judge prompts" not in capsys.readouterr().out
 
 
 def test_a_refused_command_does_not_take_the_folder(folders: Folders, speaking: list[str]) -> None:
