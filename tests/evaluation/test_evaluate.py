@@ -311,6 +311,15 @@ def test_a_set_without_name_gets_the_name_of_its_file(folders: Folders, file: st
     assert set(folders.evaluate(pairs=str(folders.folder / "sets" / file))["sets"]) == {name}
 
 
+def test_pairs_may_be_a_mixture_in_a_yaml_file(folders: Folders, tmp_path: Path) -> None:
+    sources = {"class_path": "judgelit.Mixture", "init_args": {"sources": list(folders.sets.values())}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(sources))
+    template = ["--templates.names=[short]", f"--templates.folder={tmp_path}/templates", "--max_new_tokens=3"]
+    main([f"--model={folders.model}", f"--pairs={tmp_path}/mixture.yaml", f"--output={tmp_path}/cli", *template])
+    results = json.loads((tmp_path / "cli/results.json").read_text())
+    assert results["sets"]["pairs"]["accuracy"]["n"] == 2 * (len(ONE) + len(TWO))
+
+
 def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     where = [f"--model={folders.model}", f"--pairs={folders.sets['one']}", f"--output={tmp_path}/cli"]
     template = ["--templates.names=[short]", f"--templates.folder={tmp_path}/templates"]
