@@ -1,25 +1,39 @@
-"""Progress bar."""
+"""Progress: a bar in a terminal, otherwise lines."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
+_SECONDS = 30.0
+"""Seconds between two lines."""
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` and count them in a progress bar on stderr, if stderr is a terminal."""
+    """Yield `items` and count them on stderr: in a bar if it is a terminal, otherwise in a line every 30 seconds."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     if not sys.stderr.isatty():
-        yield from items
+        yield from _with_lines(items, description, total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        if total is None and isinstance(items, Sized):
-            total = len(items)
         task = progress.add_task(description, total=total)
         for item in items:
             yield item
             progress.advance(task)
+
+
+def _with_lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
+    began = said = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - said >= _SECONDS and count != total:
+            said = now
+            left = "" if total is None else f" of {total}, {(total - count) * (now - began) / count / 60:.1f} min left"
+            print(f"{description}: {count}{left}", file=sys.stderr, flush=True)

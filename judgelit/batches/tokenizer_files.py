@@ -55,10 +55,14 @@ def load_files(name_or_path: str, base: str | None, trust_remote_code: bool) -> 
 
 def base_of_adapter(folder: Path) -> str | None:
     """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
-    settings = folder / "adapter_config.json"
-    return (
-        json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") if settings.is_file() else None
-    )
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path}: found no JSON with a base_model_name_or_path, expected a PEFT adapter's") from error
+    return None if base is None else str(base)
 
 
 def row_limit(config: Any) -> int:

@@ -14,12 +14,12 @@ from judgelit.evaluation.tables import print_table
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
-from judgelit.records.sources import Sources
+from judgelit.records.sources import Source, Sources
 
 
 def evaluate(
     output: str,
-    pairs: str | None = None,
+    pairs: Sources | None = None,
     sets: dict[str, Sources] | None = None,
     benchmark: str = "pairs",
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
@@ -37,10 +37,10 @@ def evaluate(
 
     Args:
         output: Folder to write to.
-        pairs: Labelled pairs: a file, folder, glob or hub name.
+        pairs: Labelled pairs: a file, folder, glob or hub name, or a source by class_path.
         sets: Several sets of pairs by name, usually in a `--config` file; in place of `pairs`.
         benchmark: How the pairs are read, asked and scored: `pairs` for labelled pairs of any source.
-        templates: Judge prompts to ask with.
+        templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
         stop_at_verdict: End a judgment with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
@@ -76,13 +76,15 @@ def evaluate(
     print(f"judgments and results.json are in {folder}")
 
 
-def _named_sets(pairs: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
+def _named_sets(pairs: Sources | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
     """The sets by name; the set `pairs` gets the name of its file.
 
     Raises:
         UserError: Both are given or none, or a name cannot be part of a file's name.
     """
-    if pairs is not None and sets is None:
+    if isinstance(pairs, Source) and sets is None:
+        return {"pairs": pairs}
+    if isinstance(pairs, str) and sets is None:
         # A glob pattern has characters that do not belong in a file's name.
         return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
     if sets is None or pairs is not None:

@@ -48,6 +48,7 @@ class Questions:
 
     benchmark: Benchmark
     templates: Templates
+    """Judge prompts; if neither names nor a folder are given, those that the judge's folder keeps."""
     max_new_tokens: int
     stop_at_verdict: bool
     seed: int
@@ -82,12 +83,15 @@ def judge_into(
     Raises:
         UserError: The folder holds other results, the judge cannot be loaded, or a set has no pair that fits.
     """
-    templates, names = questions.templates.load(), (*results.values(), last)
+    from judgelit.generation.loading import templates_of
+
+    chosen, names = templates_of(questions.templates, spec.model), (*results.values(), last)
+    templates = chosen.load()
     made_from = {
         "model": spec.model,
         "templates": {
             "names": list(templates),
-            "seed": questions.templates.seed,
+            "seed": chosen.seed,
             "texts": _fingerprint_templates(templates),
         },
         "max_new_tokens": questions.max_new_tokens,
@@ -111,7 +115,7 @@ def judge_into(
             engine.tokenizer,
             templates,
             questions.max_new_tokens,
-            questions.templates.seed,
+            chosen.seed,
         )
         for name, of_set in pairs.items()
     }

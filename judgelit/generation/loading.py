@@ -10,6 +10,8 @@ import torch
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import NANO, tokenizer_folder
 from judgelit.errors import UserError
+from judgelit.judging.kept_templates import KEPT, KeptTemplates
+from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone, DType, saved_dtype, trained_folder
 from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
 
@@ -81,6 +83,28 @@ class NamedModel:
             trained = check_weights(self.run, model, self.run.load())
             model.load_state_dict(trained, strict=not self.backbone.uses_lora)
         return model
+
+
+def templates_of(given: Templates, model: str) -> Templates | KeptTemplates:
+    """The judge prompts to ask a model with: the given ones, else those that its folder or run keeps.
+
+    A line says which ones are used if none are given.
+
+    Args:
+        given: The user's choice; neither names nor a folder mean none.
+        model: The model as in `EngineSpec.model`.
+    """
+    if given.names is not None or given.folder is not None:
+        return given
+    found: Templates | KeptTemplates | None = None
+    if (Path(model) / KEPT).is_dir():
+        found = KeptTemplates(model, given.seed)
+    elif _is_run(Path(model)):
+        found = find_run(model).templates
+    if found is None:
+        return given
+    print(f"judge prompts: those kept with {model} ({', '.join(found.load())}); choose others with --templates.names")
+    return found
 
 
 def find_device(name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """How the next token of a text is chosen: the most probable one, or a random draw."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from judgelit.errors import UserError
 
 FIRST_CANDIDATES = 256
 """How many of the most probable tokens are searched first for the smallest set that holds `top_p`."""
+
+_COLDEST = 1e-6
+"""Lowest temperature; logits divided by lower ones may exceed float32."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UserError(f"max_new_tokens: found {self.max_new_tokens}, expected 1 or more")
-        if self.temperature < 0:
-            raise UserError(f"temperature: found {self.temperature}, expected 0 or more")
+        if self.temperature != 0 and not _COLDEST <= self.temperature < math.inf:
+            raise UserError(f"temperature: found {self.temperature}, expected 0 (greedy) or {_COLDEST} or more")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
 
@@ -40,7 +44,15 @@ def choose_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor | None) ->
         logits: [n, V], any float dtype.
         sampling: Temperature and top-p.
         uniform: [n] float32 in [0, 1), one random number for each text; None takes the most probable token.
+
+    Raises:
+        UserError: Logits are not numbers, because weights are broken or too large for their dtype.
     """
+    if not bool(logits.amax(-1).isfinite().all()):
+        raise UserError(
+            "the model computes logits that are not finite numbers; its weights are broken, or too large for their "
+            "dtype: try dtype float32 or bfloat16"
+        )
     if uniform is None:
         return logits.argmax(-1)
     probabilities = (logits.float() / sampling.temperature).softmax(-1)

@@ -104,9 +104,9 @@ def load_templates(names: Sequence[str], folder: str | None = None) -> dict[str,
     Raises:
         UserError: A broken template, a user's template with the id of a shipped one, or a name without a template.
     """
-    templates = _read_folder(_SHIPPED)
+    templates = read_folder(_SHIPPED)
     if folder is not None:
-        for template_id, template in _read_folder(Path(folder)).items():
+        for template_id, template in read_folder(Path(folder)).items():
             if template_id in templates:
                 path = Path(folder) / f"{template_id}.jinja"
                 raise UserError(f"{path}: the id {template_id!r} is a shipped template's; rename the file")
@@ -143,7 +143,12 @@ def _matching(name: str, templates: Mapping[str, Template]) -> list[str]:
     raise UserError(f"no judge template {name!r}; the nearest is {nearest!r}; all: {', '.join(sorted(templates))}")
 
 
-def _read_folder(folder: Path) -> dict[str, Template]:
+def read_folder(folder: Path) -> dict[str, Template]:
+    """All templates in a folder, by id.
+
+    Raises:
+        UserError: There is no such folder, it has no template, or one is broken.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with judge templates, *.jinja")
     paths = sorted(folder.glob("*.jinja"))

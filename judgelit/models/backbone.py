@@ -1,6 +1,5 @@
 """Backbone: the model that is trained, its settings and how it is built."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from judgelit.models import flat_attention, quantization
 from judgelit.models.lora import (
     LoRA,
     adapter_folder,
+    adapter_settings,
     add_adapter,
     edits_base_weights,
+    holds_adapter,
     replaces_base_weights,
     start_from_adapter,
 )
@@ -323,10 +324,11 @@ def trained_folder(folder: str, dtype: DType = "float32") -> Backbone:
     Raises:
         UserError: The adapter's settings do not name its base model.
     """
-    settings = Path(folder) / "adapter_config.json"
-    if not settings.is_file():
+    if not holds_adapter(folder):
         return Backbone(folder, dtype)
-    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
-        raise UserError(f"{settings}: field 'base_model_name_or_path': found nothing, expected the base model")
+    base = adapter_settings(folder).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(
+            f"{folder}/adapter_config.json: field 'base_model_name_or_path': found {base!r}, expected the base model"
+        )
     return Backbone(base, dtype, quantization=quantization.read_note(Path(folder)), adapter=folder)

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,17 +92,27 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
     Raises:
         UserError: The folder holds no adapter, or one of another model.
     """
-    from peft import PeftModel
+    from peft import PeftModel, PeftType
 
     folder = adapter_folder(adapter)
+    kind = adapter_settings(folder).get("peft_type")
+    if kind not in list(PeftType):
+        raise UserError(f"{folder}/adapter_config.json: peft_type: found {kind!r}, expected one of PEFT, such as LORA")
+    if not any((Path(folder) / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise UserError(f"adapter {folder!r}: found no adapter_model.safetensors there, expected the adapter's weights")
     try:
         # PEFT repeats the initialisation of the adapter, which edits the base's weights in some (PiSSA). Where it draws
         # random numbers, they must be the same each time the adapter is loaded, and on all ranks.
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
             torch.manual_seed(0)
+            # PEFT would give these weights random values.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
             return PeftModel.from_pretrained(model, folder, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # PEFT raises many kinds of errors for settings and weights that it cannot use.
+        raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)[:300]}") from error
 
 
 def copy_adapter(model: "PeftModel", name: str) -> None:
@@ -135,7 +146,7 @@ def refusal_to_copy(adapter: str) -> str | None:
     Args:
         adapter: Folder of the adapter.
     """
-    bias = _settings(adapter).get("bias", "none")
+    bias = adapter_settings(adapter).get("bias", "none")
     if bias != "none":
         return f"trains the model's own biases (bias {bias!r})"
     return "ties its weights to each other (ensure_weight_tying)" if ties_weights(adapter) else None
@@ -143,13 +154,15 @@ def refusal_to_copy(adapter: str) -> str | None:
 
 def ties_weights(adapter: str) -> bool:
     """Whether an adapter of the embeddings is also that of the head."""
-    return bool(_settings(adapter).get("ensure_weight_tying"))
+    return bool(adapter_settings(adapter).get("ensure_weight_tying"))
 
 
 def edits_base_weights(adapter: str) -> bool:
     """Whether the initialisation of an adapter, which PEFT repeats when it loads it, changes the base's weights."""
     return (
-        str(_settings(adapter).get("init_lora_weights", True)).lower().startswith(("pissa", "olora", "corda", "loftq"))
+        str(adapter_settings(adapter).get("init_lora_weights", True))
+        .lower()
+        .startswith(("pissa", "olora", "corda", "loftq"))
     )
 
 
@@ -166,8 +179,12 @@ def replaces_base_weights(adapter: str) -> bool:
         return True
 
 
-def _settings(adapter: str) -> dict[str, Any]:
-    """The content of an adapter's adapter_config.json."""
+def adapter_settings(adapter: str) -> dict[str, Any]:
+    """The content of an adapter's adapter_config.json.
+
+    Raises:
+        UserError: The folder has none, or one that is not JSON.
+    """
     path = Path(adapter_folder(adapter)) / "adapter_config.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,8 @@ from judgelit.atomic import atomic_folder, remove, remove_parts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import NANO
 from judgelit.errors import UserError
+from judgelit.judging.kept_templates import keep_templates
+from judgelit.judging.prompts import Templates
 from judgelit.models import quantization
 from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import whole_weights
@@ -67,7 +69,7 @@ def export_run(
                 model.tie_weights()
             if dtype is not None:
                 model.to(getattr(torch, dtype))
-        _write_model(model, tokenizer or run.tokenizer(), folder, weights=None)
+        _write_model(model, tokenizer or run.tokenizer(), folder, None, run.templates)
         if backbone.quantization is not None and not merge:
             quantization.write_note(folder)
         (folder / "README.md").write_text(model_card(run, content, merged=merge), encoding="utf-8")
@@ -94,7 +96,7 @@ def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
         return model.merge_and_unload().to(dtype)
 
 
-def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> None:
+def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, templates: Templates | None = None) -> None:
     """Write a model as a Hugging Face folder, atomically; of a LoRA model only the adapter.
 
     All ranks must call it for a sharded model; the first rank writes.
@@ -103,24 +105,32 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path) -> Non
         model: The model.
         tokenizer: Its tokenizer.
         folder: The folder. An earlier model there is replaced.
+        templates: The judge prompts that it is asked with, if they are known.
     """
     weights = whole_weights(model)
     if weights is not None and not weights:
         return
     remove_parts(folder)
     with atomic_folder(folder) as part:
-        _write_model(model, tokenizer, part, weights)
+        _write_model(model, tokenizer, part, weights, templates)
         remove(folder)
 
 
-def _write_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, weights: dict[str, Tensor] | None) -> None:
-    """Write weights (safetensors), tokenizer, chat template and generation config; note a 4-bit base of an adapter.
+def _write_model(
+    model: "CausalLM",
+    tokenizer: ChatTokenizer,
+    folder: Path,
+    weights: dict[str, Tensor] | None,
+    templates: Templates | None,
+) -> None:
+    """Write weights (safetensors), tokenizer, chat and judge templates and generation config; note a 4-bit base.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
         folder: An empty folder.
         weights: All weights of a sharded model; None for the model's own.
+        templates: Judge prompts to keep.
     """
     from transformers import GenerationConfig
 
@@ -142,6 +152,12 @@ def _write_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, weig
         model.generation_config = generation
         model.save_pretrained(str(folder), **more)
     tokenizer.hf.save_pretrained(folder)
+    if templates is not None:
+        try:
+            keep_templates(templates.load(), folder)
+        except UserError as error:
+            # A folder of the user's templates may be gone by now; the model must not be lost for that.
+            print(f"judge templates are not kept in {folder}: {error}")
 
 
 @contextmanager

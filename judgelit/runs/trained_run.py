@@ -15,6 +15,7 @@ from torch import Tensor
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
+from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
 
@@ -72,6 +73,15 @@ class TrainedRun:
         """The folder of the `judgelit run` of which this run is a stage; None if it is not a stage."""
         above = self.folder.resolve().parent
         return above.parent if above.name == "stages" and (above.parent / "config.yaml").is_file() else None
+
+    @property
+    def templates(self) -> Templates | None:
+        """The judge prompts of the run: those of its recipe or of its judged pairs; None if it names none."""
+        if self.recipe_folder is not None:
+            named = yaml.safe_load((self.recipe_folder / "config.yaml").read_text(encoding="utf-8")).get("templates")
+        else:
+            named = (self.of_data.get("judge") or {}).get("templates")
+        return None if named is None else Templates(named.get("names"), named.get("folder"), named.get("seed") or 0)
 
     def tokenizer(
         self, chat_template: str | None = None, chat_template_kwargs: Mapping[str, Any] | None = None

@@ -9,6 +9,7 @@ from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
 from judgelit.records.files import write_records
+from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
@@ -23,13 +24,16 @@ def warmup(
     tokenizer: str = "nano",
     max_prompt_tokens: int | None = None,
     both_orders: bool = False,
+    balance_labels: bool = True,
+    balance_length: bool = True,
+    limit: int | None = None,
     seed: int = 0,
 ) -> None:
     """Make the SFT set: a teacher's step-by-step judgments of labelled pairs, kept if they agree with the label.
 
-    Each pair is shown in an order drawn at random. The set is balanced between A and B, and between better answers
-    that are longer and shorter. Dropped judgments are counted. After a kill, the same command continues and asks the
-    teacher nothing twice.
+    Each pair is shown in an order drawn at random. By default the set is balanced between A and B, and between better
+    answers that are longer and shorter. Dropped judgments are counted. After a kill, the same command continues and
+    asks the teacher nothing twice.
 
     Args:
         pairs: Labelled pairs.
@@ -39,17 +43,22 @@ def warmup(
         tokenizer: The model to be trained; its tokenizer measures the prompts.
         max_prompt_tokens: Longest prompt; by default half of the model's context.
         both_orders: Keep a judgment only if the teacher is right in both orders.
+        balance_labels: Drop judgments at random until as many have label A as B.
+        balance_length: Drop judgments at random until as many have a longer better answer as a shorter one.
+        limit: Use only the first pairs, this many.
         seed: Seed of all draws.
     """
     chat = ChatTokenizer.load(tokenizer)
     examples, report = synthesize_warmup(
-        read_pairs(pairs),
+        _first(pairs, limit),
         teacher,
         templates,
         chat,
         _journal(output),
         max_prompt_tokens=_room(max_prompt_tokens, chat.context // 2),
         both_orders=both_orders,
+        balance_labels=balance_labels,
+        balance_length=balance_length,
         seed=seed,
     )
     write_records(Path(output), examples)
@@ -64,6 +73,7 @@ def enhancement(
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     max_prompt_tokens: int | None = None,
     batch_size: int = 64,
+    limit: int | None = None,
     seed: int = 0,
     **engine: Any,
 ) -> None:
@@ -77,17 +87,21 @@ def enhancement(
         settings: How many judgments are sampled, and how they are sampled and paired.
         teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
             dropped.
-        templates: Judge prompts, one drawn for each pair.
+        templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
         max_prompt_tokens: Longest prompt; by default the model's context less settings.sampling.max_new_tokens.
         batch_size: Judgments generated at once.
+        limit: Use only the first pairs, this many.
         seed: Seed of all draws.
         engine: The fields of `EngineSpec`: the warm judge.
     """
-    judge = load_engine(EngineSpec(batch_size=batch_size, **engine))
+    from judgelit.generation.loading import templates_of
+
+    spec = EngineSpec(batch_size=batch_size, **engine)
+    chosen, judge = templates_of(templates, spec.model), load_engine(spec)
     examples, report = synthesize_enhancement(
-        read_pairs(pairs),
+        _first(pairs, limit),
         judge,
-        templates,
+        chosen,
         _journal(output),
         max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.sampling.max_new_tokens),
         settings=settings,
@@ -106,6 +120,13 @@ def main(argv: list[str]) -> None:
 def _journal(output: str) -> Path:
     """The file beside the output that keeps a model's answers."""
     return Path(output).with_name(Path(output).name + ".journal.sqlite")
+
+
+def _first(pairs: Sources, limit: int | None) -> list[PreferencePair]:
+    """The first `limit` pairs of the sources; None: all."""
+    if limit is not None and limit < 1:
+        raise UserError(f"limit: found {limit}, expected 1 or more")
+    return read_pairs(pairs)[:limit]
 
 
 def _room(chosen: int | None, default: int) -> int:

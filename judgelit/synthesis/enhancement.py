@@ -11,6 +11,7 @@ from judgelit.generation.engine import Engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
+from judgelit.judging.kept_templates import KeptTemplates
 from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
 from judgelit.judging.template import Template
 from judgelit.progress import track
@@ -69,7 +70,7 @@ class EnhancementReport:
 def synthesize_enhancement(
     pairs: Sequence[PreferencePair],
     judge: Engine,
-    templates: Templates,
+    templates: Templates | KeptTemplates,
     journal: Path,
     *,
     max_prompt_tokens: int,

@@ -44,7 +44,7 @@ def label(
     Args:
         pairs: Pairs, with or without label.
         output: Folder to write to.
-        templates: Judge prompts to ask with.
+        templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
         seed: Seed of the engine.
         stop_at_verdict: End a critique with the line that says its verdict. Text after it takes time and is not read,

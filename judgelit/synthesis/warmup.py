@@ -44,13 +44,15 @@ def synthesize_warmup(
     *,
     max_prompt_tokens: int,
     both_orders: bool = False,
+    balance_labels: bool = True,
+    balance_length: bool = True,
     seed: int = 0,
 ) -> tuple[list[SFTExample], WarmupReport]:
     """Judgments for the warm-up, at most one for each pair.
 
     A template and an order are drawn for each pair. A judgment is kept if its verdict is the label; with `both_orders`
-    only if the teacher is right in the other order too. Then judgments are dropped at random until the set is balanced:
-    as many with label A as with B, and as many with a longer better answer as with a shorter one.
+    only if the teacher is right in the other order too. Then judgments are dropped at random until the set is balanced,
+    unless that is switched off.
 
     Args:
         pairs: Labelled pairs; ties are dropped.
@@ -60,6 +62,8 @@ def synthesize_warmup(
         journal: File that keeps the teacher's answers.
         max_prompt_tokens: Longest prompt.
         both_orders: Ask the teacher in both orders.
+        balance_labels: Keep as many judgments with label A as with B.
+        balance_length: Keep as many judgments with a longer better answer as with a shorter one.
         seed: Seed of all draws.
 
     Raises:
@@ -96,31 +100,44 @@ def synthesize_warmup(
         else:
             meta = prompt.meta(teacher=teacher.name)
             correct.append((prompt, SFTExample(prompt.messages, text.strip(), pair.id, meta)))
-    kept = _balance(correct, rng)
-    dropped["for balance"] = len(correct) - len(kept)
+    kept, dropped["for balance of A and B"], dropped["for balance of length"] = _balance(
+        correct, balance_labels, balance_length, rng
+    )
     if not kept:
         raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
     by_template = Counter(str(example.meta["template"]) for example in kept)
     return kept, WarmupReport(len(pairs), len(kept), dict(dropped), dict(sorted(by_template.items())))
 
 
-def _balance(examples: Sequence[tuple[JudgePrompt, SFTExample]], rng: random.Random) -> list[SFTExample]:
-    """A random choice of the examples with equal numbers.
+def _balance(
+    examples: Sequence[tuple[JudgePrompt, SFTExample]], labels: bool, length: bool, rng: random.Random
+) -> tuple[list[SFTExample], int, int]:
+    """A random choice of the examples with equal numbers, and how many were dropped for each balance.
 
-    The examples fall into cells by label (A, B) and by whether the better answer is longer, shorter or equally long.
-    The four cells with a difference in length get the same size, and so do the two cells without one.
+    Args:
+        examples: Prompts and right judgments.
+        labels: Keep as many with label A as with B, for longer, shorter and equally long better answers alike.
+        length: Keep as many with a longer better answer as with a shorter one.
+        rng: Draws the choice.
+
+    Returns:
+        The chosen examples, in their sequence; the number dropped for the balance of labels; and for that of length.
     """
-    cells: dict[tuple[str, int], list[int]] = {(label, side): [] for label in "AB" for side in (-1, 0, 1)}
+    groups: dict[tuple[str, int], list[int]] = {
+        (label, side): [] for label in ("AB" if labels else " ") for side in (-1, 0, 1)
+    }
     for index, (prompt, _) in enumerate(examples):
         pair = prompt.pair
         better, worse = pair.answer_a, pair.answer_b
         if pair.label == swap_label("A"):
             better, worse = worse, better
         side = (len(better) > len(worse)) - (len(better) < len(worse))
-        cells[pair.label, side].append(index)
-    unequal = min(len(cells[label, side]) for label in "AB" for side in (-1, 1))
-    equal = min(len(cells[label, 0]) for label in "AB")
+        groups[pair.label if labels else " ", side].append(index)
+    sizes = {side: min(len(members) for (_, of), members in groups.items() if of == side) for side in (-1, 0, 1)}
+    before_length = sum(sizes[side] for _, side in groups)
+    if length:
+        sizes[-1] = sizes[1] = min(sizes[-1], sizes[1])
     kept: list[int] = []
-    for (_, side), members in cells.items():
-        kept += rng.sample(members, equal if side == 0 else unequal)
-    return [examples[index][1] for index in sorted(kept)]
+    for (_, side), members in groups.items():
+        kept += rng.sample(members, sizes[side])
+    return [examples[index][1] for index in sorted(kept)], len(examples) - before_length, before_length - len(kept)

@@ -233,7 +233,8 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             (root / "fit.json").unlink(missing_ok=True)
         if self.trainer.is_global_zero or self.model.sharding is not None:
-            save_model(self.model.model, self.datamodule.tokenizer, root / "model")
+            templates = None if self.datamodule.judge is None else self.datamodule.judge.templates
+            save_model(self.model.model, self.datamodule.tokenizer, root / "model", templates)
         if self.trainer.is_global_zero:
             print(f"model written to {root / 'model'}")
             cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}

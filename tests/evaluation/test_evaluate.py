@@ -12,6 +12,7 @@ from judgelit.evaluation.evaluate import evaluate, main
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.kept_templates import keep_templates
 from judgelit.judging.prompts import Templates
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair
@@ -262,6 +263,23 @@ def test_a_template_that_has_changed_is_other_settings(folders: Folders, speakin
         folders.evaluate()
 
 
+def test_a_judge_is_asked_with_the_templates_that_its_folder_keeps(
+    folders: Folders, speaking: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, folders.model = folders.model, str(folders.folder / "judge")
+    shutil.copytree(own, folders.model)
+    keep_templates(folders.templates.load(), Path(folders.model))
+    results = folders.evaluate(templates=Templates())
+    assert results["settings"]["templates"]["names"] == ["short"]
+    assert all(prompt.startswith("Q: ") for prompt in speaking)
+    said = f"judge prompts: those kept with {folders.model} (short); choose others with --templates.names"
+    assert said in capsys.readouterr().out
+    short_templates(folders.folder / "other", {"other": "brief"})
+    other = folders.evaluate("other-out", templates=Templates(["other"], str(folders.folder / "other")))
+    assert other["settings"]["templates"]["names"] == ["other"]
+    assert "judge prompts" not in capsys.readouterr().out
+
+
 def test_a_refused_command_does_not_take_the_folder(folders: Folders, speaking: list[str]) -> None:
     with pytest.raises(UserError, match="no pair fits"):
         folders.evaluate(max_new_tokens=1010)
@@ -291,6 +309,15 @@ def test_a_set_without_name_gets_the_name_of_its_file(folders: Folders, file: st
     (folders.folder / "sets").mkdir()
     write_records(folders.folder / "sets" / ("one.v2.jsonl" if "v2" in file else "one.jsonl"), ONE)
     assert set(folders.evaluate(pairs=str(folders.folder / "sets" / file))["sets"]) == {name}
+
+
+def test_pairs_may_be_a_mixture_in_a_yaml_file(folders: Folders, tmp_path: Path) -> None:
+    sources = {"class_path": "judgelit.Mixture", "init_args": {"sources": list(folders.sets.values())}}
+    (tmp_path / "mixture.yaml").write_text(json.dumps(sources))
+    template = ["--templates.names=[short]", f"--templates.folder={tmp_path}/templates", "--max_new_tokens=3"]
+    main([f"--model={folders.model}", f"--pairs={tmp_path}/mixture.yaml", f"--output={tmp_path}/cli", *template])
+    results = json.loads((tmp_path / "cli/results.json").read_text())
+    assert results["sets"]["pairs"]["accuracy"]["n"] == 2 * (len(ONE) + len(TWO))
 
 
 def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:

@@ -13,13 +13,17 @@ from transformers import AutoModelForCausalLM
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, load_engine
-from judgelit.generation.loading import NamedModel
+from judgelit.generation.loading import NamedModel, templates_of
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import Templates
 from judgelit.models import quantization
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
+from judgelit.runs.export import export_run
+from judgelit.runs.trained_run import find_run
 from judgelit.training.sft import SFTModule
+from tests.support import short_templates
 from tests.whole_blocks import save_adapter, widened
 
 QUESTION = [{"role": "user", "content": "Is 6 + 6 = 12?"}]
@@ -217,6 +221,22 @@ class TestRun:
         assert weights(engine).keys() == trained.keys()
         assert all(torch.equal(weight, trained[name]) for name, weight in weights(engine).items())
         assert text(engine) == text(LocalEngine(module.model, engine.tokenizer, "trained"))  # type: ignore[arg-type]
+
+    def test_keeps_its_judge_templates(self, make_run: Any, tmp_path: Path) -> None:
+        root, _ = make_run()
+        config = json.loads((root / "config.yaml").read_text())
+        own = short_templates(tmp_path / "own")
+        config["data"]["init_args"]["judge"] = {"templates": {"names": own.names, "folder": own.folder, "seed": 3}}
+        (root / "config.yaml").write_text(json.dumps(config))
+        found = templates_of(Templates(), str(root))
+        assert (found.load(), found.seed) == (own.load(), 3)
+        export_run(find_run(root), tmp_path / "judge")
+        shutil.rmtree(tmp_path / "own")
+        assert templates_of(Templates(), str(tmp_path / "judge")).load().keys() == {"short"}
+        assert templates_of(Templates(["rise"]), str(tmp_path / "judge")) == Templates(["rise"])
+        # The user's folder is gone: the model is written all the same.
+        export_run(find_run(root), tmp_path / "again")
+        assert (tmp_path / "again/config.json").exists() and not (tmp_path / "again/judge_templates").exists()
 
     def test_dtypes(self, make_run: Any) -> None:
         root, _ = make_run(dtype="bfloat16")

@@ -96,13 +96,28 @@ def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
     assert Path(path).read_bytes() == before and len(asked) == 48
 
 
+def test_limit_takes_the_first_pairs(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--balance_labels=false", "--balance_length=false", "--limit=5"]
+    path = synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *more)
+    examples = FileSource(path).read(SFTExample)
+    assert [example.pair_id for example in examples] == [pair.id for pair in pairs[:5]]
+    assert "5 pairs: 5 judgments kept; dropped: none" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("command", "more", "complaint"),
     [
         ("warmup", ["--seeed=1"], "unknown key 'seeed'; the nearest known one is 'seed'"),
         ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         ("enhancement", ["--settings.sampling.temperature=0"], "temperature above 0"),
+        ("enhancement", ["--settings.sampling.temperature=.nan"], "temperature: found nan, expected 0 (greedy) or"),
+        ("enhancement", ["--settings.sampling.temperature=.inf"], "temperature: found inf"),
+        ("enhancement", ["--settings.sampling.temperature=1e-320"], "temperature: found 1e-320"),
         ("enhancement", ["--settings.pairs_per_prompt=0"], "pairs_per_prompt: found 0"),
+        ("warmup", ["--limit=0"], "limit: found 0, expected 1 or more"),
+        ("enhancement", ["--limit=-1"], "limit: found -1, expected 1 or more"),
         ("warmup", ["--max_prompt_tokens=0"], "max_prompt_tokens: found 0, expected 1 or more"),
         ("enhancement", ["--max_prompt_tokens=-1"], "max_prompt_tokens: found -1, expected 1 or more"),
         (

@@ -81,7 +81,28 @@ def test_answers_of_equal_length_are_balanced_apart(make):
     examples, report = make([make_pair(n, "A", "abc", "xyz") for n in range(40)])
     labels = Counter(example.meta["verdict"] for example in examples)
     assert labels["A"] == labels["B"] >= 10
-    assert report.dropped["for balance"] == 40 - len(examples)
+    assert report.dropped["for balance of A and B"] == 40 - len(examples)
+
+
+def test_each_balance_can_be_switched_off_and_says_what_it_dropped(make):
+    def count(examples):
+        return Counter(example.meta["verdict"] for example in examples)
+
+    neither, report = make(some_pairs(), balance_labels=False, balance_length=False)
+    assert (report.kept, sum(report.dropped.values())) == (60, 0)
+    labels, of_labels = make(some_pairs(), balance_length=False)
+    assert count(labels)["A"] == count(labels)["B"]
+    assert of_labels.dropped["for balance of length"] == 0
+    assert of_labels.dropped["for balance of A and B"] == 60 - len(labels)
+    length, of_length = make(some_pairs(), balance_labels=False)
+    # The better answer is longer in 40 of 60 pairs.
+    assert (len(length), of_length.dropped["for balance of length"]) == (40, 20)
+    assert of_length.dropped["for balance of A and B"] == 0
+    both, report = make(some_pairs())
+    assert report.dropped["for balance of A and B"] == of_labels.dropped["for balance of A and B"]
+    assert len(both) == 60 - sum(report.dropped.values())
+    assert "for balance of length" in str(report)
+    assert len(neither) > len(labels) > len(both)
 
 
 def test_each_pair_is_kept_or_counted(make):

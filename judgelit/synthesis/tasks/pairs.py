@@ -27,6 +27,8 @@ R = TypeVar("R", bound=Record)
 _ID = re.compile(r"(?P<kind>[a-z_]+)-d(?P<difficulty>\d+)-s(?P<seed>-?\d+)-(?P<index>\d+)")
 _REPEATS = 2000
 """After this many repeated questions in a row, a kind is taken to have no other questions."""
+_MOST_PAIRS = 10_000_000
+"""Most pairs of a source; all are in memory at once."""
 _OPENINGS = (
     "I work the question out first.",
     "First the right answer has to be found.",
@@ -109,8 +111,8 @@ class TaskPairs(Source):
                 raise UserError(f"tasks: {name} is {values}; expected at least one, and none twice")
         for kind, difficulty in self._cells():
             _check(kind, difficulty)
-        if self.count < 1:
-            raise UserError(f"tasks: count is {self.count}; expected 1 or more")
+        if not 1 <= self.count <= _MOST_PAIRS:
+            raise UserError(f"tasks: count is {self.count}; expected 1 to {_MOST_PAIRS}")
         if self.part not in get_args(Part):
             raise UserError(f"tasks: part is {self.part!r}; expected one of {', '.join(get_args(Part))}")
         if not 0 < self.held_out_share < 1:

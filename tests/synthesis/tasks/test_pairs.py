@@ -157,6 +157,7 @@ def test_a_kind_with_too_few_questions_is_refused(monkeypatch):
         ({"kinds": ["dates", "dates"]}, "none twice"),
         ({"difficulties": [6]}, "dates has no difficulty 6; expected 1 to 5"),
         ({"count": 0}, "count is 0"),
+        ({"count": 10**12}, "count is 1000000000000; expected 1 to 10000000"),
         ({"part": "test"}, "part is 'test'"),
         ({"held_out_share": 1.0}, "between 0 and 1"),
     ],
