@@ -14,9 +14,20 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Namespace, Path, add_instantiator, auto_cli, set_parsing_settings
+import yaml
+from jsonargparse import (
+    ArgumentParser,
+    Namespace,
+    Path,
+    add_instantiator,
+    auto_cli,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
 from judgelit.errors import UserError, first_line
+from judgelit.yaml_files import check_yaml, read_mapping
 
 # The text below a dataclass's field is its help on the command line.
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -66,6 +77,11 @@ class OneLineErrors(ArgumentParser):
         if mistake is not None:
             _mistakes.append(mistake)
         super().error(message, ex)
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Parse a configuration file, once it is found to be a YAML mapping."""
+        read_mapping(str(path))
+        return super().parse_path(path, *args, **kwargs)
 
     def validate(self, namespace: Namespace, *args: Any, **kwargs: Any) -> None:
         """Check a whole configuration; an unknown key is reported with the nearest one of this parser."""
@@ -203,6 +219,23 @@ def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
 
 
 add_instantiator(_build, object)
+
+
+def _load_yaml(text: str) -> Any:
+    """Load a value or a file within a configuration. jsonargparse would enter a value that contains itself for ever."""
+    if "&" in text and "*" in text:
+        check_yaml(text)
+    try:
+        return _jsonargparse_yaml(text)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, TypeError, OverflowError, AttributeError, RecursionError) as error:
+        # PyYAML raises these for values such as `!!int abc`.
+        raise yaml.YAMLError(first_line(error)) from error
+
+
+_jsonargparse_yaml = get_loader("yaml")
+set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
 
 
 def _is_command(action: argparse.Action) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import fields
-from pathlib import Path
 
 import yaml
 
@@ -11,6 +10,7 @@ from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.pipeline.recipe import Recipe
 from judgelit.pipeline.run import Run
 from judgelit.runs.folder import claim_folder
+from judgelit.yaml_files import read_text
 
 
 def main(argv: list[str]) -> None:
@@ -35,8 +35,8 @@ def main(argv: list[str]) -> None:
     resolved = {**yaml.safe_load(parser.dump(parsed)), "sft": "sft.yaml", "dpo": "dpo.yaml"}
     files = {
         "config.yaml": yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
-        "sft.yaml": Path(recipe.sft.absolute).read_text(encoding="utf-8"),
-        "dpo.yaml": Path(recipe.dpo.absolute).read_text(encoding="utf-8"),
+        "sft.yaml": read_text(recipe.sft.absolute),
+        "dpo.yaml": read_text(recipe.dpo.absolute),
     }
     run = Run(recipe)
     claim_folder(run.folder, files)

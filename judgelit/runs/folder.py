@@ -8,6 +8,7 @@ import yaml
 
 from judgelit.atomic import write_text
 from judgelit.errors import UserError
+from judgelit.yaml_files import read_mapping, read_text
 
 _ADVICE = "choose another folder with --output"
 
@@ -49,8 +50,8 @@ def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
                 raise UserError(f"{folder / name}: found files that are not of this run, expected none; {_ADVICE}")
     for name, text in files.items():
         path = folder / name
-        if path.exists() and path.read_text(encoding="utf-8") != text:
-            difference = _first_difference(yaml.safe_load(path.read_text(encoding="utf-8")), yaml.safe_load(text))
+        if path.exists() and read_text(path) != text:
+            difference = _first_difference(read_mapping(path), yaml.safe_load(text))
             raise UserError(f"{folder} holds another run ({name}: {difference}); {_ADVICE}")
     for name, text in files.items():
         write_text(folder / name, text)

@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 
 from judgelit import __version__
+from judgelit.errors import UserError
 from judgelit.runs.trained_run import Scores, TrainedRun
+from judgelit.yaml_files import read_mapping
 
 _VERSIONS = ("torch", "lightning", "transformers", "peft", "bitsandbytes")
 _SOURCE_SETTINGS = ("path", "split", "name")
@@ -70,7 +72,7 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield "LoRA", f"{_numbers(settings)}, on {layers}"
     yield "data", ", ".join(_sources(data.get("train")))
     if run.recipe_folder is not None:
-        recipe = yaml.safe_load((run.recipe_folder / "config.yaml").read_text(encoding="utf-8"))
+        recipe = read_mapping(run.recipe_folder / "config.yaml")
         yield "made from pairs of", ", ".join(_sources(recipe.get("train")))
     loss = model.get("loss")
     yield "method", run.method + (f", {loss.get('kind', '')} loss, {_numbers(loss)}" if loss else "")
@@ -110,9 +112,8 @@ def _origin(name_or_path: str) -> str:
     """The base model: if `name_or_path` is the model of an earlier run, the base of that run."""
     earlier = Path(name_or_path).parent / "config.yaml"
     try:
-        settings = yaml.safe_load(earlier.read_text(encoding="utf-8"))
-        before = settings["model"]["init_args"]["backbone"]["name_or_path"]
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        before = read_mapping(earlier)["model"]["init_args"]["backbone"]["name_or_path"]
+    except (UserError, TypeError, KeyError):
         return name_or_path
     return _origin(before)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from judgelit.batches.tokenizer import ChatTokenizer
@@ -18,6 +17,7 @@ from judgelit.errors import UserError, first_line
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.yaml_files import read_mapping
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
@@ -205,10 +205,11 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder}: found no config.yaml, {expected}")
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings["model"]["init_args"]["backbone"]["name_or_path"]
-        settings["model"]["class_path"]
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        settings = read_mapping(path)
+        backbone, kind = settings["model"]["init_args"]["backbone"], settings["model"]["class_path"]
+        if not isinstance(backbone["name_or_path"], str) or not isinstance(kind, str):
+            raise TypeError
+    except (TypeError, KeyError) as error:
         raise UserError(f"{path}: found no configuration of a training, {expected}") from error
     return settings
 
