@@ -9,7 +9,9 @@ They work with any Trainer:
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -267,10 +269,19 @@ class TrainingDataModule(JudgeDataModule, ABC):
         return DataLoader(
             rows,
             batch_sampler=batches,
-            collate_fn=self.collate,
+            collate_fn=partial(_collate_or_placeholder, self.collate, rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _collate_or_placeholder(collate: Callable[[Any], Batch], rows: TokenRows, chosen: Sequence[Row]) -> Batch:
+    """Return chosen rows as a batch; a placeholder if there are none.
+
+    A placeholder names no examples and counts nothing. It holds a row only so that the rank takes part in each forward
+    and backward pass, as a sharded model requires.
+    """
+    return collate(chosen) if chosen else replace(collate([rows[0]]), ids=(), tokens=0)
 
 
 class SFTDataModule(TrainingDataModule):

@@ -66,8 +66,11 @@ class Throughput(ThroughputMonitor):
     """
 
     def __init__(self) -> None:
+        # A placeholder counts as one token: Lightning's totals must rise with each batch.
         super().__init__(
-            batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_MEASURED
+            batch_size_fn=lambda batch: max(1, len(batch.ids)),
+            length_fn=lambda batch: max(1, batch.tokens),
+            window_size=_MEASURED,
         )
         self._totals: dict[str, int] = {}
 

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from judgelit.batches.flat_batch import Batch
 from judgelit.errors import UserError, first_line
 from judgelit.generation.generate import generate
 from judgelit.generation.sampling import Sampling
@@ -114,15 +115,19 @@ class FineTuningModule(L.LightningModule):
             self.log(f"train/{name}", value, prog_bar=name == "loss")
         self.tokens_seen += tokens
 
-    def log_terms(self, terms: LossTerms) -> None:
-        """Log the means of a batch's terms over the whole validation (or test) set."""
+    def log_terms(self, terms: LossTerms, batch: Batch) -> None:
+        """Log the means of a batch's terms over the whole validation (or test) set.
+
+        Each example counts once for any number of ranks: a placeholder adds nothing.
+        """
         part = "test" if self.trainer.testing else "val"
+        terms = terms.counted(batch)
         count = len(terms.loss)
         for name, values in {"loss": terms.loss, **terms.logged}.items():
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
             metric: Any = self._validation[name]
-            metric.update(values.detach().sum() / count, weight=count)
+            metric.update(values.detach().sum() / max(count, 1), weight=count)
             # Lightning looks the attribute up only once, before the later metrics are made.
             self.log(
                 f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"
