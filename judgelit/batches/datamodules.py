@@ -236,10 +236,14 @@ class TrainingDataModule(JudgeDataModule, ABC):
         fits = [some <= self.max_length for some in lengths]
         found, kept = sum(map(len, lengths)), sum(int(some.sum()) for some in fits)
         if found and not kept:
-            longest = max(int(some.max(initial=0)) for some in lengths)
+            every, context = np.concatenate(lengths), self.tokenizer.context
+            advice = "shorten them, or take a model with a longer context"
+            if self.max_length < context:
+                advice = f"raise it: the model takes {context}"
             raise UserError(
-                f"{part}: all {found} examples are longer than the {self.max_length} tokens that the model takes "
-                f"(the longest has {longest})"
+                f"data.max_length: found {self.max_length}{'' if self._max_length else ' (the context of the model)'}, "
+                f"expected more: all {found} examples of data.{part} are longer, of {every.min()} to {every.max()} "
+                f"tokens; {advice}"
             )
         tokens = sum(int(some[fit].sum()) for some, fit in zip(lengths, fits, strict=True))
         skipped = f", {found - kept} skipped as longer than {self.max_length} tokens" if found > kept else ""

@@ -73,7 +73,7 @@ class LocalEngine:
                 continue
             input_ids, attention_mask = pad_prompts([prompts[index] for index in batch], self.tokenizer.pad_id)
             with torch.random.fork_rng():
-                torch.manual_seed(seed * 1_000_003 + start)
+                torch.manual_seed((seed * 1_000_003 + start) % (1 << 64))  # torch takes 64 bits
                 answers = generate(
                     self.model,
                     input_ids.to(device),

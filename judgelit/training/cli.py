@@ -2,6 +2,7 @@
 
 import pickle
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ class TrainingCLI(LightningCLI):
         is_free = accelerator == "auto" or self.subcommand is None
         return torch.cuda.is_available() if is_free else accelerator in ("gpu", "cuda", "mps")
 
+    def _set_seed(self) -> None:
+        """Seed all generators; Lightning's method raises ValueError for a seed that numpy does not take."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {first_line(error)}") from error
+
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer."""
         with raise_user_errors():
@@ -113,6 +121,10 @@ class TrainingCLI(LightningCLI):
                     f"data: found {type(self.datamodule).__name__} for {type(self.model).__name__}, expected "
                     f"{'SFTDataModule' if module is SFTModule else 'DPODataModule'}"
                 )
+
+        judges = any(isinstance(callback, JudgeEvaluation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if self.subcommand in ("fit", "validate", "test") and self.datamodule.judge is not None and not judges:
+            _say("data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation to judge them")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer, with judgelit's loggers, callbacks and checkpoints where the user gives none."""
@@ -132,8 +144,15 @@ class TrainingCLI(LightningCLI):
             kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            # Nothing of judgelit runs in the Trainer's constructor. An ImportError names a package that a precision or
+            # a strategy needs.
+            raise _refusal(error) from error
+        except TypeError as error:
+            # The parser has checked all types but those within `devices`. Another TypeError is a bug.
+            if "device" not in str(error).lower():
+                raise
+            raise _refusal(error) from error
         if isinstance(trainer.strategy, ModelParallelStrategy):
             swap_folders(trainer.strategy)
         return trainer
@@ -256,11 +275,30 @@ def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
         TrainingCLI(argv)
-    except (MisconfigurationException, pickle.UnpicklingError) as error:
-        # Settings that exclude each other, or a file that is no checkpoint.
-        said = " ".join(str(error).split())[:400]
-        advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
-        raise UserError(said + advice) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(_one_line(error)) from error  # a file that is no checkpoint
+    except MisconfigurationException as error:
+        # Settings that exclude each other. But if a hook of judgelit has misused Lightning, that is a bug.
+        if _raised_under_a_hook(error):
+            raise
+        raise UserError(_one_line(error)) from error
+
+
+def _refusal(error: Exception) -> UserError:
+    said = _one_line(error)
+    advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
+    return UserError(f"trainer: {said}{advice}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _raised_under_a_hook(error: Exception) -> bool:
+    """Whether judgelit's own code is in the traceback, other than the command and the parser."""
+    files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    package = Path(__file__).parents[1]
+    return any(package in file.parents for file in files - {package / "parsing.py", package / "cli.py", Path(__file__)})
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -5,13 +5,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from judgelit.batches.flat_batch import Batch
-from judgelit.errors import UserError, first_line
+from judgelit.errors import UserError
 from judgelit.generation.generate import generate
 from judgelit.generation.sampling import Sampling
 from judgelit.likelihood.layouts import LayoutChoice
@@ -22,7 +23,8 @@ from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import Sharding
 from judgelit.training.global_mean import GlobalMean
 from judgelit.training.losses import LossTerms
-from judgelit.training.schedule import WarmupCosine
+from judgelit.training.optimizers import call_setting
+from judgelit.training.schedule import WarmupCosine, refuse_short
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
@@ -90,13 +92,13 @@ class FineTuningModule(L.LightningModule):
             {"params": [weight for weight in trainable if weight.ndim >= 2]},
             {"params": [weight for weight in trainable if weight.ndim < 2], "weight_decay": 0.0},
         ]
-        try:
-            optimizer = self.optimizer([group for group in groups if group["params"]])
-        except (ValueError, TypeError) as error:
-            raise UserError(f"optimizer: {first_line(error)}") from error
+        groups = [group for group in groups if group["params"]]
+        trivial = [{**group, "params": [nn.Parameter(torch.zeros([1] * group["params"][0].ndim))]} for group in groups]
+        optimizer = call_setting("optimizer", self.optimizer, groups, lambda: trivial)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = call_setting("lr_scheduler", self.lr_scheduler, optimizer, lambda: self.optimizer(trivial))
+        refuse_short(scheduler, self.trainer.estimated_stepping_batches)
         if isinstance(scheduler, WarmupCosine):
             scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

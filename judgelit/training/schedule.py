@@ -4,9 +4,22 @@ import math
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from judgelit.errors import UserError
+
+
+def refuse_short(scheduler: Any, steps: float) -> None:
+    """Check that a schedule of fixed length lasts as long as the run, since torch fails at its end.
+
+    Raises:
+        UserError: It has fewer steps than the run.
+    """
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < steps:
+        raise UserError(
+            f"lr_scheduler.total_steps: found {scheduler.total_steps}, expected at least the {steps} optimizer steps "
+            "of the run"
+        )
 
 
 class WarmupCosine(LambdaLR):

@@ -2,16 +2,20 @@
 
 import copy
 import csv
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.cli import main
@@ -21,6 +25,7 @@ from judgelit.models.backbone import Backbone
 from judgelit.shipped_configs import find
 from judgelit.training import cli as training
 from judgelit.training.finetuning import FineTuningModule
+from judgelit.training.global_mean import GlobalMean
 
 SFT = [
     "fit",
@@ -219,6 +224,12 @@ def test_settings_of_the_backbone_can_be_null_on_the_command_line(
 WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
 
 
+def one_cycle(**settings: float) -> list[str]:
+    """Arguments for a scheduler of fixed length."""
+    given = {"max_lr": 0.1, "total_steps": 10, **settings}
+    return ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{key}={value}" for key, value in given.items())]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -231,6 +242,19 @@ WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "tra
         (["--data.batch_size=null"], "data.batch_size: found None, expected 1 or more"),
         (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (one_cycle(total_steps=0), "lr_scheduler: Expected positive integer total_steps, but got 0"),
+        (one_cycle(pct_start=2), "lr_scheduler: Expected float between 0 and 1 pct_start"),
+        ([*one_cycle(total_steps=2), "--trainer.max_steps=3"], "lr_scheduler.total_steps: found 2, expected at"),
+        (["--data.max_length=8"], "data.max_length: found 8, expected more: all 4 examples of data.train are longer"),
+        (["--trainer.precision=transformer-engine"], "trainer: Requirement 'transformer_engine"),
+        (["--trainer.strategy=deepspeed"], "trainer: "),
+        (["--trainer.accelerator=warp"], "trainer: You selected an invalid accelerator name"),
+        (["--trainer.devices=0"], "trainer: `"),
+        (["--trainer.num_nodes=0"], "trainer: `num_nodes` must be a positive integer"),
+        (["--trainer.max_epochs=-2"], "trainer: `max_epochs` must be a non-negative integer or -1"),
+        (["--trainer.logger=WandbLogger"], "WandbLogger: Requirement 'wandb"),
+        (["--seed_everything=-1"], "seed_everything: -1 is not in bounds, numpy accepts from 0 to 4294967295"),
+        (["--seed_everything=4294967296"], "seed_everything: 4294967296 is not in bounds"),
         (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': not a regular expression"),
         ([WEIGHTED % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
         ([WEIGHTED % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
@@ -263,6 +287,45 @@ def test_wrong_settings_are_refused_in_one_line(
     assert exit_.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("where", "bug"),
+    [
+        (L.Trainer, TypeError("Trainer.__init__() got an unexpected keyword argument")),
+        (GlobalMean, MisconfigurationException("You can't log here")),
+        (torch.optim.Adam, TypeError("multiple values for argument")),
+    ],
+)
+def test_a_bug_of_judgelit_is_not_presented_as_the_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: type, bug: Exception
+) -> None:
+    def fail(self: Any, *arguments: Any, **settings: Any) -> None:
+        # An optimizer over a weight of one element is the one that shows whether the settings are right.
+        if where is not torch.optim.Adam or arguments[0][0]["params"][0].numel() > 1:
+            raise bug
+
+    monkeypatch.chdir(tmp_path)
+    name = "divide" if where is GlobalMean else "__init__"
+    # The function keeps the signature from which the parser makes options.
+    monkeypatch.setattr(where, name, functools.wraps(getattr(where, name))(fail))
+    optimizer = ["--model.optimizer=torch.optim.Adam"] if where is torch.optim.Adam else []
+    with pytest.raises(type(bug), match=re.escape(str(bug))):
+        main([*SFT, "--trainer.max_steps=1", *optimizer])
+
+
+@pytest.mark.parametrize("callback", [True, False])
+def test_pairs_that_are_not_judged_are_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], callback: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge = '{"sets": {"own": "pairs.jsonl"}, "max_new_tokens": 8, "templates": {"names": ["nano-*"]}}'
+    pair = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+    Path("pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
+    more = ["--trainer.callbacks+=JudgeEvaluation"] if callback else []
+    main([*SFT, "--trainer.max_steps=1", f"--data.judge={judge}", *more])
+    said = "data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation" in capsys.readouterr().out
+    assert said != callback
 
 
 def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
