@@ -17,6 +17,7 @@ from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.runs.checkpoints import damage_in, usable_instead
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
@@ -108,12 +109,15 @@ class TrainedRun:
 
             return {**load_meta(self.checkpoint), "state_dict": weights_in(self.checkpoint)}
         try:
+            if damage := damage_in(self.checkpoint):
+                raise OSError(damage)
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             content["state_dict"]
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.checkpoint}: found no complete checkpoint ({first_line(error)[:120]}), expected one that "
                 "`judgelit fit` has saved; name another one, or continue the run from another one"
+                f"{usable_instead(self.checkpoint)}"
             ) from error
         return content
 
