@@ -156,7 +156,9 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches; after resuming, from the checkpoint's place."""
-        batches = self._batch_sampler("train", ResumableBatchSampler, shuffle=True, shares=self._shares)
+        # The few batches of `overfit_batches` must be the same in every epoch.
+        shuffle = self.trainer is None or not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        batches = self._batch_sampler("train", ResumableBatchSampler, shuffle=shuffle, shares=self._shares)
         batches.place = self._place_in_run
         # Loader processes ask for the first batches before the trainer sets the epoch.
         batches.resume(*self._resume)
@@ -170,16 +172,40 @@ class TrainingDataModule(JudgeDataModule, ABC):
         """The test examples in their own order."""
         return self._loader("test", self._batch_sampler("test", BatchSampler, shuffle=False))
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the run's place: its epoch and the batches of it that are done. The seed gives the batches."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's place, its epoch and the batches of it that are done, and what gives the batches."""
         epoch, batches = self._place_in_run()
-        return {"epoch": epoch, "batches": batches}
+        return {"epoch": epoch, "batches": batches, "made_from": self._made_from if "train" in self._rows else {}}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from the place of a checkpoint."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the place of a checkpoint.
+
+        Raises:
+            UserError: The batches are not those of the checkpoint's run, so its place means nothing here.
+        """
+        saved = state_dict.get("made_from")
+        if saved and "train" in self._rows:
+            now = self._made_from
+            for name in dict.fromkeys([*saved, *now]):
+                if saved.get(name) != now.get(name):
+                    raise UserError(
+                        f"data.{name}: found {now.get(name)}, expected {saved.get(name)}, with which the run of the "
+                        "checkpoint was begun; give that value, or start a new run in another folder"
+                    )
         self._resume = (state_dict["epoch"], state_dict["batches"])
         # Lightning looks for a state in the loader and does not know of this one.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        """All that decides which batches an epoch has, by name; the rows themselves come last, as a hash."""
+        rows, weights = self._rows["train"], ", ".join(str(weight) for _, weight in self._shares)
+        limit = "batch_size" if self.tokens_per_batch is None else "tokens_per_batch"
+        return {
+            **{name: getattr(self, name) for name in (limit, "group_by_length", "max_length", "seed", "val_fraction")},
+            # Data, tokenizer and chat template.
+            "train": f"{len(rows)} examples with hash {rows.fingerprint[:16]} and weight {weights}",
+        }
 
     def _place_in_run(self) -> tuple[int, int]:
         assert self.trainer is not None

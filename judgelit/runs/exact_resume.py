@@ -11,8 +11,13 @@ Lightning's checkpoint holds weights, optimizer, schedule and the counters of it
 - Lightning saves before it logs the step and before it validates. So a checkpoint also says how many rows the log had,
   which row was about to be logged, and whether a validation was about to start. A continued run cuts its logs back to
   that point, adds the row, and validates (`on_train_start`).
+- Callbacks that save or stop by a metric read the last value of it, so the metrics are kept too.
+- A kill between the writing of a checkpoint and the removal of the one that it replaces would leave both. So a
+  checkpoint also names those that were about to be removed.
 - A run that is killed after its last step, but before its end, must enter the training loop once more, so that it
   validates and ends (`_keep_loop_open`).
+
+A checkpoint also holds the settings that decide the run, and a run with others does not continue from it.
 
 This needs attributes of Lightning's loops that are not public, so pyproject.toml bounds Lightning's version.
 """
@@ -21,19 +26,24 @@ import copy
 import hashlib
 import random
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from judgelit.atomic import remove
 from judgelit.errors import UserError
 from judgelit.runs.checkpoints import NOT_SAVED
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.run_settings import refuse_changes
 
 _KEY = "judgelit"
 """Key of a checkpoint under which `ExactResume` keeps its part."""
@@ -46,7 +56,16 @@ class ExactResume(Callback):
     and the validation after they have started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Start with nothing.
+
+        Args:
+            settings: The settings that decide the run: see `run_settings`.
+        """
+        self.follows_last = False
+        """Whether the run continues from its newest checkpoint: one of its own, which it may remove as any other."""
+        self._settings = dict(settings or {})
+        self._written: set[str] = set()  # checkpoints that the callbacks of the run have kept
         self._seed = 0
         self._last_step: dict[str, Any] = {}  # states of loops and data, and the epoch, after the last optimizer step
         self._in_global_batch = False
@@ -71,6 +90,7 @@ class ExactResume(Callback):
         self._ended = False
         if self._max_steps is not None:
             _epoch_loop(trainer).max_steps, self._max_steps = self._max_steps, None
+        self._written = _kept(trainer)
         saved, self._loaded = self._loaded, None
         if saved is None:
             _rewind_logs(trainer, 0, [], 0)
@@ -79,6 +99,12 @@ class ExactResume(Callback):
         if saved["ranks"] != trainer.world_size:
             _correct_total(trainer, self._last_step["data"])
         self._validation_pending = saved["validate"]
+        trainer.callback_metrics.update(saved["metrics"])
+        if trainer.is_global_zero:
+            _remove_dropped(trainer, saved["dropped"])
+        if self.follows_last:
+            # ModelCheckpoint would never remove the checkpoint from which a run continues.
+            trainer.ckpt_path = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -147,13 +173,16 @@ class ExactResume(Callback):
             "row": [_pending_row(trainer)] if self._row_pending else [],
             "validate": self._validation_pending,
             "ended": self._ended,
+            "settings": self._of_all_ranks(trainer),
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
+            "dropped": self._dropped(trainer),
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore from a checkpoint; if the number of ranks has changed, convert the position in the data.
 
         Raises:
-            UserError: The checkpoint is not of `judgelit fit`, or of a run on another kind of data.
+            UserError: The checkpoint is not of `judgelit fit`, or of a run with other settings or another kind of data.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -162,6 +191,7 @@ class ExactResume(Callback):
                 f"the checkpoint has no entry {_KEY!r}, so it does not say where its run was; expected one that "
                 "`judgelit fit` has saved"
             )
+        self.refuse_other_settings(trainer, checkpoint)
         saved = self._loaded = checkpoint[_KEY]
         self._seed = saved["seed"]
         kind = type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
@@ -178,8 +208,37 @@ class ExactResume(Callback):
         self._last_step = {"loop": loop, "data": data, "epoch": saved["epoch"]}
         self._keep_loop_open(trainer)
 
+    def refuse_other_settings(self, trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Compare the settings of a checkpoint with those of this run.
+
+        Raises:
+            UserError: One that decides what the run computes differs.
+        """
+        saved = checkpoint.get(_KEY, {}).get("settings")
+        if saved and self._settings:
+            refuse_changes(saved, self._of_all_ranks(trainer))
+
+    def _of_all_ranks(self, trainer: L.Trainer) -> dict[str, Any]:
+        """The settings, with numbers of batches counted over all ranks: the number of ranks may change."""
+        ranks = trainer.world_size
+        counted = {"trainer.limit_train_batches", "trainer.overfit_batches"}
+        return {
+            name: value * ranks if name in counted and isinstance(value, int) else value
+            for name, value in self._settings.items()
+        }
+
+    def _dropped(self, trainer: L.Trainer) -> list[str]:
+        """Checkpoints of the run that no callback keeps any more, but that are still there."""
+        kept = _kept(trainer)
+        self._written |= kept
+        return sorted(path for path in self._written - kept if Path(path).exists())
+
     def catch_up(self, trainer: L.Trainer) -> None:
-        """Run the validation that was about to start when the checkpoint was saved."""
+        """Do what callbacks do at the start of an epoch, and the validation that was about to start."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                # Lightning calls the hook only where an epoch begins.
+                callback.on_train_epoch_start(trainer, trainer.lightning_module)
         if self._validation_pending:
             _validate(trainer, self._last_step["epoch"])
 
@@ -202,7 +261,7 @@ class CatchUp(Callback):
         self.resume = resume
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Run the validation that was about to start when the checkpoint was saved."""
+        """Catch up with the run of the checkpoint."""
         self.resume.catch_up(trainer)
 
 
@@ -221,6 +280,28 @@ def _epoch_loop(trainer: L.Trainer) -> Any:
 def _rows(trainer: L.Trainer) -> int:
     """Number of rows in the CSV log."""
     return next((logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)), 0)
+
+
+def _kept(trainer: L.Trainer) -> set[str]:
+    """Checkpoints that the callbacks keep, those aside that they keep for ever."""
+    found: set[str] = set()
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.save_top_k != -1:
+            found |= {*callback.best_k_models, callback.best_model_path, callback.last_model_path}
+    return found - {""}
+
+
+def _remove_dropped(trainer: L.Trainer, paths: list[str]) -> None:
+    """Remove checkpoints that a callback was about to remove when the run was killed."""
+    folders = {
+        Path(callback.dirpath).resolve()
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None
+    }
+    for path in set(paths) - _kept(trainer):
+        # The folder of the run may be a copy, and the paths those of the original.
+        if Path(path).resolve().parent in folders:
+            remove(Path(path))
 
 
 def _pending_row(trainer: L.Trainer) -> dict[str, float]:
@@ -257,8 +338,6 @@ def _validate(trainer: L.Trainer, epoch: int) -> None:
 def _convert_position(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ranks: int) -> dict[str, Any]:
     """Convert a checkpoint's position in the data, in batches of one rank, from `ranks` ranks to the present number.
 
-    Batches that do not fill a turn of all ranks are done again.
-
     Args:
         trainer: The trainer; its data module gets the new position.
         loop: State of the fit loop, which is changed in place.
@@ -267,7 +346,16 @@ def _convert_position(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, 
 
     Returns:
         The new state of the data module.
+
+    Raises:
+        UserError: The batches that are done do not fill the last turn of the present ranks.
     """
+    if data["batches"] * ranks % trainer.world_size:
+        raise UserError(
+            f"trainer.devices: found {trainer.world_size} processes, expected a divisor of the "
+            f"{data['batches'] * ranks} micro-batches of this epoch that the run of the checkpoint has done; continue "
+            f"on {ranks} processes, as before"
+        )
     data = {**data, "batches": data["batches"] * ranks // trainer.world_size}
     trainer.datamodule.load_state_dict(data)  # type: ignore[attr-defined]
     progress = loop["epoch_loop.batch_progress"]

@@ -3,11 +3,13 @@
 import pickle
 import sys
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -25,13 +27,14 @@ from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.models.backbone import choose_dtype
 from judgelit.parsing import OneLineErrors, raise_user_errors
-from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
+from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, read_meta, swap_folders
 from judgelit.runs.csv_log import RunLog
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
-from judgelit.runs.folder import refuse_used_folder
+from judgelit.runs.folder import locked, refuse_used_folder
 from judgelit.runs.peak_memory import peak_memory
-from judgelit.training.callbacks import LastStep, LogLines, Padding, SaveConfig, Throughput
+from judgelit.runs.run_settings import deciding_settings
+from judgelit.training.callbacks import LastStep, LogLines, LogShortRuns, Padding, SaveConfig, Throughput
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.fsdp import refuse_unknown
@@ -60,22 +63,23 @@ class TrainingCLI(LightningCLI):
             args: Arguments; the first names the command.
             run: False builds all that the arguments describe and runs nothing. Then `args` has no command.
         """
-        super().__init__(
-            FineTuningModule,
-            JudgeDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            parser_class=TrainingParser,
-            parser_kwargs={"prog": "judgelit"},
-            # judgelit's own sampler deals batches out to ranks.
-            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
-            seed_everything_default=0,
-            # Automatic optimizers would ask for parameters before the model is built.
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
+        with ExitStack() as self._until_end:
+            super().__init__(
+                FineTuningModule,
+                JudgeDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                parser_class=TrainingParser,
+                parser_kwargs={"prog": "judgelit"},
+                # judgelit's own sampler deals batches out to ranks.
+                trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
+                seed_everything_default=0,
+                # Automatic optimizers would ask for parameters before the model is built.
+                auto_configure_optimizers=False,
+                args=args,
+                run=run,
+            )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer's name from the adapter or the model, so that it is given once."""
@@ -172,11 +176,20 @@ class TrainingCLI(LightningCLI):
         root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
+        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            # The first process holds the lock for all ranks of the run.
+            self._until_end.enter_context(locked(root, "--trainer.default_root_dir"))
         if self.subcommand == "fit" and not _continues(self._get(self.config_init, "ckpt_path"), root):
             refuse_used_folder(
                 root,
                 "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
             )
+
+    def _resolved_settings(self) -> dict[str, Any]:
+        """The resolved configuration of the command, as plain values."""
+        settings = self.config.get(str(self.subcommand), self.config)
+        found: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(settings, skip_none=False))
+        return found
 
     def _loggers(self) -> Any:
         """TensorBoard and one CSV file for `fit`; the other commands log nothing."""
@@ -198,9 +211,9 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if logs:
-            callbacks += [Throughput(), Padding()]
+            callbacks = [LogShortRuns(), *callbacks, Throughput(), Padding()]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
-        resume = ExactResume()
+        resume = ExactResume(deciding_settings(self._resolved_settings()))
         return [StopTogether(), resume, *callbacks, CatchUp(resume)]
 
     def _complete_checkpoints(self, callbacks: list[Callback]) -> None:
@@ -225,6 +238,12 @@ class TrainingCLI(LightningCLI):
                 f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; continue with strategy "
                 "FSDP2 (trainer.strategy.class_path: judgelit.FSDP2), which also works on one device"
             )
+        if subcommand == "fit" and checkpoint is not None and Path(checkpoint).exists():
+            # Found here, a setting that differs costs no reading of data or model.
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ExactResume):
+                    callback.refuse_other_settings(self.trainer, read_meta(Path(checkpoint)))
+                    callback.follows_last = arguments.get("ckpt_path") == "last"
         # A checkpoint is a pickle. judgelit needs nothing but tensors and plain values from it.
         return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
 

@@ -24,13 +24,15 @@ from judgelit.models.sharding import Sharding
 from judgelit.training.global_mean import GlobalMean
 from judgelit.training.losses import LossTerms
 from judgelit.training.optimizers import call_setting
-from judgelit.training.schedule import WarmupCosine, refuse_short
+from judgelit.training.schedule import fit_to_run, scheduler_config, total_steps
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning's precisions that leave the weights in their own dtype."""
+
+_TRAINED_BESIDE_AVERAGE = "current_model_state"
 
 
 class FineTuningModule(L.LightningModule):
@@ -98,10 +100,12 @@ class FineTuningModule(L.LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = call_setting("lr_scheduler", self.lr_scheduler, optimizer, lambda: self.optimizer(trivial))
-        refuse_short(scheduler, self.trainer.estimated_stepping_batches)
-        if isinstance(scheduler, WarmupCosine):
-            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler)}
+
+    def on_train_start(self) -> None:
+        """Tell the schedule the length of the run, which depends on the position of a checkpoint."""
+        for config in self.trainer.lr_scheduler_configs:
+            fit_to_run(config.scheduler, total_steps(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Free the last step's gradients before the forward pass; Lightning would free them after it."""
@@ -116,6 +120,14 @@ class FineTuningModule(L.LightningModule):
         for name, value in means.items():
             self.log(f"train/{name}", value, prog_bar=name == "loss")
         self.tokens_seen += tokens
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin with new metrics: those of `trainer.validate` are inference tensors, which `trainer.fit` cannot use."""
+        self._validation = nn.ModuleDict()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with new metrics."""
+        self._validation = nn.ModuleDict()
 
     def log_terms(self, terms: LossTerms, batch: Batch) -> None:
         """Log the means of a batch's terms over the whole validation (or test) set.
@@ -164,7 +176,9 @@ class FineTuningModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save only what is trained: the adapter of a LoRA run, all weights otherwise."""
         checkpoint["tokens_seen"] = self.tokens_seen
-        checkpoint["state_dict"] = self.kept_in_checkpoint(checkpoint["state_dict"])
+        # Lightning's WeightAveraging saves the averaged weights as `state_dict`, and the trained ones beside them.
+        for key in {"state_dict", _TRAINED_BESIDE_AVERAGE} & checkpoint.keys():
+            checkpoint[key] = self.kept_in_checkpoint(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or adapter; loading that is not strict would accept parts of it."""
@@ -181,6 +195,10 @@ class FineTuningModule(L.LightningModule):
             }
             found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
             self.refuse_other_weights(expected, found)
+            if _TRAINED_BESIDE_AVERAGE in checkpoint:
+                # WeightAveraging loads whole states.
+                for key in ("state_dict", _TRAINED_BESIDE_AVERAGE):
+                    checkpoint[key] = {**self.state_dict(), **checkpoint[key]}
 
     def kept_in_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a state that a checkpoint holds: the adapter of a LoRA run, everything otherwise."""

@@ -22,6 +22,7 @@ from judgelit.cli import main
 from judgelit.generation.engine import EngineSpec
 from judgelit.generation.loading import NamedModel
 from judgelit.models.backbone import Backbone
+from judgelit.runs.folder import locked
 from judgelit.shipped_configs import find
 from judgelit.training import cli as training
 from judgelit.training.finetuning import FineTuningModule
@@ -103,7 +104,7 @@ def test_last_starts_a_new_run_if_there_is_no_checkpoint(
         ("fit", "no run", "does not say where its run was"),
         ("fit", "weights alone", "holds weights alone"),
         ("fit", "other data", "on other data than a SFTDataModule"),
-        ("fit", "other adapter", "is of another model"),
+        ("fit", "other adapter", "model.backbone.lora.r: found 3, expected 2"),
         ("fit", "model alone", "choose another folder"),
         ("validate", "nothing", "no checkpoint in run/checkpoints"),
     ],
@@ -331,6 +332,76 @@ def test_pairs_that_are_not_judged_are_mentioned(
 def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
+
+
+def test_a_run_that_is_shorter_than_the_logging_interval_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        main([*SFT, "--trainer.max_steps=2", "--trainer.log_every_n_steps=50", "--trainer.default_root_dir=run"])
+    assert len(logged_losses("run")) == 2
+    assert "trainer.log_every_n_steps: found 50 for a run of 2 steps; logging every step" in caplog.text
+
+
+def test_the_learning_rate_follows_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [
+        *SFT[:-1],
+        f"--data.val={json.dumps(yaml.safe_load(TASKS))}",
+        "--trainer.max_steps=-1",
+        "--trainer.max_epochs=3",
+    ]
+    run += ["--trainer.limit_train_batches=2", "--model.optimizer.lr=0.001", "--trainer.default_root_dir=run"]
+    main(
+        [
+            *run,
+            "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+            "--model.lr_scheduler.monitor=val/loss",
+            "--model.lr_scheduler.threshold=1.0",
+            "--model.lr_scheduler.patience=0",
+            "--model.lr_scheduler.factor=0.5",
+        ]
+    )
+    # No loss is that much better than the first.
+    assert checkpoint("run")["optimizer_states"][0]["param_groups"][0]["lr"] == 0.00025
+    with pytest.raises(SystemExit):
+        main([*run[:-1], "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"])
+    assert "give class_path lightning.pytorch.cli.ReduceLROnPlateau with init_args monitor" in capsys.readouterr().err
+
+
+TASKS = """
+class_path: judgelit.TaskJudgments
+init_args:
+  tasks: {kinds: [sums], difficulties: [1], distinct: false, count: 4, part: held_out}
+  templates: {names: [nano-*]}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=out"],
+        [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=out", "--ckpt_path=last"],
+        ["evaluate", "--model=nano", "--pairs=pairs.jsonl", "--output=out"],
+        ["judge", "--model=nano", "--pairs=pairs.jsonl", "--output=out"],
+    ],
+    ids=["fit", "fit again", "evaluate", "judge"],
+)
+def test_a_folder_to_which_another_process_writes_is_refused_in_one_line(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pair = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+    Path("pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
+    with locked(Path("out")), pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert f"out: found process {os.getpid()} writing to it" in line
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
