@@ -81,10 +81,6 @@ class ExactResume(Callback):
         """Note the seed of the process."""
         self._seed = torch.initial_seed()
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a run that was killed after its last step enter the training loop."""
-        self._keep_loop_open(trainer)
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the logs back to the checkpoint."""
         self._ended = False
@@ -245,11 +241,10 @@ class ExactResume(Callback):
     def _keep_loop_open(self, trainer: L.Trainer) -> None:
         """Raise `max_steps` until training starts, if the last step is done but the run has not ended.
 
-        Lightning would skip the training loop, and with it the last validation and the end of the run. The optimizers
-        must exist by then: their schedules ask for the true number of steps.
+        Lightning would skip the training loop, and with it the last validation and the end of the run.
         """
         loop = _epoch_loop(trainer)
-        if self._loaded and not self._loaded["ended"] and trainer.optimizers and loop.max_steps > 0:
+        if self._loaded and not self._loaded["ended"] and loop.max_steps > 0:
             self._max_steps = loop.max_steps
             loop.max_steps = sys.maxsize
 

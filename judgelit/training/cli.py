@@ -81,6 +81,10 @@ class TrainingCLI(LightningCLI):
                 run=run,
             )
 
+    def __deepcopy__(self, memo: Any) -> "TrainingCLI":
+        """Return itself: the optimizer's maker refers to it, and Lightning's `WeightAveraging` copies the module."""
+        return self
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer's name from the adapter or the model, so that it is given once."""
         backbone = "model.init_args.backbone"

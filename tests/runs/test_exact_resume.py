@@ -179,8 +179,8 @@ CALLBACKS = {
     ],
     "moving average of the weights": ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"],
     "the best by a metric of the judge": [
-        '--data.judge={"sets": {"s": {"class_path": "TaskPairs", "init_args": {"kinds": ["sums"], "count": 2}}}, '
-        '"templates": {"names": ["nano-*"]}, "max_new_tokens": 2}',
+        '--data.judge={"sets": {"s": {"class_path": "TaskPairs", "init_args": {"kinds": ["sums"], '
+        '"difficulties": [1], "count": 2}}}, "templates": {"names": ["nano-*"]}, "max_new_tokens": 2}',
         "--trainer.callbacks+=judgelit.JudgeEvaluation",
         "--trainer.callbacks+=lightning.pytorch.callbacks.ModelCheckpoint",
         "--trainer.callbacks.monitor=judge/s/accuracy",
