@@ -9,11 +9,9 @@ Lightning's checkpoint holds weights, optimizer, schedule and the counters of it
 - Random numbers: each micro-batch is seeded from the seed of the run and its own number (`on_train_batch_start`). So
   no generator's state has to be saved, and validation, loader workers or a stop cannot change the numbers.
 - Lightning saves before it logs the step and before it validates. So a checkpoint also says how many rows the log had,
-  which row was about to be logged, and whether a validation was about to start. A continued run cuts its logs back to
-  that point, adds the row, and validates (`on_train_start`).
+  which row was about to be logged, and whether a validation or the end of an epoch was about to come. A continued run
+  cuts its logs back to that point, adds the row, validates and ends the epoch (`on_train_start`, `catch_up`).
 - Callbacks that save or stop by a metric read the last value of it, so the metrics are kept too.
-- A kill between the writing of a checkpoint and the removal of the one that it replaces would leave both. So a
-  checkpoint also names those that were about to be removed.
 - A run that is killed after its last step, but before its end, must enter the training loop once more, so that it
   validates and ends (`_keep_loop_open`).
 
@@ -27,22 +25,21 @@ import hashlib
 import random
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from judgelit.atomic import remove
 from judgelit.errors import UserError
 from judgelit.runs.checkpoints import NOT_SAVED
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.resume_position import convert_position, correct_total
 from judgelit.runs.run_settings import refuse_changes
 
 _KEY = "judgelit"
@@ -62,16 +59,14 @@ class ExactResume(Callback):
         Args:
             settings: The settings that decide the run: see `run_settings`.
         """
-        self.follows_last = False
-        """Whether the run continues from its newest checkpoint: one of its own, which it may remove as any other."""
         self._settings = dict(settings or {})
-        self._written: set[str] = set()  # checkpoints that the callbacks of the run have kept
         self._seed = 0
         self._last_step: dict[str, Any] = {}  # states of loops and data, and the epoch, after the last optimizer step
         self._in_global_batch = False
         self._in_optimizer_step = False
         self._row_pending = False  # Lightning has not yet logged the last step
         self._validation_pending = False
+        self._epoch_end_pending = False  # Lightning has not yet changed the learning rates that follow a metric
         self._ended = False
         self._rows = 0  # rows logged before the global batch
         self._loaded: dict[str, Any] | None = None
@@ -86,21 +81,15 @@ class ExactResume(Callback):
         self._ended = False
         if self._max_steps is not None:
             _epoch_loop(trainer).max_steps, self._max_steps = self._max_steps, None
-        self._written = _kept(trainer)
         saved, self._loaded = self._loaded, None
         if saved is None:
             _rewind_logs(trainer, 0, [], 0)
             return
         _rewind_logs(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
         if saved["ranks"] != trainer.world_size:
-            _correct_total(trainer, self._last_step["data"])
-        self._validation_pending = saved["validate"]
-        trainer.callback_metrics.update(saved["metrics"])
-        if trainer.is_global_zero:
-            _remove_dropped(trainer, saved["dropped"])
-        if self.follows_last:
-            # ModelCheckpoint would never remove the checkpoint from which a run continues.
-            trainer.ckpt_path = None
+            correct_total(trainer, self._last_step["data"])
+        self._validation_pending, self._epoch_end_pending = saved["validate"], saved.get("end_epoch", False)
+        trainer.callback_metrics.update(saved.get("metrics", {}))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -127,6 +116,7 @@ class ExactResume(Callback):
         self._in_global_batch = self._in_optimizer_step = False
         self._row_pending = trainer._logger_connector.should_update_logs
         self._validation_pending = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        self._epoch_end_pending = loop._num_ready_batches_reached()
         self._last_step = {
             "loop": trainer.fit_loop.state_dict(),
             "data": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
@@ -145,9 +135,13 @@ class ExactResume(Callback):
         """Note that Lightning has logged the step."""
         self._row_pending = False
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that the last epoch is over."""
+        self._epoch_end_pending = False
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the training has ended: a checkpoint from now on leaves nothing to do."""
-        self._row_pending, self._ended = False, True
+        self._row_pending, self._epoch_end_pending, self._ended = False, False, True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state after the last optimizer step."""
@@ -168,10 +162,10 @@ class ExactResume(Callback):
             "rows": self._rows if self._in_global_batch else _rows(trainer),
             "row": [_pending_row(trainer)] if self._row_pending else [],
             "validate": self._validation_pending,
+            "end_epoch": self._epoch_end_pending,
             "ended": self._ended,
             "settings": self._of_all_ranks(trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
-            "dropped": self._dropped(trainer),
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -199,7 +193,7 @@ class ExactResume(Callback):
                 f"the checkpoint is of {saved['ranks']} processes and there are {trainer.world_size} now: the run "
                 "continues at the same place in the data, but no longer equal to the last bit"
             )
-            data = _convert_position(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
+            data = convert_position(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
         loop = copy.deepcopy(checkpoint["loops"]["fit_loop"])
         self._last_step = {"loop": loop, "data": data, "epoch": saved["epoch"]}
         self._keep_loop_open(trainer)
@@ -223,20 +217,16 @@ class ExactResume(Callback):
             for name, value in self._settings.items()
         }
 
-    def _dropped(self, trainer: L.Trainer) -> list[str]:
-        """Checkpoints of the run that no callback keeps any more, but that are still there."""
-        kept = _kept(trainer)
-        self._written |= kept
-        return sorted(path for path in self._written - kept if Path(path).exists())
-
     def catch_up(self, trainer: L.Trainer) -> None:
-        """Do what callbacks do at the start of an epoch, and the validation that was about to start."""
+        """Do what Lightning skips where a run continues within an epoch or at its end."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 # Lightning calls the hook only where an epoch begins.
                 callback.on_train_epoch_start(trainer, trainer.lightning_module)
         if self._validation_pending:
             _validate(trainer, self._last_step["epoch"])
+        if self._epoch_end_pending:
+            _epoch_loop(trainer).update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
     def _keep_loop_open(self, trainer: L.Trainer) -> None:
         """Raise `max_steps` until training starts, if the last step is done but the run has not ended.
@@ -277,28 +267,6 @@ def _rows(trainer: L.Trainer) -> int:
     return next((logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)), 0)
 
 
-def _kept(trainer: L.Trainer) -> set[str]:
-    """Checkpoints that the callbacks keep, those aside that they keep for ever."""
-    found: set[str] = set()
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.save_top_k != -1:
-            found |= {*callback.best_k_models, callback.best_model_path, callback.last_model_path}
-    return found - {""}
-
-
-def _remove_dropped(trainer: L.Trainer, paths: list[str]) -> None:
-    """Remove checkpoints that a callback was about to remove when the run was killed."""
-    folders = {
-        Path(callback.dirpath).resolve()
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None
-    }
-    for path in set(paths) - _kept(trainer):
-        # The folder of the run may be a copy, and the paths those of the original.
-        if Path(path).resolve().parent in folders:
-            remove(Path(path))
-
-
 def _pending_row(trainer: L.Trainer) -> dict[str, float]:
     """The row that Lightning will log next."""
     metrics = trainer._logger_connector.metrics["log"]
@@ -328,43 +296,3 @@ def _validate(trainer: L.Trainer, epoch: int) -> None:
     loop.run()
     trainer.training = True
     progress.completed, connector._first_loop_iter = now, first
-
-
-def _convert_position(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ranks: int) -> dict[str, Any]:
-    """Convert a checkpoint's position in the data, in batches of one rank, from `ranks` ranks to the present number.
-
-    Args:
-        trainer: The trainer; its data module gets the new position.
-        loop: State of the fit loop, which is changed in place.
-        data: State of the data module.
-        ranks: Number of ranks that saved the checkpoint.
-
-    Returns:
-        The new state of the data module.
-
-    Raises:
-        UserError: The batches that are done do not fill the last turn of the present ranks.
-    """
-    if data["batches"] * ranks % trainer.world_size:
-        raise UserError(
-            f"trainer.devices: found {trainer.world_size} processes, expected a divisor of the "
-            f"{data['batches'] * ranks} micro-batches of this epoch that the run of the checkpoint has done; continue "
-            f"on {ranks} processes, as before"
-        )
-    data = {**data, "batches": data["batches"] * ranks // trainer.world_size}
-    trainer.datamodule.load_state_dict(data)  # type: ignore[attr-defined]
-    progress = loop["epoch_loop.batch_progress"]
-    batches = progress["current"]["ready"] * ranks / trainer.world_size
-    # The last batch of an epoch must still be its last.
-    batches = int(np.ceil(batches) if progress["is_last_batch"] else batches)
-    for counts in (progress["total"], progress["current"]):
-        counts.update(ready=batches, started=batches, processed=batches, completed=batches - 1)
-    return data
-
-
-def _correct_total(trainer: L.Trainer, data: dict[str, Any]) -> None:
-    """Set the total number of batches to what it would be if the run had had this number of ranks from its start."""
-    total = _epoch_loop(trainer).batch_progress.total
-    missing = data["epoch"] * int(trainer.fit_loop.max_batches) + data["batches"] - total.processed
-    for name in ("ready", "started", "processed", "completed"):
-        setattr(total, name, getattr(total, name) + missing)

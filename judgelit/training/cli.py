@@ -29,6 +29,7 @@ from judgelit.models.backbone import choose_dtype
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, read_meta, swap_folders
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.dropped_checkpoints import DroppedCheckpoints
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
 from judgelit.runs.folder import locked, refuse_used_folder
@@ -218,7 +219,8 @@ class TrainingCLI(LightningCLI):
             callbacks = [LogShortRuns(), *callbacks, Throughput(), Padding()]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
         resume = ExactResume(deciding_settings(self._resolved_settings()))
-        return [StopTogether(), resume, *callbacks, CatchUp(resume)]
+        dropped = DroppedCheckpoints(self._get(self.config_init, "ckpt_path") == "last")
+        return [StopTogether(), resume, dropped, *callbacks, CatchUp(resume)]
 
     def _complete_checkpoints(self, callbacks: list[Callback]) -> None:
         """Add a checkpoint callback if there is none, and put checkpoints into the run folder."""
@@ -247,7 +249,6 @@ class TrainingCLI(LightningCLI):
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, ExactResume):
                     callback.refuse_other_settings(self.trainer, read_meta(Path(checkpoint)))
-                    callback.follows_last = arguments.get("ckpt_path") == "last"
         # A checkpoint is a pickle. judgelit needs nothing but tensors and plain values from it.
         return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
 

@@ -177,6 +177,13 @@ CALLBACKS = {
         "--trainer.accumulate_grad_batches=1",
         "--model.lr_scheduler=WarmupCosine",
     ],
+    "the learning rate by a metric": [
+        "--trainer.callbacks.every_n_train_steps=4",  # at the last step of an epoch, before the rate changes
+        "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+        "--model.lr_scheduler.monitor=val/loss",
+        "--model.lr_scheduler.threshold=1.0",
+        "--model.lr_scheduler.patience=0",
+    ],
     "moving average of the weights": ["--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"],
     "the best by a metric of the judge": [
         '--data.judge={"sets": {"s": {"class_path": "TaskPairs", "init_args": {"kinds": ["sums"], '
