@@ -198,12 +198,12 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     @property
     def _made_from(self) -> dict[str, Any]:
-        """All that decides which batches an epoch has, by name; the rows themselves come last, as a hash."""
+        """All that decides which batches an epoch has, by name. The rows come last, as a hash of their ids."""
         rows, weights = self._rows["train"], ", ".join(str(weight) for _, weight in self._shares)
-        limit = "batch_size" if self.tokens_per_batch is None else "tokens_per_batch"
         return {
-            **{name: getattr(self, name) for name in (limit, "group_by_length", "max_length", "seed", "val_fraction")},
-            # Data, tokenizer and chat template.
+            "tokens_per_batch": self.tokens_per_batch,
+            "batch_size": self.batch_size if self.tokens_per_batch is None else None,
+            **{name: getattr(self, name) for name in ("group_by_length", "max_length", "seed", "val_fraction")},
             "train": f"{len(rows)} examples with hash {rows.fingerprint[:16]} and weight {weights}",
         }
 

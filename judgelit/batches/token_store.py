@@ -82,10 +82,15 @@ class TokenStore:
         """Return the name of a row and its ids: those of the prompt, then those of each completion."""
         return self._names[index].as_py(), [column[index].values.to_numpy().tolist() for column in self._ids]
 
-    @property
-    def key(self) -> str:
-        """A hash of everything that the rows were made from."""
-        return self.path.stem
+    @cached_property
+    def content_hash(self) -> str:
+        """A hash of all ids. Other names, files or versions of libraries that give the same ids have the same hash."""
+        content = xxhash.xxh3_128()
+        for column in self._ids:
+            content.update(pc.list_value_length(column).to_numpy().tobytes())
+            for chunk in column.chunks:
+                content.update(chunk.flatten().to_numpy())
+        return content.hexdigest()
 
     @cached_property
     def prompt_tokens(self) -> np.ndarray:
@@ -338,10 +343,10 @@ class TokenRows(Dataset[Row]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the stores' keys and of which rows are selected, in their order."""
+        """A hash of the stores' ids and of which rows are selected, in their order; the names do not count."""
         content = xxhash.xxh3_128()
         for store, rows in self._parts:
-            content.update(store.key.encode() + (b"all" if rows is None else rows.tobytes()))
+            content.update(store.content_hash.encode() + (b"all" if rows is None else rows.tobytes()))
         return content.hexdigest()
 
     def _selected(self, column: Callable[[TokenStore], np.ndarray]) -> np.ndarray:

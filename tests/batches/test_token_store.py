@@ -322,11 +322,11 @@ def test_a_second_start_reads_no_row(
     first = open_store(source, SFTExample, chatml, folder, "train")
     request.getfixturevalue("never_tokenise")
     again = open_store(source, SFTExample, chatml, folder, "val")
-    assert (again.key, ids_of(again)) == (first.key, ids_of(first))
+    assert (again.path, ids_of(again)) == (first.path, ids_of(first))
     # Neither its weight nor its age nor the folder in which it stands is part of the data.
     (tmp_path / "there").mkdir()
     moved = Path(shutil.copy(source.path, tmp_path / "there" / "here.jsonl"))
-    assert open_store(FileSource(str(moved), weight=2.0), SFTExample, chatml, folder, "train").key == first.key
+    assert open_store(FileSource(str(moved), weight=2.0), SFTExample, chatml, folder, "train").path == first.path
 
 
 def other_template(tokenizer: ChatTokenizer) -> ChatTokenizer:
@@ -368,7 +368,7 @@ def test_a_change_makes_a_new_store(
     else:
         monkeypatch.setattr(token_store, "FORMAT", token_store.FORMAT + 1)
     second = open_store(source, kind, tokenizer, folder, "train")
-    assert second.key != first.key
+    assert second.path != first.path
     found = [record for _, record in source.stream(kind)]
     assert ids_of(second) == wanted(found, tokenizer, Path(source.path).name + ":{}")
     # And the first is still there.
@@ -404,7 +404,7 @@ def test_a_source_without_a_fingerprint_is_identified_by_its_records(
     assert [name for name, _ in ids_of(first)] == ["e0", "e1", "e2", "e3"]
     assert [name for name, _ in ids_of(other)] == ["e0", "e1", "e2", "e4"]
     request.getfixturevalue("never_tokenise")
-    assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").key == first.key
+    assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").path == first.path
 
 
 def test_a_subclass_that_reads_files_differently_has_a_store_of_its_own(
@@ -626,6 +626,18 @@ def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenSto
     ]
     assert len({fingerprint(*parts) for parts in chosen}) == len(chosen)
     assert fingerprint((a, [1, 2])) == fingerprint((TokenStore(a.path), [1, 2]))
+
+
+def test_rows_of_a_file_that_was_renamed_keep_their_fingerprint(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer
+) -> None:
+    found = set()
+    for name, count in (("a", 3), ("b", 3), ("c", 4)):
+        store = open_store(
+            source_of(tmp_path / f"{name}.jsonl", completions(count)), SFTExample, chatml, folder, "train"
+        )
+        found.add(TokenRows([(store, np.arange(count))], TokenizedCompletion).fingerprint)
+    assert len(found) == 2
 
 
 def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:

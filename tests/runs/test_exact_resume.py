@@ -288,7 +288,7 @@ def copied(stopped: Path, to: Path) -> Path:
     ("change", "said"),
     [
         ("--data.batch_size=4", "data.batch_size: found 4, expected 1, with which the run of the checkpoint was begun"),
-        ("--data.tokens_per_batch=64", "data.batch_size: found None, expected 1"),
+        ("--data.tokens_per_batch=64", "data.tokens_per_batch: found 64, expected None"),
         ("--data.group_by_length=false", "data.group_by_length: found False, expected True"),
         ("--data.max_length=90", "data.max_length: found 90, expected"),
         ("--data.seed=1", "data.seed: found 1, expected 0"),
