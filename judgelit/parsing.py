@@ -179,9 +179,9 @@ class OneLineErrors(ArgumentParser):
 
 @contextmanager
 def raise_user_errors() -> Iterator[None]:
-    """Raise the UserError that a class raised while jsonargparse built objects from a configuration.
+    """Raise errors of classes that jsonargparse builds from a configuration as UserErrors of one line.
 
-    jsonargparse replaces it by a ValueError if the class is one of several types that the key accepts.
+    jsonargparse replaces a UserError by a ValueError if the class is one of several types that the key accepts.
     """
     before = len(_failures)
     try:
@@ -200,6 +200,12 @@ def raise_user_errors() -> Iterator[None]:
         if isinstance(reason, UserError):
             raise reason from None
         raise UserError(f"{failed.__name__}: {first_line(reason)}") from reason
+    except ImportError as error:
+        # A class of another library, such as a logger, whose package is not installed. Ours have theirs.
+        names = [failed for failed, reason in _failures[before:] if reason is error]
+        if not names or names[0].__module__.startswith("judgelit."):
+            raise
+        raise UserError(f"{names[0].__name__}: {first_line(error)}") from error
     finally:
         del _failures[before:]
 

@@ -1,7 +1,9 @@
 """Fixtures of tiny models and tokenizers: each architecture and chat format, made once a session without download."""
 
 import copy
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -332,3 +334,19 @@ def warm_outer_adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> 
 def run_folder(tmp_path: Path) -> Path:
     """A folder that a Trainer may write to."""
     return tmp_path / "run"
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Within `full_disk(room)`, no file of this process can grow beyond `room` bytes."""
+
+    @contextmanager
+    def limited(room: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

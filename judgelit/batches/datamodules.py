@@ -9,7 +9,9 @@ They work with any Trainer:
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -154,7 +156,9 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled batches; after resuming, from the checkpoint's place."""
-        batches = self._batch_sampler("train", ResumableBatchSampler, shuffle=True, shares=self._shares)
+        # The few batches of `overfit_batches` must be the same in every epoch.
+        shuffle = self.trainer is None or not self.trainer.overfit_batches  # type: ignore[attr-defined]
+        batches = self._batch_sampler("train", ResumableBatchSampler, shuffle=shuffle, shares=self._shares)
         batches.place = self._place_in_run
         # Loader processes ask for the first batches before the trainer sets the epoch.
         batches.resume(*self._resume)
@@ -168,16 +172,40 @@ class TrainingDataModule(JudgeDataModule, ABC):
         """The test examples in their own order."""
         return self._loader("test", self._batch_sampler("test", BatchSampler, shuffle=False))
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the run's place: its epoch and the batches of it that are done. The seed gives the batches."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the run's place, its epoch and the batches of it that are done, and what gives the batches."""
         epoch, batches = self._place_in_run()
-        return {"epoch": epoch, "batches": batches}
+        return {"epoch": epoch, "batches": batches, "made_from": self._made_from if "train" in self._rows else {}}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue from the place of a checkpoint."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from the place of a checkpoint.
+
+        Raises:
+            UserError: The batches are not those of the checkpoint's run, so its place means nothing here.
+        """
+        saved = state_dict.get("made_from")
+        if saved and "train" in self._rows:
+            now = self._made_from
+            for name in dict.fromkeys([*saved, *now]):
+                if saved.get(name) != now.get(name):
+                    raise UserError(
+                        f"data.{name}: found {now.get(name)}, expected {saved.get(name)}, with which the run of the "
+                        "checkpoint was begun; give that value, or start a new run in another folder"
+                    )
         self._resume = (state_dict["epoch"], state_dict["batches"])
         # Lightning looks for a state in the loader and does not know of this one.
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        """All that decides which batches an epoch has, by name. The rows come last, as a hash of their ids."""
+        rows, weights = self._rows["train"], ", ".join(str(weight) for _, weight in self._shares)
+        return {
+            "tokens_per_batch": self.tokens_per_batch,
+            "batch_size": self.batch_size if self.tokens_per_batch is None else None,
+            **{name: getattr(self, name) for name in ("group_by_length", "max_length", "seed", "val_fraction")},
+            "train": f"{len(rows)} examples with hash {rows.fingerprint[:16]} and weight {weights}",
+        }
 
     def _place_in_run(self) -> tuple[int, int]:
         assert self.trainer is not None
@@ -234,10 +262,14 @@ class TrainingDataModule(JudgeDataModule, ABC):
         fits = [some <= self.max_length for some in lengths]
         found, kept = sum(map(len, lengths)), sum(int(some.sum()) for some in fits)
         if found and not kept:
-            longest = max(int(some.max(initial=0)) for some in lengths)
+            every, context = np.concatenate(lengths), self.tokenizer.context
+            advice = "shorten them, or take a model with a longer context"
+            if self.max_length < context:
+                advice = f"raise it: the model takes {context}"
             raise UserError(
-                f"{part}: all {found} examples are longer than the {self.max_length} tokens that the model takes "
-                f"(the longest has {longest})"
+                f"data.max_length: found {self.max_length}{'' if self._max_length else ' (the context of the model)'}, "
+                f"expected more: all {found} examples of data.{part} are longer, of {every.min()} to {every.max()} "
+                f"tokens; {advice}"
             )
         tokens = sum(int(some[fit].sum()) for some, fit in zip(lengths, fits, strict=True))
         skipped = f", {found - kept} skipped as longer than {self.max_length} tokens" if found > kept else ""
@@ -267,10 +299,19 @@ class TrainingDataModule(JudgeDataModule, ABC):
         return DataLoader(
             rows,
             batch_sampler=batches,
-            collate_fn=self.collate,
+            collate_fn=partial(_collate_or_placeholder, self.collate, rows),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _collate_or_placeholder(collate: Callable[[Any], Batch], rows: TokenRows, chosen: Sequence[Row]) -> Batch:
+    """Return chosen rows as a batch; a placeholder if there are none.
+
+    A placeholder names no examples and counts nothing. It holds a row only so that the rank takes part in each forward
+    and backward pass, as a sharded model requires.
+    """
+    return collate(chosen) if chosen else replace(collate([rows[0]]), ids=(), tokens=0)
 
 
 class SFTDataModule(TrainingDataModule):

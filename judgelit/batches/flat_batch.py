@@ -77,7 +77,7 @@ class Batch:
     rows: [N] int64, the completion of each scored token, 0 to K - 1.
     lengths: [K] int64, tokens of each completion.
     segments: the row's prompts and completions, in order; the completions among them are numbers 0 to K - 1.
-    ids: names of the examples.
+    ids: names of the examples; none if the batch is a placeholder, which counts nothing.
     tokens: tokens of the examples, each counted with its own prompt.
     """
 

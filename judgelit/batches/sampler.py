@@ -37,8 +37,8 @@ class BatchSampler(Sampler[list[int]]):
     All epochs have the same number of batches, which trainers and schedules rely on. Epoch 0 sets it: the batches that
     first-fit packing needs, and a few spare ones. An epoch that needs fewer has some batches cut in two. In an epoch
     that needs more, the emptiest batches are packed again, more tightly (best-fit decreasing). If that is not enough,
-    the epoch takes the batches of epoch 0 in another order. All ranks have the same number of batches too: the last
-    turn is completed with batches from the beginning of the epoch.
+    the epoch takes the batches of epoch 0 in another order. All ranks have the same number of batches too: in the last
+    turn, a rank for which no batch is left gets an empty one.
 
     Args:
         lengths: Tokens of each row.
@@ -99,7 +99,8 @@ class BatchSampler(Sampler[list[int]]):
         epoch, done = self._resume
         batches = self._batches(self.epoch)
         for turn in range(done if epoch == self.epoch else 0, len(self)):
-            yield batches[(turn * self.world_size + self.rank) % len(batches)]
+            number = turn * self.world_size + self.rank
+            yield batches[number] if number < len(batches) else []
 
     def _batches(self, epoch: int) -> Batches:
         if self._current is None or self._current[0] != epoch:

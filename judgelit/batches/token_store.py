@@ -19,13 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import xxhash
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from judgelit.atomic import PART, atomic_file
+from judgelit.atomic import PART
+from judgelit.batches.arrow_files import cache_errors, is_whole, map_arrow, write_arrow
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
 from judgelit.batches.packing import Prompts
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 from judgelit.progress import track
 from judgelit.records.records import PreferenceExample, SFTExample
 from judgelit.records.sources import Source, group_score, held_out_rows
@@ -33,7 +35,7 @@ from judgelit.records.sources import Source, group_score, held_out_rows
 Example = SFTExample | PreferenceExample
 Row = TokenizedCompletion | TokenizedPreference
 
-FORMAT = 1
+FORMAT = 2
 """Version of what a store holds. Raise it when the same records would give other ids or columns."""
 
 COMPLETIONS: dict[type[Example], tuple[str, ...]] = {
@@ -58,12 +60,12 @@ class TokenStore:
     The ids stay on disk. The store is pickled as its path.
 
     Raises:
-        OSError, pa.ArrowInvalid: The file does not exist or is damaged.
+        OSError: The file does not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self._table = map_arrow(path).read_all()
         names = self._table.column_names
         self.columns = names[names.index("prompt") :]
         self._ids = [self._table[name] for name in self.columns]
@@ -80,10 +82,15 @@ class TokenStore:
         """Return the name of a row and its ids: those of the prompt, then those of each completion."""
         return self._names[index].as_py(), [column[index].values.to_numpy().tolist() for column in self._ids]
 
-    @property
-    def key(self) -> str:
-        """A hash of everything that the rows were made from."""
-        return self.path.stem
+    @cached_property
+    def content_hash(self) -> str:
+        """A hash of all ids. Other names, files or versions of libraries that give the same ids have the same hash."""
+        content = xxhash.xxh3_128()
+        for column in self._ids:
+            content.update(pc.list_value_length(column).to_numpy().tobytes())
+            for chunk in column.chunks:
+                content.update(chunk.flatten().to_numpy())
+        return content.hexdigest()
 
     @cached_property
     def prompt_tokens(self) -> np.ndarray:
@@ -119,7 +126,8 @@ def open_store(source: Source, kind: type[Example], tokenizer: ChatTokenizer, fo
     """Open the store of a source in `folder`; tokenise the source first if there is no such store.
 
     The name of the file is a hash of the data, the tokenizer with its chat template, and `FORMAT`. The file appears
-    only when it is complete. Several processes may build the same store at once: their results are equal.
+    only when it is complete. Its content is verified here; a damaged file is made anew, and a line says so. Several
+    processes may build the same store at once: their results are equal.
 
     Args:
         source: What to read.
@@ -133,27 +141,35 @@ def open_store(source: Source, kind: type[Example], tokenizer: ChatTokenizer, fo
             the data changed during the build.
     """
     data = source.fingerprint()
-    examples: Callable[[], Iterable[tuple[str, Example]]] = lambda: source.stream(kind)  # noqa: E731
+    examples: Callable[[], Iterable[tuple[str, Example]]] = lambda: _read(source, kind, part)  # noqa: E731
     if data is None:
         records = list(examples())
         examples = lambda: records  # noqa: E731
         data = _hash_examples(example for _, example in records)
     path = folder / f"{_key(data, kind, tokenizer)}.arrow"
-    with suppress(OSError, pa.ArrowInvalid):
-        return TokenStore(path)
-    try:
+    if path.exists():
+        if is_whole(path):
+            return TokenStore(path)
+        rank_zero_info(f"{part}: the tokenised examples in {path} are damaged and are made anew")
+
+    def chunks() -> Generator[pa.RecordBatch, None, None]:
+        with closing(_encode_all(examples, kind, tokenizer)) as made:
+            yield from track(made, f"tokenizing {part}, chunks of {CHUNK} examples")
+        if source.fingerprint() not in (None, data):
+            raise UserError(f"{part}: the data changed while it was read; start again")
+
+    with cache_errors(folder), closing(chunks()) as made:
         _remove_stale(folder)
-        chunks = closing(_encode_all(examples, kind, tokenizer))
-        with atomic_file(path) as file, pa.ipc.new_file(file, _schema(kind)) as writer, chunks as made:
-            for chunk in track(made, f"tokenizing {part}, chunks of {CHUNK} examples"):
-                writer.write_batch(chunk)
-            if source.fingerprint() not in (None, data):
-                raise UserError(f"{part}: the data changed while it was read; start again")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written: {error.strerror or error}; choose another folder with data.cache"
-        ) from error
+        write_arrow(path, _schema(kind), made)
     return TokenStore(path)
+
+
+def _read(source: Source, kind: type[Example], part: str) -> Iterator[tuple[str, Example]]:
+    """Read a source. An error of its disk or network is not one of the cache."""
+    try:
+        yield from source.stream(kind)
+    except OSError as error:
+        raise UserError(f"data.{part}: cannot be read: {first_line(error)}") from error
 
 
 def _key(data: str, kind: type[Example], tokenizer: ChatTokenizer) -> str:
@@ -327,10 +343,10 @@ class TokenRows(Dataset[Row]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the stores' keys and of which rows are selected, in their order."""
+        """A hash of the stores' ids and of which rows are selected, in their order; the names do not count."""
         content = xxhash.xxh3_128()
         for store, rows in self._parts:
-            content.update(store.key.encode() + (b"all" if rows is None else rows.tobytes()))
+            content.update(store.content_hash.encode() + (b"all" if rows is None else rows.tobytes()))
         return content.hexdigest()
 
     def _selected(self, column: Callable[[TokenStore], np.ndarray]) -> np.ndarray:

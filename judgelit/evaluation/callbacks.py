@@ -61,14 +61,15 @@ class JudgeEvaluation(Callback):
         self.benchmark = find_benchmark(benchmark)
         self._sets: dict[str, list[JudgePrompt]] = {}
         self._last_step = -1
+        self._metrics: dict[str, float] = {}
 
-    def state_dict(self) -> dict[str, int]:
-        """The last step that was judged, so that a continued run does not judge it again."""
-        return {"last_step": self._last_step}
+    def state_dict(self) -> dict[str, Any]:
+        """The last step that was judged, so that a continued run does not judge it again, and its metrics."""
+        return {"last_step": self._last_step, "metrics": self._metrics}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
-        self._last_step = state_dict["last_step"]
+        self._last_step, self._metrics = state_dict["last_step"], state_dict.get("metrics", {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the pairs before training begins, so that a mistake in them is found early."""
@@ -79,7 +80,8 @@ class JudgeEvaluation(Callback):
                 raise UserError("JudgeEvaluation has nothing to judge; set data.judge.sets, or remove the callback")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge the starting model, unless the run continues an earlier one."""
+        """Judge the starting model, unless the run continues an earlier one: then callbacks see that one's metrics."""
+        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
         if self.at_start and trainer.global_step == 0 and self._last_step != 0:
             self._evaluate(trainer, pl_module)
 
@@ -126,6 +128,7 @@ class JudgeEvaluation(Callback):
         values = {f"judge/{name}/{metric}": estimate.value for metric, estimate in estimates.items()}
         # `log` is not allowed in hooks at the start and end of training; callback_metrics and loggers always are.
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
+        self._metrics |= values
         for logger in trainer.loggers:
             known = {key: value for key, value in values.items() if not math.isnan(value)}
             logger.log_metrics(known, step=trainer.global_step)

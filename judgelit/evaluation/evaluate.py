@@ -15,6 +15,7 @@ from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
 from judgelit.records.sources import Source, Sources
+from judgelit.runs.folder import locked
 
 
 def evaluate(
@@ -52,19 +53,20 @@ def evaluate(
         raise UserError(f"limit: found {limit}, expected 1 or more")
     spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
     pairs_of = {name: protocol.read(source)[:limit] for name, source in _named_sets(pairs, sets).items()}
-    judgments, settings = judge_into(
-        folder,
-        spec,
-        pairs_of,
-        Questions(protocol, templates, max_new_tokens, stop_at_verdict, seed),
-        {"command": "evaluate", "benchmark": benchmark, "sets": sorted(pairs_of), "limit": limit},
-        results={name: f"{name}.judgments.jsonl" for name in pairs_of},
-        last="results.json",
-    )
-    results = {name: protocol.estimates(of_set, judgments[name]) for name, of_set in pairs_of.items()}
-    groups = {name: protocol.estimates_by_group(of_set, judgments[name]) for name, of_set in pairs_of.items()}
-    content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
-    write_json(folder / "results.json", content)
+    with locked(folder):
+        judgments, settings = judge_into(
+            folder,
+            spec,
+            pairs_of,
+            Questions(protocol, templates, max_new_tokens, stop_at_verdict, seed),
+            {"command": "evaluate", "benchmark": benchmark, "sets": sorted(pairs_of), "limit": limit},
+            results={name: f"{name}.judgments.jsonl" for name in pairs_of},
+            last="results.json",
+        )
+        results = {name: protocol.estimates(of_set, judgments[name]) for name, of_set in pairs_of.items()}
+        groups = {name: protocol.estimates_by_group(of_set, judgments[name]) for name, of_set in pairs_of.items()}
+        content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
+        write_json(folder / "results.json", content)
     print_table({spec.model: results}, protocol.shown)
     for field in GROUPS:
         by_group = {

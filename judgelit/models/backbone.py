@@ -138,9 +138,11 @@ class Backbone:
             model = AutoModelForCausalLM.from_config(
                 config, dtype=getattr(torch, self.dtype), trust_remote_code=self.trust_remote_code
             )
+        with torch.device("meta"):
             if self.adapter is None:
                 return self._with_adapter(model)
-            settings = PeftConfig.from_pretrained(adapter_folder(self.adapter))
+            with self._loading_errors():
+                settings = PeftConfig.from_pretrained(adapter_folder(self.adapter))
             # PEFT would warn if the settings name the model by another path than ours.
             settings.base_model_name_or_path = None
             settings.inference_mode = False

@@ -9,7 +9,7 @@ from judgelit.errors import UserError
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.pipeline.recipe import Recipe
 from judgelit.pipeline.run import Run
-from judgelit.runs.folder import claim_folder
+from judgelit.runs.folder import claim_folder, locked
 from judgelit.yaml_files import read_text
 
 
@@ -39,5 +39,6 @@ def main(argv: list[str]) -> None:
         "dpo.yaml": read_text(recipe.dpo.absolute),
     }
     run = Run(recipe)
-    claim_folder(run.folder, files)
-    run.go()
+    with locked(run.folder):
+        claim_folder(run.folder, files)
+        run.go()

@@ -6,9 +6,11 @@ moved to their place. A file replaces the old one in one step. A folder cannot: 
 """
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
@@ -63,19 +65,64 @@ class AtomicCheckpoints(TorchCheckpointIO):
         """Load a checkpoint.
 
         Raises:
-            UserError: The file is truncated, or is no checkpoint.
+            UserError: The file is damaged, or is no checkpoint.
         """
+        is_here = "://" not in str(path)
         try:
+            if is_here and (damage := damage_in(Path(path))):
+                raise OSError(damage)
             found = super().load_checkpoint(path, map_location, weights_only)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
             what = " ".join(str(error).split())[:200] or "it is empty"
+            usable = usable_instead(Path(path)) if is_here else ""
             raise UserError(
                 f"{path} cannot be read as a checkpoint ({what}); expected a complete one: name another with "
-                "--ckpt_path"
+                f"--ckpt_path{usable}"
             ) from error
         if not isinstance(found, dict) or "state_dict" not in found:
             raise UserError(f"{path} is no checkpoint of a run: it holds no state_dict; name another with --ckpt_path")
         return found
+
+
+def damage_in(file: Path | IO[bytes]) -> str:
+    """What is damaged in a file that PyTorch has saved: its records have checksums, which PyTorch does not check.
+
+    Args:
+        file: A path or an open file.
+
+    Returns:
+        The damage; "" if there is none, or if the file has another form.
+    """
+    try:
+        if not zipfile.is_zipfile(file):
+            return ""
+        with zipfile.ZipFile(file) as records:
+            broken = records.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        return str(error) or type(error).__name__
+    return "" if broken is None else f"the checksum of its record {broken} is wrong"
+
+
+def read_meta(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors, which stay on the disk; empty if it cannot be read."""
+    try:
+        found = torch.load(path / META if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def usable_instead(broken: Path) -> str:
+    """The end of the error about a broken checkpoint: the newest one beside it that is whole, or nothing."""
+    others = []
+    for path in broken.parent.glob("*.ckpt"):
+        file = path / META if path.is_dir() else path
+        if path != broken and file.is_file():
+            others.append((file.stat().st_mtime_ns, file, path))
+    for _, file, path in sorted(others, reverse=True):
+        if zipfile.is_zipfile(file) and not damage_in(file):
+            return f"; the newest usable one is {path}"
+    return ""
 
 
 def swap_folders(strategy: ModelParallelStrategy) -> None:

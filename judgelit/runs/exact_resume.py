@@ -9,10 +9,13 @@ Lightning's checkpoint holds weights, optimizer, schedule and the counters of it
 - Random numbers: each micro-batch is seeded from the seed of the run and its own number (`on_train_batch_start`). So
   no generator's state has to be saved, and validation, loader workers or a stop cannot change the numbers.
 - Lightning saves before it logs the step and before it validates. So a checkpoint also says how many rows the log had,
-  which row was about to be logged, and whether a validation was about to start. A continued run cuts its logs back to
-  that point, adds the row, and validates (`on_train_start`).
+  which row was about to be logged, and whether a validation or the end of an epoch was about to come. A continued run
+  cuts its logs back to that point, adds the row, validates and ends the epoch (`on_train_start`, `catch_up`).
+- Callbacks that save or stop by a metric read the last value of it, so the metrics are kept too.
 - A run that is killed after its last step, but before its end, must enter the training loop once more, so that it
   validates and ends (`_keep_loop_open`).
+
+A checkpoint also holds the settings that decide the run, and a run with others does not continue from it.
 
 This needs attributes of Lightning's loops that are not public, so pyproject.toml bounds Lightning's version.
 """
@@ -21,12 +24,14 @@ import copy
 import hashlib
 import random
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -34,6 +39,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from judgelit.errors import UserError
 from judgelit.runs.checkpoints import NOT_SAVED
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.resume_position import convert_position, correct_total
+from judgelit.runs.run_settings import refuse_changes
 
 _KEY = "judgelit"
 """Key of a checkpoint under which `ExactResume` keeps its part."""
@@ -46,13 +53,20 @@ class ExactResume(Callback):
     and the validation after they have started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        """Start with nothing.
+
+        Args:
+            settings: The settings that decide the run: see `run_settings`.
+        """
+        self._settings = dict(settings or {})
         self._seed = 0
         self._last_step: dict[str, Any] = {}  # states of loops and data, and the epoch, after the last optimizer step
         self._in_global_batch = False
         self._in_optimizer_step = False
         self._row_pending = False  # Lightning has not yet logged the last step
         self._validation_pending = False
+        self._epoch_end_pending = False  # Lightning has not yet changed the learning rates that follow a metric
         self._ended = False
         self._rows = 0  # rows logged before the global batch
         self._loaded: dict[str, Any] | None = None
@@ -61,10 +75,6 @@ class ExactResume(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Note the seed of the process."""
         self._seed = torch.initial_seed()
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let a run that was killed after its last step enter the training loop."""
-        self._keep_loop_open(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Cut the logs back to the checkpoint."""
@@ -77,8 +87,9 @@ class ExactResume(Callback):
             return
         _rewind_logs(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
         if saved["ranks"] != trainer.world_size:
-            _correct_total(trainer, self._last_step["data"])
-        self._validation_pending = saved["validate"]
+            correct_total(trainer, self._last_step["data"])
+        self._validation_pending, self._epoch_end_pending = saved["validate"], saved.get("end_epoch", False)
+        trainer.callback_metrics.update(saved.get("metrics", {}))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -105,6 +116,7 @@ class ExactResume(Callback):
         self._in_global_batch = self._in_optimizer_step = False
         self._row_pending = trainer._logger_connector.should_update_logs
         self._validation_pending = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        self._epoch_end_pending = loop._num_ready_batches_reached()
         self._last_step = {
             "loop": trainer.fit_loop.state_dict(),
             "data": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
@@ -123,9 +135,13 @@ class ExactResume(Callback):
         """Note that Lightning has logged the step."""
         self._row_pending = False
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that the last epoch is over."""
+        self._epoch_end_pending = False
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the training has ended: a checkpoint from now on leaves nothing to do."""
-        self._row_pending, self._ended = False, True
+        self._row_pending, self._epoch_end_pending, self._ended = False, False, True
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state after the last optimizer step."""
@@ -146,14 +162,17 @@ class ExactResume(Callback):
             "rows": self._rows if self._in_global_batch else _rows(trainer),
             "row": [_pending_row(trainer)] if self._row_pending else [],
             "validate": self._validation_pending,
+            "end_epoch": self._epoch_end_pending,
             "ended": self._ended,
+            "settings": self._of_all_ranks(trainer),
+            "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restore from a checkpoint; if the number of ranks has changed, convert the position in the data.
 
         Raises:
-            UserError: The checkpoint is not of `judgelit fit`, or of a run on another kind of data.
+            UserError: The checkpoint is not of `judgelit fit`, or of a run with other settings or another kind of data.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -162,6 +181,7 @@ class ExactResume(Callback):
                 f"the checkpoint has no entry {_KEY!r}, so it does not say where its run was; expected one that "
                 "`judgelit fit` has saved"
             )
+        self.refuse_other_settings(trainer, checkpoint)
         saved = self._loaded = checkpoint[_KEY]
         self._seed = saved["seed"]
         kind = type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
@@ -173,24 +193,48 @@ class ExactResume(Callback):
                 f"the checkpoint is of {saved['ranks']} processes and there are {trainer.world_size} now: the run "
                 "continues at the same place in the data, but no longer equal to the last bit"
             )
-            data = _convert_position(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
+            data = convert_position(trainer, checkpoint["loops"]["fit_loop"], data, saved["ranks"])
         loop = copy.deepcopy(checkpoint["loops"]["fit_loop"])
         self._last_step = {"loop": loop, "data": data, "epoch": saved["epoch"]}
         self._keep_loop_open(trainer)
 
+    def refuse_other_settings(self, trainer: L.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Compare the settings of a checkpoint with those of this run.
+
+        Raises:
+            UserError: One that decides what the run computes differs.
+        """
+        saved = checkpoint.get(_KEY, {}).get("settings")
+        if saved and self._settings:
+            refuse_changes(saved, self._of_all_ranks(trainer))
+
+    def _of_all_ranks(self, trainer: L.Trainer) -> dict[str, Any]:
+        """The settings, with numbers of batches counted over all ranks: the number of ranks may change."""
+        ranks = trainer.world_size
+        counted = {"trainer.limit_train_batches", "trainer.overfit_batches"}
+        return {
+            name: value * ranks if name in counted and isinstance(value, int) else value
+            for name, value in self._settings.items()
+        }
+
     def catch_up(self, trainer: L.Trainer) -> None:
-        """Run the validation that was about to start when the checkpoint was saved."""
+        """Do what Lightning skips where a run continues within an epoch or at its end."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                # Lightning calls the hook only where an epoch begins.
+                callback.on_train_epoch_start(trainer, trainer.lightning_module)
         if self._validation_pending:
             _validate(trainer, self._last_step["epoch"])
+        if self._epoch_end_pending:
+            _epoch_loop(trainer).update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
     def _keep_loop_open(self, trainer: L.Trainer) -> None:
         """Raise `max_steps` until training starts, if the last step is done but the run has not ended.
 
-        Lightning would skip the training loop, and with it the last validation and the end of the run. The optimizers
-        must exist by then: their schedules ask for the true number of steps.
+        Lightning would skip the training loop, and with it the last validation and the end of the run.
         """
         loop = _epoch_loop(trainer)
-        if self._loaded and not self._loaded["ended"] and trainer.optimizers and loop.max_steps > 0:
+        if self._loaded and not self._loaded["ended"] and loop.max_steps > 0:
             self._max_steps = loop.max_steps
             loop.max_steps = sys.maxsize
 
@@ -202,7 +246,7 @@ class CatchUp(Callback):
         self.resume = resume
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Run the validation that was about to start when the checkpoint was saved."""
+        """Catch up with the run of the checkpoint."""
         self.resume.catch_up(trainer)
 
 
@@ -252,36 +296,3 @@ def _validate(trainer: L.Trainer, epoch: int) -> None:
     loop.run()
     trainer.training = True
     progress.completed, connector._first_loop_iter = now, first
-
-
-def _convert_position(trainer: L.Trainer, loop: dict[str, Any], data: dict[str, Any], ranks: int) -> dict[str, Any]:
-    """Convert a checkpoint's position in the data, in batches of one rank, from `ranks` ranks to the present number.
-
-    Batches that do not fill a turn of all ranks are done again.
-
-    Args:
-        trainer: The trainer; its data module gets the new position.
-        loop: State of the fit loop, which is changed in place.
-        data: State of the data module.
-        ranks: Number of ranks that saved the checkpoint.
-
-    Returns:
-        The new state of the data module.
-    """
-    data = {**data, "batches": data["batches"] * ranks // trainer.world_size}
-    trainer.datamodule.load_state_dict(data)  # type: ignore[attr-defined]
-    progress = loop["epoch_loop.batch_progress"]
-    batches = progress["current"]["ready"] * ranks / trainer.world_size
-    # The last batch of an epoch must still be its last.
-    batches = int(np.ceil(batches) if progress["is_last_batch"] else batches)
-    for counts in (progress["total"], progress["current"]):
-        counts.update(ready=batches, started=batches, processed=batches, completed=batches - 1)
-    return data
-
-
-def _correct_total(trainer: L.Trainer, data: dict[str, Any]) -> None:
-    """Set the total number of batches to what it would be if the run had had this number of ranks from its start."""
-    total = _epoch_loop(trainer).batch_progress.total
-    missing = data["epoch"] * int(trainer.fit_loop.max_batches) + data["batches"] - total.processed
-    for name in ("ready", "started", "processed", "completed"):
-        setattr(total, name, getattr(total, name) + missing)

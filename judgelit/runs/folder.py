@@ -1,6 +1,9 @@
-"""The folder of a run."""
+"""The folder of a run: it belongs to one run, and one process at a time writes to it."""
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,80 @@ from judgelit.errors import UserError
 from judgelit.yaml_files import read_mapping, read_text
 
 _ADVICE = "choose another folder with --output"
+_LOCK = ".lock"
+"""File in a folder that a process locks while it writes there."""
+_locks: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def _close_locks() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+# A loader's worker may outlive its parent by seconds, and would keep the lock of a killed run.
+os.register_at_fork(after_in_child=_close_locks)
+
+
+@contextmanager
+def locked(folder: Path, option: str = "--output") -> Iterator[None]:
+    """Lock a folder while this process writes to it. The system drops the lock of a process that dies.
+
+    Args:
+        folder: The folder. It is made if there is none, and removed again if it stays empty.
+        option: The option that chooses another folder, for the error.
+
+    Raises:
+        UserError: Another process has locked it, or it cannot be written to.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(folder, option)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror or error}); choose another folder with {option}"
+        ) from error
+    _locks.add(descriptor)
+    try:
+        yield
+    finally:
+        # The file goes before the lock does: see `_lock`.
+        with suppress(OSError):
+            (folder / _LOCK).unlink()
+        if descriptor in _locks:
+            _locks.remove(descriptor)
+            os.close(descriptor)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(folder: Path, option: str) -> int:
+    """Lock the file in a folder, and return its descriptor."""
+    path = folder / _LOCK
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            process = os.read(descriptor, 20).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise UserError(
+                f"{folder}: found process {process} writing to it, expected no other; wait until it has ended, or "
+                f"choose another folder with {option}"
+            ) from None
+        except OSError:
+            print(f"{folder}: its file system has no locks; start no second process there", flush=True)
+            return descriptor
+        # The process that held the lock may have removed the file after this one had opened it.
+        with suppress(FileNotFoundError):
+            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
+                return descriptor
+        os.close(descriptor)
 
 
 def refuse_used_folder(root: Path, advice: str) -> None:

@@ -3,7 +3,7 @@
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from judgelit.errors import UserError
-from judgelit.runs.checkpoints import META
+from judgelit.runs.checkpoints import META, damage_in, usable_instead
 
 _WEIGHTS = "state_dict"
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -44,6 +44,14 @@ class ShardReader(dcp.FileSystemReader):
         with (Path(self.path) / ".metadata").open("rb") as file:
             _Plain(file).load()
         return super().read_metadata(*args, **kwargs)
+
+    def _slice_file(self, file: Any, sinfo: Any) -> IO[bytes]:
+        """One stored value, with its checksums checked: PyTorch does not check them."""
+        content = io.BytesIO(super()._slice_file(file, sinfo).read())
+        if damage := damage_in(content):
+            raise ValueError(f"{sinfo.relative_path}: {damage}")
+        content.seek(0)
+        return content
 
 
 class PlainLoads(dcp.DefaultLoadPlanner):
@@ -104,6 +112,8 @@ def load_meta(folder: Path) -> dict[str, Any]:
         UserError: The checkpoint is broken.
     """
     try:
+        if damage := damage_in(folder / META):
+            raise ValueError(f"{META}: {damage}")
         found: dict[str, Any] = torch.load(folder / META, map_location="cpu", weights_only=True)
     except _BROKEN as error:
         raise _refusal(folder, error) from error
@@ -138,4 +148,7 @@ def _refusal(folder: Path, error: BaseException) -> UserError:
         # The message would be little but tracebacks; the first rank's own error says what is wrong.
         error = next(iter(error.failures.values()))[0]
     what = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"{folder} cannot be read as a sharded checkpoint ({what}); expected a complete one: name another")
+    return UserError(
+        f"{folder} cannot be read as a sharded checkpoint ({what}); expected a complete one: name another"
+        f"{usable_instead(folder)}"
+    )

@@ -17,6 +17,7 @@ from judgelit.errors import UserError, first_line
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.runs.checkpoints import damage_in, usable_instead
 from judgelit.yaml_files import read_mapping
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class TrainedRun:
     def templates(self) -> Templates | None:
         """The judge prompts of the run: those of its recipe or of its judged pairs; None if it names none."""
         if self.recipe_folder is not None:
-            named = yaml.safe_load((self.recipe_folder / "config.yaml").read_text(encoding="utf-8")).get("templates")
+            named = read_mapping(self.recipe_folder / "config.yaml").get("templates")
         else:
             named = (self.of_data.get("judge") or {}).get("templates")
         return None if named is None else Templates(named.get("names"), named.get("folder"), named.get("seed") or 0)
@@ -118,12 +119,15 @@ class TrainedRun:
 
             return {**load_meta(self.checkpoint), "state_dict": weights_in(self.checkpoint)}
         try:
+            if damage := damage_in(self.checkpoint):
+                raise OSError(damage)
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             content["state_dict"]
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, KeyError) as error:
             raise UserError(
                 f"{self.checkpoint}: found no complete checkpoint ({first_line(error)[:120]}), expected one that "
                 "`judgelit fit` has saved; name another one, or continue the run from another one"
+                f"{usable_instead(self.checkpoint)}"
             ) from error
         return content
 

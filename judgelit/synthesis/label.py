@@ -13,6 +13,7 @@ from judgelit.parsing import call
 from judgelit.records.files import write_records
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
 from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
+from judgelit.runs.folder import locked
 
 # Names of the two answers in the public forms, by whether the form has letters or numbers as labels.
 _LETTERED = ({"answer_a", "answer_b"}, {"response_a", "response_b"}, {"response_A", "response_B"})
@@ -56,19 +57,20 @@ def label(
         raise UserError(f"limit: found {limit}, expected 1 or more")
     folder, spec = Path(output), EngineSpec(**engine)
     to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])[:limit]
-    by_set, _ = judge_into(
-        folder,
-        spec,
-        {"pairs": to_judge},
-        Questions(PAIRS, templates, max_new_tokens, stop_at_verdict, seed),
-        {"command": "judge", "limit": limit},
-        results={"pairs": "judgments.jsonl"},
-        last="preferences.jsonl",
-    )
-    judgments = by_set["pairs"]
-    by_pair = judgments_by_pair(judgments)
-    preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]
-    write_records(folder / "preferences.jsonl", preferences)
+    with locked(folder):
+        by_set, _ = judge_into(
+            folder,
+            spec,
+            {"pairs": to_judge},
+            Questions(PAIRS, templates, max_new_tokens, stop_at_verdict, seed),
+            {"command": "judge", "limit": limit},
+            results={"pairs": "judgments.jsonl"},
+            last="preferences.jsonl",
+        )
+        judgments = by_set["pairs"]
+        by_pair = judgments_by_pair(judgments)
+        preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]
+        write_records(folder / "preferences.jsonl", preferences)
     print(
         f"{len(preferences)} of {len(to_judge)} pairs have the same winner in both orders; {folder}/preferences.jsonl "
         f"and {folder}/judgments.jsonl written"

@@ -10,9 +10,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import RunningStage
+from lightning.pytorch.utilities import rank_zero_info
 
 from judgelit.likelihood.flops import step_flops
 from judgelit.training.dpo import DPOModule
+from judgelit.training.schedule import total_steps
 
 _MEASURED = 10
 """Micro-batches over which throughput is measured."""
@@ -22,14 +24,27 @@ class SaveConfig(SaveConfigCallback):
     """Saves the resolved configuration as `config.yaml` in the run's folder."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save when `fit` begins; the other commands do not change the folder of the run that they read."""
-        if stage != "fit" or self.already_saved:
-            return
-        self.already_saved = True
+        """Do nothing yet: a run that is refused must not change what the folder says of the run before."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save when training begins; the other commands do not change the folder of the run that they read."""
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, folder / "config.yaml", skip_unset=False, overwrite=True)
+
+
+class LogShortRuns(Callback):
+    """Logs every step of a run that is shorter than `trainer.log_every_n_steps`, which would log none."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the interval with the length of the run."""
+        steps, interval = total_steps(trainer), trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if steps is not None and interval > steps:
+            rank_zero_info(
+                f"trainer.log_every_n_steps: found {interval} for a run of {steps} steps; logging every step"
+            )
+            trainer.log_every_n_steps = 1  # type: ignore[attr-defined]
 
 
 class LogLines(Callback):
@@ -52,10 +67,13 @@ class LogLines(Callback):
         if now - self._last < self.seconds or not trainer.is_global_zero:
             return
         self._last = now
-        total = trainer.estimated_stepping_batches
+        total = total_steps(trainer)
         loss = trainer.callback_metrics.get("train/loss")
         shown = "" if loss is None else f", loss {float(loss):.4f}"
-        print(f"step {trainer.global_step}/{total}{shown}, {now - self._began:.0f} s", flush=True)
+        print(
+            f"step {trainer.global_step}{'' if total is None else f'/{total}'}{shown}, {now - self._began:.0f} s",
+            flush=True,
+        )
 
 
 class Throughput(ThroughputMonitor):
@@ -66,8 +84,11 @@ class Throughput(ThroughputMonitor):
     """
 
     def __init__(self) -> None:
+        # A placeholder counts as one token: Lightning's totals must rise with each batch.
         super().__init__(
-            batch_size_fn=lambda batch: len(batch.ids), length_fn=lambda batch: batch.tokens, window_size=_MEASURED
+            batch_size_fn=lambda batch: max(1, len(batch.ids)),
+            length_fn=lambda batch: max(1, batch.tokens),
+            window_size=_MEASURED,
         )
         self._totals: dict[str, int] = {}
 

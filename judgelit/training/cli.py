@@ -2,11 +2,14 @@
 
 import pickle
 import sys
+import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -24,13 +27,15 @@ from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.models.backbone import choose_dtype
 from judgelit.parsing import OneLineErrors, raise_user_errors
-from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
+from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, read_meta, swap_folders
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.dropped_checkpoints import DroppedCheckpoints
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
-from judgelit.runs.folder import refuse_used_folder
+from judgelit.runs.folder import locked, refuse_used_folder
 from judgelit.runs.peak_memory import peak_memory
-from judgelit.training.callbacks import LastStep, LogLines, Padding, SaveConfig, Throughput
+from judgelit.runs.run_settings import deciding_settings
+from judgelit.training.callbacks import LastStep, LogLines, LogShortRuns, Padding, SaveConfig, Throughput
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.fsdp import refuse_unknown
@@ -59,22 +64,27 @@ class TrainingCLI(LightningCLI):
             args: Arguments; the first names the command.
             run: False builds all that the arguments describe and runs nothing. Then `args` has no command.
         """
-        super().__init__(
-            FineTuningModule,
-            JudgeDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            save_config_callback=SaveConfig,
-            parser_class=TrainingParser,
-            parser_kwargs={"prog": "judgelit"},
-            # judgelit's own sampler deals batches out to ranks.
-            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
-            seed_everything_default=0,
-            # Automatic optimizers would ask for parameters before the model is built.
-            auto_configure_optimizers=False,
-            args=args,
-            run=run,
-        )
+        with ExitStack() as self._until_end:
+            super().__init__(
+                FineTuningModule,
+                JudgeDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                save_config_callback=SaveConfig,
+                parser_class=TrainingParser,
+                parser_kwargs={"prog": "judgelit"},
+                # judgelit's own sampler deals batches out to ranks.
+                trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
+                seed_everything_default=0,
+                # Automatic optimizers would ask for parameters before the model is built.
+                auto_configure_optimizers=False,
+                args=args,
+                run=run,
+            )
+
+    def __deepcopy__(self, memo: Any) -> "TrainingCLI":
+        """Return itself: the optimizer's maker refers to it, and Lightning's `WeightAveraging` copies the module."""
+        return self
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Take the tokenizer's name from the adapter or the model, so that it is given once."""
@@ -103,6 +113,13 @@ class TrainingCLI(LightningCLI):
         is_free = accelerator == "auto" or self.subcommand is None
         return torch.cuda.is_available() if is_free else accelerator in ("gpu", "cuda", "mps")
 
+    def _set_seed(self) -> None:
+        """Seed all generators; Lightning's method raises ValueError for a seed that numpy does not take."""
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {first_line(error)}") from error
+
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer."""
         with raise_user_errors():
@@ -113,6 +130,10 @@ class TrainingCLI(LightningCLI):
                     f"data: found {type(self.datamodule).__name__} for {type(self.model).__name__}, expected "
                     f"{'SFTDataModule' if module is SFTModule else 'DPODataModule'}"
                 )
+
+        judges = any(isinstance(callback, JudgeEvaluation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if self.subcommand in ("fit", "validate", "test") and self.datamodule.judge is not None and not judges:
+            _say("data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation to judge them")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer, with judgelit's loggers, callbacks and checkpoints where the user gives none."""
@@ -132,8 +153,15 @@ class TrainingCLI(LightningCLI):
             kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
+        except (ValueError, ImportError, MisconfigurationException) as error:
+            # Nothing of judgelit runs in the Trainer's constructor. An ImportError names a package that a precision or
+            # a strategy needs.
+            raise _refusal(error) from error
+        except TypeError as error:
+            # The parser has checked all types but those within `devices`. Another TypeError is a bug.
+            if "device" not in str(error).lower():
+                raise
+            raise _refusal(error) from error
         if isinstance(trainer.strategy, ModelParallelStrategy):
             swap_folders(trainer.strategy)
         return trainer
@@ -153,11 +181,20 @@ class TrainingCLI(LightningCLI):
         root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
+        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            # The first process holds the lock for all ranks of the run.
+            self._until_end.enter_context(locked(root, "--trainer.default_root_dir"))
         if self.subcommand == "fit" and not _continues(self._get(self.config_init, "ckpt_path"), root):
             refuse_used_folder(
                 root,
                 "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
             )
+
+    def _resolved_settings(self) -> dict[str, Any]:
+        """The resolved configuration of the command, as plain values."""
+        settings = self.config.get(str(self.subcommand), self.config)
+        found: dict[str, Any] = yaml.safe_load(self._parser(self.subcommand).dump(settings, skip_none=False))
+        return found
 
     def _loggers(self) -> Any:
         """TensorBoard and one CSV file for `fit`; the other commands log nothing."""
@@ -179,10 +216,11 @@ class TrainingCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         if logs:
-            callbacks += [Throughput(), Padding()]
+            callbacks = [LogShortRuns(), *callbacks, Throughput(), Padding()]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
-        resume = ExactResume()
-        return [StopTogether(), resume, *callbacks, CatchUp(resume)]
+        resume = ExactResume(deciding_settings(self._resolved_settings()))
+        dropped = DroppedCheckpoints(self._get(self.config_init, "ckpt_path") == "last")
+        return [StopTogether(), resume, dropped, *callbacks, CatchUp(resume)]
 
     def _complete_checkpoints(self, callbacks: list[Callback]) -> None:
         """Add a checkpoint callback if there is none, and put checkpoints into the run folder."""
@@ -206,6 +244,11 @@ class TrainingCLI(LightningCLI):
                 f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; continue with strategy "
                 "FSDP2 (trainer.strategy.class_path: judgelit.FSDP2), which also works on one device"
             )
+        if subcommand == "fit" and checkpoint is not None and Path(checkpoint).exists():
+            # Found here, a setting that differs costs no reading of data or model.
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, ExactResume):
+                    callback.refuse_other_settings(self.trainer, read_meta(Path(checkpoint)))
         # A checkpoint is a pickle. judgelit needs nothing but tensors and plain values from it.
         return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
 
@@ -257,11 +300,30 @@ def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
         TrainingCLI(argv)
-    except (MisconfigurationException, pickle.UnpicklingError) as error:
-        # Settings that exclude each other, or a file that is no checkpoint.
-        said = " ".join(str(error).split())[:400]
-        advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
-        raise UserError(said + advice) from error
+    except pickle.UnpicklingError as error:
+        raise UserError(_one_line(error)) from error  # a file that is no checkpoint
+    except MisconfigurationException as error:
+        # Settings that exclude each other. But if a hook of judgelit has misused Lightning, that is a bug.
+        if _raised_under_a_hook(error):
+            raise
+        raise UserError(_one_line(error)) from error
+
+
+def _refusal(error: Exception) -> UserError:
+    said = _one_line(error)
+    advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
+    return UserError(f"trainer: {said}{advice}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _raised_under_a_hook(error: Exception) -> bool:
+    """Whether judgelit's own code is in the traceback, other than the command and the parser."""
+    files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
+    package = Path(__file__).parents[1]
+    return any(package in file.parents for file in files - {package / "parsing.py", package / "cli.py", Path(__file__)})
 
 
 def _as_list(value: Any) -> list[Any]:

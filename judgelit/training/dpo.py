@@ -81,7 +81,7 @@ class DPOModule(FineTuningModule):
         """Log all that training logs, over the whole validation set."""
         reference = self.reference.logprobs(batch)
         policy = self.policy.logprobs(batch)
-        self.log_terms(dpo_loss(policy, reference, batch, self.loss))
+        self.log_terms(dpo_loss(policy, reference, batch, self.loss), batch)
 
     def configure_model(self) -> None:
         """Build the policy and the reference."""

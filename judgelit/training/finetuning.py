@@ -5,12 +5,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from judgelit.errors import UserError, first_line
+from judgelit.batches.flat_batch import Batch
+from judgelit.errors import UserError
 from judgelit.generation.generate import generate
 from judgelit.generation.sampling import Sampling
 from judgelit.likelihood.layouts import LayoutChoice
@@ -21,13 +23,16 @@ from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import Sharding
 from judgelit.training.global_mean import GlobalMean
 from judgelit.training.losses import LossTerms
-from judgelit.training.schedule import WarmupCosine
+from judgelit.training.optimizers import call_setting
+from judgelit.training.schedule import fit_to_run, scheduler_config, total_steps
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """Lightning's precisions that leave the weights in their own dtype."""
+
+_TRAINED_BESIDE_AVERAGE = "current_model_state"
 
 
 class FineTuningModule(L.LightningModule):
@@ -89,16 +94,18 @@ class FineTuningModule(L.LightningModule):
             {"params": [weight for weight in trainable if weight.ndim >= 2]},
             {"params": [weight for weight in trainable if weight.ndim < 2], "weight_decay": 0.0},
         ]
-        try:
-            optimizer = self.optimizer([group for group in groups if group["params"]])
-        except (ValueError, TypeError) as error:
-            raise UserError(f"optimizer: {first_line(error)}") from error
+        groups = [group for group in groups if group["params"]]
+        trivial = [{**group, "params": [nn.Parameter(torch.zeros([1] * group["params"][0].ndim))]} for group in groups]
+        optimizer = call_setting("optimizer", self.optimizer, groups, lambda: trivial)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, WarmupCosine):
-            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = call_setting("lr_scheduler", self.lr_scheduler, optimizer, lambda: self.optimizer(trivial))
+        return {"optimizer": optimizer, "lr_scheduler": scheduler_config(scheduler)}
+
+    def on_train_start(self) -> None:
+        """Tell the schedule the length of the run, which depends on the position of a checkpoint."""
+        for config in self.trainer.lr_scheduler_configs:
+            fit_to_run(config.scheduler, total_steps(self.trainer))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Free the last step's gradients before the forward pass; Lightning would free them after it."""
@@ -114,15 +121,27 @@ class FineTuningModule(L.LightningModule):
             self.log(f"train/{name}", value, prog_bar=name == "loss")
         self.tokens_seen += tokens
 
-    def log_terms(self, terms: LossTerms) -> None:
-        """Log the means of a batch's terms over the whole validation (or test) set."""
+    def on_validation_epoch_start(self) -> None:
+        """Begin with new metrics: those of `trainer.validate` are inference tensors, which `trainer.fit` cannot use."""
+        self._validation = nn.ModuleDict()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin with new metrics."""
+        self._validation = nn.ModuleDict()
+
+    def log_terms(self, terms: LossTerms, batch: Batch) -> None:
+        """Log the means of a batch's terms over the whole validation (or test) set.
+
+        Each example counts once for any number of ranks: a placeholder adds nothing.
+        """
         part = "test" if self.trainer.testing else "val"
+        terms = terms.counted(batch)
         count = len(terms.loss)
         for name, values in {"loss": terms.loss, **terms.logged}.items():
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
             metric: Any = self._validation[name]
-            metric.update(values.detach().sum() / count, weight=count)
+            metric.update(values.detach().sum() / max(count, 1), weight=count)
             # Lightning looks the attribute up only once, before the later metrics are made.
             self.log(
                 f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"
@@ -157,7 +176,9 @@ class FineTuningModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save only what is trained: the adapter of a LoRA run, all weights otherwise."""
         checkpoint["tokens_seen"] = self.tokens_seen
-        checkpoint["state_dict"] = self.kept_in_checkpoint(checkpoint["state_dict"])
+        # Lightning's WeightAveraging saves the averaged weights as `state_dict`, and the trained ones beside them.
+        for key in {"state_dict", _TRAINED_BESIDE_AVERAGE} & checkpoint.keys():
+            checkpoint[key] = self.kept_in_checkpoint(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or adapter; loading that is not strict would accept parts of it."""
@@ -174,6 +195,10 @@ class FineTuningModule(L.LightningModule):
             }
             found = {name: tuple(weight.shape) for name, weight in checkpoint["state_dict"].items()}
             self.refuse_other_weights(expected, found)
+            if _TRAINED_BESIDE_AVERAGE in checkpoint:
+                # WeightAveraging loads whole states.
+                for key in ("state_dict", _TRAINED_BESIDE_AVERAGE):
+                    checkpoint[key] = {**self.state_dict(), **checkpoint[key]}
 
     def kept_in_checkpoint(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a state that a checkpoint holds: the adapter of a LoRA run, everything otherwise."""

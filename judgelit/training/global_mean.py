@@ -46,6 +46,7 @@ class GlobalMean:
             The summed loss, a scalar, scaled so that Lightning's and the ranks' averages leave a sum.
         """
         trainer = self._module.trainer
+        terms = terms.counted(batch)
         loss = terms.loss.sum()
         sums = {
             "loss": loss.detach(),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from judgelit.batches.flat_batch import PreferenceBatch
+from judgelit.batches.flat_batch import Batch, PreferenceBatch
 from judgelit.errors import UserError
 from judgelit.likelihood.logprobs import LogProbs
 
@@ -26,6 +26,12 @@ class LossTerms:
 
     loss: Tensor
     logged: Mapping[str, Tensor]
+
+    def counted(self, batch: Batch) -> "LossTerms":
+        """These terms, or none if the batch is a placeholder. The gradient of the loss is then 0."""
+        if batch.ids:
+            return self
+        return LossTerms(self.loss[:0], {name: values[:0] for name, values in self.logged.items()})
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,38 @@
-"""Paged 8-bit AdamW, for adapters on one GPU."""
+"""Optimizers: building those of a configuration, and paged 8-bit AdamW for adapters on one GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import AdamW
+
+from judgelit.errors import UserError, first_line
+
+
+def call_setting(name: str, setting: Callable[[Any], Any], argument: Any, trivial: Callable[[], Any]) -> Any:
+    """Call a class of the configuration, such as an optimizer, and return what it makes.
+
+    Args:
+        name: Key of the setting, for messages.
+        setting: The class with the user's values.
+        argument: What it is called with.
+        trivial: Returns a small argument in which nothing can be wrong.
+
+    Raises:
+        UserError: The call fails with the trivial argument too, so the user's values are wrong. If it fails only with
+            `argument`, that is a bug, and the exception is raised unchanged.
+    """
+    try:
+        return setting(argument)
+    except UserError:
+        raise
+    except Exception:
+        try:
+            setting(trivial())
+        except Exception as error:
+            raise UserError(f"{name}: {first_line(error)}") from error
+        raise
 
 
 class PagedAdamW8bit(AdamW):

@@ -1,7 +1,5 @@
 """The precomputed reference: one pass before training stores its log-probabilities beside the tokenised data."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,80 +8,53 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from judgelit.atomic import atomic_file, write_json
 from judgelit.batches.flat_batch import PreferenceBatch, flatten_preferences
 from judgelit.batches.token_store import TokenRows
 from judgelit.errors import UserError
 from judgelit.likelihood.logprobs import Scorer
 from judgelit.progress import track
 from judgelit.training.reference import AdapterReference, starting_fingerprint
+from judgelit.training.reference_store import ReferenceStore, StoredLogProbs
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from judgelit.training.dpo import DPOModule
 
 _SAVE_EVERY = 30.0
 """Seconds of work that a kill may cost."""
 _TOKENS = 8192
 """Tokens of a batch of the pass, each prompt counted with each of its pairs."""
-_MAPPED = "mapped.arrow"
-_SCHEMA = pa.schema([("row", pa.int64()), ("logprobs", pa.list_(pa.float32()))])
-
-
-class StoredLogProbs:
-    """Log-probabilities of each pair's chosen, then rejected tokens, memory-mapped; see `stored_logprobs`."""
-
-    def __init__(self, store: Path) -> None:
-        """Open a store whose parts are joined."""
-        self._store = store
-        batches = _open_mapped(store)
-        # The buffers on disk: rows, where each row's values end, and the values.
-        self._parts = [(part.column(1).offsets.to_numpy(), part.column(1).values.to_numpy()) for part in batches]
-        rows = [np.zeros(0, np.int64), *(part.column(0).to_numpy() for part in batches)]
-        # Two runs that computed at the same time may both have stored a row.
-        self._places = np.unique(np.concatenate(rows), return_index=True)[1]
-        self._starts = np.cumsum([0, *(len(part) for part in batches)])
-
-    def __reduce__(self) -> Any:
-        # A loader's process maps the file again.
-        return StoredLogProbs, (self._store,)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Sequence[float]:
-        place = self._places[index]
-        part = int(np.searchsorted(self._starts, place, side="right")) - 1
-        offsets, values = self._parts[part]
-        start, end = offsets[place - self._starts[part] :][:2]
-        return values[start:end].tolist()
-
-
-def _join_parts(store: Path) -> None:
-    """Write all parts as one Arrow file, since Parquet cannot be memory-mapped."""
-    with atomic_file(store / _MAPPED) as file, pa.ipc.new_file(file, _SCHEMA) as writer:
-        for part in _parts(store):
-            for batch in pq.ParquetFile(part).iter_batches():
-                writer.write_batch(batch)
-
-
-def _open_mapped(store: Path) -> list[pa.RecordBatch]:
-    reader = pa.ipc.open_file(pa.memory_map(str(store / _MAPPED)))
-    return [reader.get_batch(number) for number in range(reader.num_record_batches)]
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that compute."""
+    """This process among those that compute. `gather` returns a value of each rank; all ranks must call it."""
 
     rank: int = 0
     world_size: int = 1
-    barrier: Callable[[], None] = lambda: None
+    local_rank: int = 0
+    """Number of this process on its node."""
+    local_size: int = 1
+    """Number of processes on its node."""
+    gather: Callable[[Any], list[Any]] = lambda value: [value]
+
+    @classmethod
+    def of(cls, trainer: "L.Trainer") -> "Ranks":
+        """The ranks of a run."""
+        world_size = trainer.world_size
+
+        def gather(value: Any) -> list[Any]:
+            values: list[Any] = [value] * world_size
+            if world_size > 1:
+                torch.distributed.all_gather_object(values, value)
+            return values
+
+        return cls(trainer.global_rank, world_size, trainer.local_rank, trainer.num_devices, gather)
 
 
 def precompute(module: "DPOModule", part: str, rows: TokenRows) -> StoredLogProbs | None:
@@ -122,8 +93,7 @@ def precompute(module: "DPOModule", part: str, rows: TokenRows) -> StoredLogProb
         with trainer.precision_plugin.forward_context():
             return start.logprobs(batch.to(device)).tokens
 
-    ranks = Ranks(trainer.global_rank, trainer.world_size, trainer.strategy.barrier)
-    return stored_logprobs(data.cache_folder / "reference" / part, key, rows, score, part, ranks)
+    return stored_logprobs(data.cache_folder / "reference" / part, key, rows, score, part, Ranks.of(trainer))
 
 
 def _starting_scorer(module: "DPOModule") -> Scorer | AdapterReference:
@@ -152,38 +122,64 @@ def stored_logprobs(
 ) -> StoredLogProbs:
     """Compute the log-probabilities that are not stored under `key` yet, each rank its share, and open the store.
 
-    Killed and called again, it continues where it was.
+    Killed and called again, it continues where it was. What is stored is verified first; damaged values are computed
+    anew, and a line says so. If the nodes do not share `folder`, each node computes all values.
 
     Args:
         folder: Where stores of any key lie.
         key: All that the values depend on, by name.
         rows: The pairs.
         score: A batch to the log-probabilities of its scored tokens, [N] float32.
-        name: Name of the data on the progress bar.
+        name: Name of the data, for messages.
         ranks: This process among those that compute.
+
+    Raises:
+        UserError: `folder` cannot be written to, or values are missing at the end.
     """
-    store = folder / hashlib.sha256(json.dumps(dict(key), sort_keys=True).encode()).hexdigest()[:16]
-    if ranks.rank == 0 and not (store / "key.json").exists():
-        if changed := _changes(folder, key):
-            rank_zero_info(f"reference log-probabilities of {name} are computed anew: {changed}")
-        write_json(store / "key.json", dict(key))
-    ranks.barrier()
-    done = _done(store)
-    missing = np.array([row for row in range(len(rows)) if row not in done], dtype=np.int64)
-    ranks.barrier()  # all ranks have looked before any writes
-    if len(missing):
-        batches = _batches(missing, rows)
-        # A sharded model needs all ranks in every forward pass, so a rank without work repeats a batch and drops it.
-        turns = -(-len(batches) // ranks.world_size)
-        mine = [turn * ranks.world_size + ranks.rank for turn in range(turns)]
-        work = [(batches[number % len(batches)], number < len(batches)) for number in mine]
-        shown = track(work, f"reference of {name}") if ranks.rank == 0 else work
-        compute_values(store, shown, rows, score)
-        ranks.barrier()
-    if ranks.rank == 0 and (len(missing) or not (store / _MAPPED).exists()):
-        _join_parts(store)
-    ranks.barrier()
-    return StoredLogProbs(store)
+    store = ReferenceStore(folder, key, len(rows), name)
+    if not all(ranks.gather(store.is_complete())):
+        _complete(store, rows, score, ranks)
+        if not store.is_complete():
+            raise UserError(f"{store.path}: found some of the reference values of {name}, expected all; start again")
+    return store.open()
+
+
+def _complete(store: ReferenceStore, rows: TokenRows, score: Callable[[PreferenceBatch], Tensor], ranks: Ranks) -> None:
+    """Compute what is missing, each rank its share, and join it with what is stored."""
+    # The ranks that share a folder share the work. Their first rank looks after the folder.
+    first, rank, size = 0, ranks.rank, ranks.world_size
+    if not _is_shared(store, ranks):
+        rank_zero_info(
+            f"{store.path} is not shared by the nodes: each computes the reference of {store.name} by itself"
+        )
+        first, rank, size = ranks.rank - ranks.local_rank, ranks.local_rank, ranks.local_size
+    missing = ranks.gather(store.missing() if rank == 0 else None)[first]
+    batches = _batches(missing, rows) if len(missing) else []
+    # A sharded model needs all ranks in every forward pass, so a rank without work scores a row and drops its values.
+    turns = max(ranks.gather(-(-len(batches) // size)))
+    mine = range(rank, turns * size, size)
+    work = [(batches[number], True) if number < len(batches) else ([0], False) for number in mine]
+    if work:
+        compute_values(store, track(work, f"reference of {store.name}") if rank == 0 else work, rows, score)
+    ranks.gather(None)
+    if rank == 0:
+        store.join()
+    ranks.gather(None)
+
+
+def _is_shared(store: ReferenceStore, ranks: Ranks) -> bool:
+    """Whether all ranks see what the first one writes."""
+    name = ranks.gather(f"shared-{uuid4().hex}")[0]
+    # A network file system may take a while to show a node a folder that another node has made.
+    mark = store.make_folder() / name
+    ranks.gather(None)
+    if ranks.rank == 0:
+        mark.touch()
+    ranks.gather(None)
+    seen = all(ranks.gather(mark.exists()))
+    if ranks.rank == 0:
+        mark.unlink(missing_ok=True)
+    return seen
 
 
 def _batches(chosen: np.ndarray, rows: TokenRows) -> list[list[int]]:
@@ -204,7 +200,7 @@ def _batches(chosen: np.ndarray, rows: TokenRows) -> list[list[int]]:
 
 
 def compute_values(
-    store: Path,
+    store: ReferenceStore,
     work: Iterable[tuple[Sequence[int], bool]],
     rows: TokenRows,
     score: Callable[[PreferenceBatch], Tensor],
@@ -221,33 +217,6 @@ def compute_values(
         for number, chosen, rejected in zip(numbers, batch.chosen.tolist(), batch.rejected.tolist(), strict=True):
             found[number] = torch.cat([values[chosen], values[rejected]]).tolist()
         if time.monotonic() - saved > _SAVE_EVERY:
-            _save(store, found)
+            store.save(found)
             found, saved = {}, time.monotonic()
-    _save(store, found)
-
-
-def _save(store: Path, found: Mapping[int, list[float]]) -> None:
-    """Add a part."""
-    if not found:
-        return
-    table = pa.table({"row": list(found), "logprobs": list(found.values())}, _SCHEMA)
-    with atomic_file(store / f"part-{uuid4().hex}.parquet") as file:
-        pq.write_table(table, file)
-
-
-def _parts(store: Path) -> list[Path]:
-    return sorted(store.glob("part-*.parquet"))
-
-
-def _done(store: Path) -> set[int]:
-    return {row for part in _parts(store) for row in pq.read_table(part, columns=["row"])["row"].to_pylist()}
-
-
-def _changes(folder: Path, key: Mapping[str, str]) -> str:
-    """Say in what `key` differs from the most similar store's key; "" if there is no store."""
-    others = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/key.json")]
-    if not others:
-        return ""
-    nearest = max(others, key=lambda other: sum(other.get(part) == value for part, value in key.items()))
-    parts = [part for part, value in key.items() if nearest.get(part) != value]
-    return ", ".join(f"{part} changed ({nearest.get(part, 'none')} -> {key[part]})" for part in parts)
+    store.save(found)

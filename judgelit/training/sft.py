@@ -44,4 +44,4 @@ class SFTModule(FineTuningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss over the whole validation set."""
-        self.log_terms(sft_loss(self.policy.logprobs(batch)))
+        self.log_terms(sft_loss(self.policy.logprobs(batch)), batch)

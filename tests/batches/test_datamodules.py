@@ -3,6 +3,7 @@
 import itertools
 import logging
 import pickle
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -151,8 +152,17 @@ def test_only_too_long_examples_are_refused_with_the_lengths(tmp_path: Path, lla
     with pytest.raises(UserError) as error:
         read(SFTDataModule(llama, path))
     message = str(error.value)
-    assert "all 4 examples are longer than the 1024 tokens" in message and "\n" not in message
-    assert int(message.split("the longest has ")[1].rstrip(")")) > 1024
+    found = re.fullmatch(
+        r"data\.max_length: found 1024 \(the context of the model\), expected more: all 4 examples of data\.train are "
+        r"longer, of (\d+) to (\d+) tokens; shorten them, or take a model with a longer context",
+        message,
+    )
+    assert found and 1024 < int(found[1]) <= int(found[2])
+    # If the user has set the limit, the model is not to blame.
+    with pytest.raises(
+        UserError, match=r"^data\.max_length: found 9, expected more: .*; raise it: the model takes 1024$"
+    ):
+        read(SFTDataModule(llama, path, max_length=9))
 
 
 def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) -> None:

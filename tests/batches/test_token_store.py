@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from tokenizers import normalizers
@@ -25,6 +24,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from judgelit.atomic import PART
 from judgelit.batches import token_store
+from judgelit.batches.arrow_files import map_arrow
 from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference
 from judgelit.batches.token_store import TokenRows, TokenStore, open_store
 from judgelit.batches.tokenizer import ChatTokenizer
@@ -134,7 +134,7 @@ def test_many_chunks_on_disk_are_one_sequence(
 ) -> None:
     pairs = preferences(50)
     store = open_store(source_of(tmp_path / "a.jsonl", pairs), PreferenceExample, chatml, folder, "train")
-    assert pa.ipc.open_file(str(store.path)).num_record_batches == 13
+    assert map_arrow(store.path).num_record_batches == 13
     assert ids_of(store) == wanted(pairs, chatml)
     assert store.prompt_tokens.tolist() == [len(prompt) for _, (prompt, *_) in wanted(pairs, chatml)]
     assert [some.tolist() for some in store.completion_tokens] == [
@@ -322,11 +322,11 @@ def test_a_second_start_reads_no_row(
     first = open_store(source, SFTExample, chatml, folder, "train")
     request.getfixturevalue("never_tokenise")
     again = open_store(source, SFTExample, chatml, folder, "val")
-    assert (again.key, ids_of(again)) == (first.key, ids_of(first))
+    assert (again.path, ids_of(again)) == (first.path, ids_of(first))
     # Neither its weight nor its age nor the folder in which it stands is part of the data.
     (tmp_path / "there").mkdir()
     moved = Path(shutil.copy(source.path, tmp_path / "there" / "here.jsonl"))
-    assert open_store(FileSource(str(moved), weight=2.0), SFTExample, chatml, folder, "train").key == first.key
+    assert open_store(FileSource(str(moved), weight=2.0), SFTExample, chatml, folder, "train").path == first.path
 
 
 def other_template(tokenizer: ChatTokenizer) -> ChatTokenizer:
@@ -368,7 +368,7 @@ def test_a_change_makes_a_new_store(
     else:
         monkeypatch.setattr(token_store, "FORMAT", token_store.FORMAT + 1)
     second = open_store(source, kind, tokenizer, folder, "train")
-    assert second.key != first.key
+    assert second.path != first.path
     found = [record for _, record in source.stream(kind)]
     assert ids_of(second) == wanted(found, tokenizer, Path(source.path).name + ":{}")
     # And the first is still there.
@@ -404,7 +404,7 @@ def test_a_source_without_a_fingerprint_is_identified_by_its_records(
     assert [name for name, _ in ids_of(first)] == ["e0", "e1", "e2", "e3"]
     assert [name for name, _ in ids_of(other)] == ["e0", "e1", "e2", "e4"]
     request.getfixturevalue("never_tokenise")
-    assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").key == first.key
+    assert open_store(Given(completions(4)), SFTExample, chatml, folder, "train").path == first.path
 
 
 def test_a_subclass_that_reads_files_differently_has_a_store_of_its_own(
@@ -459,11 +459,48 @@ def test_fingerprints_of_tokenizers_in_python() -> None:
 # Complete or absent.
 
 
-def test_a_store_that_is_damaged_is_made_again(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
-    source = source_of(tmp_path / "a.jsonl", completions(5))
+@pytest.mark.parametrize("where", [0.0, 0.3, 0.5, 0.99])
+@pytest.mark.parametrize("lost", ["zeroed", "cut", "flipped"])
+def test_a_damaged_store_is_made_anew_and_a_line_says_so(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, caplog: pytest.LogCaptureFixture, where: float, lost: str
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(50))
     path = open_store(source, SFTExample, chatml, folder, "train").path
-    path.write_bytes(path.read_bytes()[:-40])
-    assert ids_of(open_store(source, SFTExample, chatml, folder, "train")) == wanted(completions(5), chatml)
+    content = bytearray(path.read_bytes())
+    at = int(where * len(content))
+    if lost == "zeroed":
+        content[at : at + 64] = bytes(len(content[at : at + 64]))
+    elif lost == "cut":
+        del content[at:]
+    else:
+        content[at] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level("INFO"):
+        assert ids_of(open_store(source, SFTExample, chatml, folder, "train")) == wanted(completions(50), chatml)
+    assert caplog.messages == [f"train: the tokenised examples in {path} are damaged and are made anew"]
+
+
+@pytest.mark.parametrize("room", [0, 2000])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, full_disk: Any, one_core: None, room: int
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(300))
+    with full_disk(room), pytest.raises(UserError, match=r"cannot be written: File too large; .* data\.cache$"):
+        open_store(source, SFTExample, chatml, folder, "train")
+    assert left_in(folder) == []
+
+
+def test_a_source_that_cannot_be_read_is_not_blamed_on_the_cache(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = source_of(tmp_path / "a.jsonl", completions(3))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("the network is down")
+
+    monkeypatch.setattr(FileSource, "stream", fail)
+    with pytest.raises(UserError, match=r"^data\.train: cannot be read: the network is down$"):
+        open_store(source, SFTExample, chatml, folder, "train")
 
 
 def test_a_killed_build_leaves_no_store(
@@ -589,6 +626,18 @@ def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenSto
     ]
     assert len({fingerprint(*parts) for parts in chosen}) == len(chosen)
     assert fingerprint((a, [1, 2])) == fingerprint((TokenStore(a.path), [1, 2]))
+
+
+def test_rows_of_a_file_that_was_renamed_keep_their_fingerprint(
+    tmp_path: Path, folder: Path, chatml: ChatTokenizer
+) -> None:
+    found = set()
+    for name, count in (("a", 3), ("b", 3), ("c", 4)):
+        store = open_store(
+            source_of(tmp_path / f"{name}.jsonl", completions(count)), SFTExample, chatml, folder, "train"
+        )
+        found.add(TokenRows([(store, np.arange(count))], TokenizedCompletion).fingerprint)
+    assert len(found) == 2
 
 
 def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:

@@ -608,8 +608,8 @@ HINT = ", a pair for a judge, expected {}; make training data from pairs with `j
         (
             sft,
             {"text": "x", "meta": None},
-            "f:1: found 'text', and null in 'meta', expected an SFT example with the fields prompt or messages + completion; or "
-            "messages or conversations that end with an answer; or instruction + output",
+            "f:1: found 'text', and null in 'meta', expected an SFT example with the fields prompt or messages + "
+            "completion; or messages or conversations that end with an answer; or instruction + output",
         ),
         (
             sft,

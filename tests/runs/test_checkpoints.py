@@ -104,6 +104,20 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, left: int) -> None:
         AtomicCheckpoints().load_checkpoint(place, weights_only=True)
 
 
+@pytest.mark.parametrize("place_of_flip", [0.3, 0.6, 0.9])
+def test_a_flipped_bit_is_refused_and_the_previous_checkpoint_named(tmp_path: Path, place_of_flip: float) -> None:
+    for number, name in enumerate(("epoch=0-step=2.ckpt", "epoch=0-step=4.ckpt", "last.ckpt")):
+        AtomicCheckpoints().save_checkpoint(content(number), tmp_path / name)
+        os.utime(tmp_path / name, ns=(0, number * 10**9))
+    for name in ("epoch=0-step=4.ckpt", "last.ckpt"):
+        damaged = bytearray((tmp_path / name).read_bytes())
+        damaged[int(len(damaged) * place_of_flip)] ^= 4
+        (tmp_path / name).write_bytes(damaged)
+    said = r"last\.ckpt cannot be read as a checkpoint .*; the newest usable one is .*epoch=0-step=2\.ckpt"
+    with pytest.raises(UserError, match=said):
+        AtomicCheckpoints().load_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+
+
 @pytest.mark.parametrize("other", [{"weight": torch.ones(1)}, [1]])
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, other: Any) -> None:
     torch.save(other, tmp_path / "model.ckpt")

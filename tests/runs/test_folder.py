@@ -1,11 +1,16 @@
 """The folder of a run: it takes no second run."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.runs.folder import claim_folder
+from judgelit.runs.folder import claim_folder, locked
 
 
 def test_a_folder_can_be_claimed_again_by_the_same_run(tmp_path: Path) -> None:
@@ -44,3 +49,60 @@ def test_files_that_are_not_of_the_run_are_refused_and_kept(tmp_path: Path, name
     with pytest.raises(UserError, match=f"{name}: found files that are not of this run"):
         claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
     assert [path.name for path in tmp_path.rglob("*")] == [name, "mine.txt"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from judgelit.runs.folder import locked
+
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_until_the_first_ends_or_dies(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "locked\n"
+    said = rf"run: found process {first.pid} writing to it, expected no other"
+    with pytest.raises(UserError, match=said), locked(folder):
+        pass
+    first.kill()
+    first.wait()
+    with locked(folder):
+        said = rf"found process {os.getpid()} writing to it.* with --here"
+        with pytest.raises(UserError, match=said), locked(folder, "--here"):
+            pass
+        (folder / "file").touch()
+    with locked(folder):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_a_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with locked(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_folder_that_stays_empty_is_removed_again(tmp_path: Path) -> None:
+    with locked(tmp_path / "new"):
+        assert (tmp_path / "new").is_dir()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/run: cannot be written to"), locked(tmp_path / "file/run"):
+        pass

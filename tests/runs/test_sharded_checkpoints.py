@@ -71,3 +71,14 @@ def test_a_broken_shard_is_refused_in_one_line(left: int | None, why: str, tmp_p
     ) as said:
         weights_in(folder)
     assert "Traceback" not in str(said.value) and "dict_keys" not in str(said.value)
+
+
+def test_a_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "last.ckpt")
+    (shard,) = folder.glob("*.distcp")
+    whole = shard.read_bytes()
+    weight = torch.arange(6.0).numpy().tobytes()
+    assert weight in whole
+    shard.write_bytes(whole.replace(weight, bytes([weight[0] ^ 4]) + weight[1:]))
+    with pytest.raises(UserError, match=r"cannot be read as a sharded checkpoint .*checksum"):
+        weights_in(folder)

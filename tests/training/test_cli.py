@@ -2,25 +2,31 @@
 
 import copy
 import csv
+import functools
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.cli import main
 from judgelit.generation.engine import EngineSpec
 from judgelit.generation.loading import NamedModel
 from judgelit.models.backbone import Backbone
+from judgelit.runs.folder import locked
 from judgelit.shipped_configs import find
 from judgelit.training import cli as training
 from judgelit.training.finetuning import FineTuningModule
+from judgelit.training.global_mean import GlobalMean
 
 SFT = [
     "fit",
@@ -98,7 +104,7 @@ def test_last_starts_a_new_run_if_there_is_no_checkpoint(
         ("fit", "no run", "does not say where its run was"),
         ("fit", "weights alone", "holds weights alone"),
         ("fit", "other data", "on other data than a SFTDataModule"),
-        ("fit", "other adapter", "is of another model"),
+        ("fit", "other adapter", "model.backbone.lora.r: found 3, expected nothing"),
         ("fit", "model alone", "choose another folder"),
         ("validate", "nothing", "no checkpoint in run/checkpoints"),
     ],
@@ -219,6 +225,12 @@ def test_settings_of_the_backbone_can_be_null_on_the_command_line(
 WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "train.jsonl", "weight": %s}}'
 
 
+def one_cycle(**settings: float) -> list[str]:
+    """Arguments for a scheduler of fixed length."""
+    given = {"max_lr": 0.1, "total_steps": 10, **settings}
+    return ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{key}={value}" for key, value in given.items())]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -231,6 +243,19 @@ WEIGHTED = '--data.train={"class_path": "FileSource", "init_args": {"path": "tra
         (["--data.batch_size=null"], "data.batch_size: found None, expected 1 or more"),
         (["--model.optimizer=torch.optim.Muon"], "optimizer: Muon only supports 2D parameters"),
         (["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+        (one_cycle(total_steps=0), "lr_scheduler: Expected positive integer total_steps, but got 0"),
+        (one_cycle(pct_start=2), "lr_scheduler: Expected float between 0 and 1 pct_start"),
+        ([*one_cycle(total_steps=2), "--trainer.max_steps=3"], "lr_scheduler.total_steps: found 2, expected at"),
+        (["--data.max_length=8"], "data.max_length: found 8, expected more: all 4 examples of data.train are longer"),
+        (["--trainer.precision=transformer-engine"], "trainer: Requirement 'transformer_engine"),
+        (["--trainer.strategy=deepspeed"], "trainer: "),
+        (["--trainer.accelerator=warp"], "trainer: You selected an invalid accelerator name"),
+        (["--trainer.devices=0"], "trainer: `"),
+        (["--trainer.num_nodes=0"], "trainer: `num_nodes` must be a positive integer"),
+        (["--trainer.max_epochs=-2"], "trainer: `max_epochs` must be a non-negative integer or -1"),
+        (["--trainer.logger=WandbLogger"], "WandbLogger: Requirement 'wandb"),
+        (["--seed_everything=-1"], "seed_everything: -1 is not in bounds, numpy accepts from 0 to 4294967295"),
+        (["--seed_everything=4294967296"], "seed_everything: 4294967296 is not in bounds"),
         (["--model.backbone.lora.target_modules=(["], "lora.target_modules: '([': not a regular expression"),
         ([WEIGHTED % "0"], "train.jsonl: weight: found 0.0, expected more than 0"),
         ([WEIGHTED % ".nan"], "train.jsonl: weight: found nan, expected more than 0"),
@@ -265,9 +290,119 @@ def test_wrong_settings_are_refused_in_one_line(
     assert message in line
 
 
+@pytest.mark.parametrize(
+    ("where", "bug"),
+    [
+        (L.Trainer, TypeError("Trainer.__init__() got an unexpected keyword argument")),
+        (GlobalMean, MisconfigurationException("You can't log here")),
+        (torch.optim.Adam, TypeError("multiple values for argument")),
+    ],
+)
+def test_a_bug_of_judgelit_is_not_presented_as_the_mistake_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: type, bug: Exception
+) -> None:
+    def fail(self: Any, *arguments: Any, **settings: Any) -> None:
+        # An optimizer over a weight of one element is the one that shows whether the settings are right.
+        if where is not torch.optim.Adam or arguments[0][0]["params"][0].numel() > 1:
+            raise bug
+
+    monkeypatch.chdir(tmp_path)
+    name = "divide" if where is GlobalMean else "__init__"
+    # The function keeps the signature from which the parser makes options.
+    monkeypatch.setattr(where, name, functools.wraps(getattr(where, name))(fail))
+    optimizer = ["--model.optimizer=torch.optim.Adam"] if where is torch.optim.Adam else []
+    with pytest.raises(type(bug), match=re.escape(str(bug))):
+        main([*SFT, "--trainer.max_steps=1", *optimizer])
+
+
+@pytest.mark.parametrize("callback", [True, False])
+def test_pairs_that_are_not_judged_are_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], callback: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge = '{"sets": {"own": "pairs.jsonl"}, "max_new_tokens": 8, "templates": {"names": ["nano-*"]}}'
+    pair = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+    Path("pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
+    more = ["--trainer.callbacks+=JudgeEvaluation"] if callback else []
+    main([*SFT, "--trainer.max_steps=1", f"--data.judge={judge}", *more])
+    said = "data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation" in capsys.readouterr().out
+    assert said != callback
+
+
 def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
+
+
+def test_a_run_that_is_shorter_than_the_logging_interval_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level("INFO"):
+        main([*SFT, "--trainer.max_steps=2", "--trainer.log_every_n_steps=50", "--trainer.default_root_dir=run"])
+    assert len(logged_losses("run")) == 2
+    assert "trainer.log_every_n_steps: found 50 for a run of 2 steps; logging every step" in caplog.text
+
+
+def test_the_learning_rate_follows_a_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [
+        *SFT[:-1],
+        f"--data.val={json.dumps(yaml.safe_load(TASKS))}",
+        "--trainer.max_steps=-1",
+        "--trainer.max_epochs=3",
+    ]
+    run += ["--trainer.limit_train_batches=2", "--model.optimizer.lr=0.001", "--trainer.default_root_dir=run"]
+    main(
+        [
+            *run,
+            "--model.lr_scheduler=lightning.pytorch.cli.ReduceLROnPlateau",
+            "--model.lr_scheduler.monitor=val/loss",
+            "--model.lr_scheduler.threshold=0.9",
+            "--model.lr_scheduler.patience=0",
+            "--model.lr_scheduler.factor=0.5",
+        ]
+    )
+    # The first loss is better than none, and no other is that much better than the first.
+    assert checkpoint("run")["optimizer_states"][0]["param_groups"][0]["lr"] == 0.00025
+    with pytest.raises(SystemExit):
+        main([*run[:-1], "--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"])
+    assert "give class_path lightning.pytorch.cli.ReduceLROnPlateau with init_args monitor" in capsys.readouterr().err
+
+
+TASKS = """
+class_path: judgelit.TaskJudgments
+init_args:
+  tasks: {kinds: [sums], difficulties: [1], distinct: false, count: 4, part: held_out}
+  templates: {names: [nano-*]}
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=out"],
+        [*SFT, "--trainer.max_steps=1", "--trainer.default_root_dir=out", "--ckpt_path=last"],
+        ["evaluate", "--model=nano", "--pairs=pairs.jsonl", "--output=out"],
+        ["judge", "--model=nano", "--pairs=pairs.jsonl", "--output=out"],
+        ["run", "--config=quickstart/run", "--output=out"],
+    ],
+    ids=["fit", "fit again", "evaluate", "judge", "run"],
+)
+def test_a_folder_to_which_another_process_writes_is_refused_in_one_line(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pair = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+    Path("pairs.jsonl").write_text(json.dumps(pair), encoding="utf-8")
+    with locked(Path("out")), pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
+    assert f"out: found process {os.getpid()} writing to it" in line
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -4,6 +4,7 @@ import logging
 import random
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from judgelit.batches.flat_batch import PreferenceBatch, TokenizedPreference
+from judgelit.errors import UserError
 from judgelit.training import precomputed
 from judgelit.training.precomputed import Ranks, StoredLogProbs, stored_logprobs
 
@@ -129,24 +131,37 @@ def test_a_changed_key_is_computed_again(tmp_path: Path, caplog: pytest.LogCaptu
     assert values(store(tmp_path, pairs, Score(fails_after=0))) == wanted(pairs)
 
 
+def store_together(folders: Sequence[Path], pairs: Pairs, scores: Sequence[Score], nodes: int) -> list[StoredLogProbs]:
+    """Compute on one thread a rank, with a folder for each rank."""
+    count = len(folders)
+    together = threading.Barrier(count, timeout=60)
+    slots: list[Any] = [None] * count
+
+    def gatherer(rank: int) -> Any:
+        def gather(value: Any) -> list[Any]:
+            slots[rank] = value
+            together.wait()
+            gathered = list(slots)
+            together.wait()
+            return gathered
+
+        return gather
+
+    def work(rank: int) -> StoredLogProbs:
+        size = count // nodes
+        ranks = Ranks(rank, count, rank % size, size, gatherer(rank))
+        return store(folders[rank], pairs, scores[rank], ranks=ranks)
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(work, range(count)))
+
+
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_pass_and_score_equally_many_batches(tmp_path: Path, world_size: int) -> None:
     pairs = Pairs()
     scores = [Score() for _ in range(world_size)]
-    together = threading.Barrier(world_size, timeout=60)
-    found: list[StoredLogProbs | None] = [None] * world_size
-
-    def work(rank: int) -> None:
-        found[rank] = store(
-            tmp_path, pairs, scores[rank], ranks=Ranks(rank, world_size, lambda: together.wait() and None)
-        )
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(one is not None and values(one) == wanted(pairs) for one in found)
+    found = store_together([tmp_path] * world_size, pairs, scores, nodes=1)
+    assert all(values(one) == wanted(pairs) for one in found)
     assert len({len(score.asked) for score in scores}) == 1
     names = [name for score in scores for name in set(score.rows)]
     # All rows are scored; only batches that fill the last round are scored twice.
@@ -157,11 +172,94 @@ def test_ranks_share_the_pass_and_score_equally_many_batches(tmp_path: Path, wor
     )
 
 
-def test_a_row_that_is_stored_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs = Pairs(6)
-    monkeypatch.setattr(precomputed, "_done", lambda store: set())
+@pytest.mark.parametrize("started", [False, True])
+def test_nodes_without_a_shared_folder_each_hold_all_values(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, started: bool
+) -> None:
+    pairs, scores = Pairs(), [Score() for _ in range(4)]
+    folders = [tmp_path / "a", tmp_path / "a", tmp_path / "b", tmp_path / "b"]
+    if started:
+        store(folders[0], pairs, Score())  # one node has all values already, the other has none
+    with caplog.at_level(logging.INFO):
+        found = store_together(folders, pairs, scores, nodes=2)
+    assert "is not shared by the nodes" in caplog.text
+    assert all(values(one) == wanted(pairs) for one in found)
+    # A sharded model needs all ranks in each forward pass.
+    assert len({len(score.asked) for score in scores}) == 1
+    assert {*scores[2].rows, *scores[3].rows} == {row.id for row in pairs.rows}
+    # Both nodes now have everything.
+    idle = [Score(fails_after=0) for _ in range(4)]
+    assert all(values(one) == wanted(pairs) for one in store_together(folders, pairs, idle, nodes=2))
+
+
+def test_a_start_with_all_values_writes_nothing(tmp_path: Path) -> None:
+    def state() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+    pairs = Pairs()
     store(tmp_path, pairs, Score())
+    before = state()
+    store(tmp_path, pairs, Score(fails_after=0))
+    assert state() == before, "so the disk may be read-only"
+
+
+def zero(path: Path) -> None:
+    """Set some bytes in the middle of a file to 0, as a disk does that has lost a block."""
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    """Lose the end of a file."""
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def empty(path: Path) -> None:
+    """Lose the content of a file."""
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [zero, cut, empty])
+def test_damaged_values_are_made_anew_and_a_line_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    monkeypatch.setattr(precomputed, "_SAVE_EVERY", -1.0)
+    pairs, first = Pairs(), Score()
+    store(tmp_path, pairs, first)
+    (joined,) = tmp_path.glob("*/values.arrow")
+    damage(joined)
+    with caplog.at_level(logging.INFO):
+        assert values(store(tmp_path, pairs, Score(fails_after=0))) == wanted(pairs)
+    assert "of train in" in caplog.text and "are damaged: made anew" in caplog.text
+    # If a part is damaged too, its rows alone are scored again.
+    damage(joined)
+    damage(next(tmp_path.glob("*/part-*")))
+    second = Score()
+    assert values(store(tmp_path, pairs, second)) == wanted(pairs)
+    assert len(second.asked) == 1 < len(first.asked)
+
+
+def test_a_damaged_key_of_another_store_does_not_matter(tmp_path: Path) -> None:
+    pairs = Pairs(4)
+    store(tmp_path, pairs, Score())
+    next(tmp_path.glob("*/key.json")).write_bytes(b"\xff{")
+    assert values(store(tmp_path, pairs, Score(), {**KEY, "data": "other"})) == wanted(pairs)
+
+
+@pytest.mark.parametrize("room", [0, 200, 600])
+def test_a_full_disk_is_one_line_and_the_next_start_continues(tmp_path: Path, full_disk: Any, room: int) -> None:
+    pairs = Pairs()
+    with full_disk(room), pytest.raises(UserError, match=r"cannot be written: File too large; .* data\.cache"):
+        store(tmp_path, pairs, Score())
     assert values(store(tmp_path, pairs, Score())) == wanted(pairs)
+
+
+def test_a_folder_that_is_a_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written: Not a directory; .* data\.cache"):
+        store(tmp_path / "file", Pairs(), Score())
 
 
 def test_values_are_stored_exactly(tmp_path: Path) -> None:
@@ -176,3 +274,12 @@ def test_values_are_stored_exactly(tmp_path: Path) -> None:
 
     stored = store(tmp_path, pairs, score)
     assert values(stored) == [drawn[row.id] for row in pairs.rows]
+
+
+def test_a_row_that_two_runs_have_computed_counts_once(tmp_path: Path) -> None:
+    pairs = Pairs(6)
+    store(tmp_path, pairs, Score())
+    (part,) = tmp_path.glob("*/part-*.arrow")
+    part.with_name("part-of-another-run.arrow").write_bytes(part.read_bytes())
+    next(tmp_path.glob("*/values.arrow")).unlink()
+    assert values(store(tmp_path, pairs, Score(fails_after=0))) == wanted(pairs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from judgelit.errors import UserError
-from judgelit.training.schedule import WarmupCosine
+from judgelit.training.schedule import WarmupCosine, fit_to_run
 
 
 def rates(steps: int, warmup: float = 0.1, floor: float = 0.0, lr: float = 2.0) -> list[float]:
@@ -74,3 +74,16 @@ def test_a_saved_schedule_continues() -> None:
 def test_a_warm_up_longer_than_the_run_is_refused(warmup: float) -> None:
     with pytest.raises(UserError, match="warmup"):
         rates(10, warmup)
+
+
+@pytest.mark.parametrize(("total", "steps", "fits"), [(10, 10, True), (11, 10, True), (9, 10, False), (9, None, False)])
+def test_a_schedule_of_fixed_length_lasts_as_long_as_the_run(total: int, steps: int | None, fits: bool) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total)
+    if fits:
+        fit_to_run(schedule, steps)
+    else:
+        with pytest.raises(
+            UserError, match=f"lr_scheduler.total_steps: found {total}, expected at least the {steps or 'endless'}"
+        ):
+            fit_to_run(schedule, steps)
