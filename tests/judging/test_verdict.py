@@ -1,7 +1,10 @@
 """Verdicts: their form, quotations, reasoning, contradictions, and two that disagree."""
 
+import json
+import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -242,6 +245,27 @@ def test_two_final_verdicts_are_none(text):
 )
 def test_the_last_sentence_decides(text):
     assert parse(text) == "B"
+
+
+APPENDED = [
+    "{}\n\nFinal verdict: [[B]]",
+    "{} Final verdict: [[B]]",
+    "{} [[B]]",
+    '{}\nVerdict: "[[B]]"',
+    '### Final Verdict:\n"{} [[B]]"',
+]
+
+
+@pytest.mark.parametrize("form", APPENDED)
+def test_no_verdict_after_a_real_critique_is_lost(form):
+    shared = Path(os.environ.get("JUDGELIT_SHARED", Path(__file__).parents[3] / "shared")) / "data/train/pandalm"
+    if not shared.exists():
+        pytest.skip(f"no public data at {shared}; JUDGELIT_SHARED names the folder that holds data/")
+    for name, field in (("gpt-3.5-turbo", "gpt_reason"), ("pandalm-7b", "pandalm_reason")):
+        rows = json.loads((shared / f"{name}-testset-v1.json").read_text(encoding="utf-8"))
+        critiques = [row[field] for row in rows if row[field]]
+        assert len(critiques) > 900
+        assert [text for text in critiques if parse(form.format(text)) != "B"] == []
 
 
 PIECES = st.lists(
