@@ -25,8 +25,9 @@ class Sampling:
     """0 is greedy."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens that holds this probability (Holtzman et al. 2020, arXiv 1904.09751)."""
-    stop_at_verdict: bool = False
-    """End a judgment with the line that says its verdict. If not set, the model ends the text itself."""
+    stop_at_verdict: bool = True
+    """End a judgment with the line that says its verdict, in evaluation, sampling and teaching alike. If not set, the
+    model ends the text itself."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

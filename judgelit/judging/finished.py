@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from judgelit.judging import verdict
+from judgelit.judging import quotations, verdict
 from judgelit.judging.token_ids import PromptTokenizer
 
 _TAIL = 32
@@ -33,7 +33,7 @@ class VerdictEnd:
     def _opening(self) -> str:
         """Text before the generated text: a tag, if the chat template opens the reasoning of the assistant."""
         prompt = self._decode(self.tokenizer.prompt_ids([{"role": "user", "content": "?"}]))
-        return "<think>\n" if verdict.reasons(prompt) else ""
+        return "<think>\n" if quotations.reasons(prompt) else ""
 
     def _decode(self, ids: Sequence[int]) -> str:
         # Reasoning tags are control tokens in some models.

@@ -32,9 +32,9 @@ from typing import Literal, get_args
 import jinja2
 import yaml
 from jinja2 import meta, nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from judgelit.errors import UserError
+from judgelit.judging.sandbox import BoundedEnvironment, LimitError, render
 from judgelit.records.records import ROLES, Message, PreferencePair, bad_field, choice_field, text_field
 
 Language = Literal["en", "zh"]
@@ -46,13 +46,7 @@ DEFAULT_TEMPLATE = "rise"
 _SHIPPED = Path(__file__).parent / "templates"
 _FIELDS = ("language", "role", "criteria", "format", "style")
 _VALUES = {"question", "answer_a", "answer_b", "context", "role", "criteria", "format", "language"}
-_ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined,
-    autoescape=False,
-    keep_trailing_newline=False,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_ENVIRONMENT = BoundedEnvironment()
 
 
 @dataclass(frozen=True)
@@ -77,20 +71,16 @@ class Template:
         """The prompt for `pair`, with `answer_a` first: one user turn, which includes the earlier turns.
 
         Raises:
-            UserError: The pair has earlier turns and the template does not use `context`.
+            UserError: The pair has earlier turns and the template does not use `context`, or the template fails, takes
+                too long or makes too much text.
         """
         if pair.context and not _takes_context(self.body):
             raise UserError(f"judge template {self.id!r} has no 'context', but pair {pair.id!r} has earlier turns")
-        text = _compiled(self.body).render(
-            question=pair.question,
-            answer_a=pair.answer_a,
-            answer_b=pair.answer_b,
-            context=pair.context,
-            role=self.role,
-            criteria=self.criteria,
-            format=self.format,
-            language=self.language,
-        )
+        try:
+            text = _rendered(self, pair)
+        except Exception as error:  # A template can raise any Python exception.
+            where = f"judge template {self.id!r}, line {_line_of(error)} of its text, with pair {pair.id!r}"
+            raise UserError(f"{where}: {_said(error)}") from None
         return ({"role": "user", "content": text},)
 
 
@@ -124,9 +114,23 @@ def draw_template(templates: Mapping[str, Template], key: str, seed: int) -> Tem
     return templates[ids[int.from_bytes(digest) % len(ids)]]
 
 
+def _rendered(template: Template, pair: PreferencePair) -> str:
+    values = {
+        "question": pair.question,
+        "answer_a": pair.answer_a,
+        "answer_b": pair.answer_b,
+        "context": pair.context,
+        "role": template.role,
+        "criteria": template.criteria,
+        "format": template.format,
+        "language": template.language,
+    }
+    return render(_compiled(template.body), values)
+
+
 @lru_cache(maxsize=256)
 def _compiled(body: str) -> jinja2.Template:
-    return _ENVIRONMENT.from_string(body)
+    return _ENVIRONMENT.compiled(body)
 
 
 @lru_cache(maxsize=256)
@@ -214,13 +218,13 @@ def _check(path: Path, template: Template, first_line: int) -> None:
         for node in tree.find_all(nodes.Name):
             if node.name in unknown:
                 raise refused(node.lineno, f"unknown variable {node.name!r}; known: {', '.join(sorted(_VALUES))}")
-        texts = [template.render(pair)[0]["content"] for pair in _probes(has_context=_takes_context(template.body))]
+        texts = [_rendered(template, pair) for pair in _probes(has_context=_takes_context(template.body))]
     except UserError:
         raise
     except jinja2.TemplateSyntaxError as error:
         raise refused(error.lineno, error.message or "not a Jinja2 template") from None
     except Exception as error:  # A template can raise any Python exception.
-        raise refused(_line_of(error), f"{type(error).__name__}: {error}") from None
+        raise refused(_line_of(error), _said(error)) from None
     for name in ("question", "answer_a", "answer_b"):
         if any(_probe(name) not in text for text in texts):
             raise refused(1, f"field {name!r}: found nothing, expected '{{{{ {name} }}}}' in the text")
@@ -237,6 +241,11 @@ def _probes(has_context: bool) -> list[PreferencePair]:
     pair = PreferencePair("probe", _probe("question"), _probe("answer_a"), _probe("answer_b"), "A")
     context = tuple({"role": role, "content": _probe(role)} for role in ROLES)
     return [pair, replace(pair, context=context)] if has_context else [pair]
+
+
+def _said(error: BaseException) -> str:
+    """The error in one line."""
+    return " ".join(str(error).split()) if isinstance(error, LimitError) else f"{type(error).__name__}: {error}"
 
 
 def _line_of(error: BaseException) -> int:

@@ -1,33 +1,42 @@
-"""Read the verdict of a judgment, without guessing.
+r"""Read the verdict of a judgment, without guessing.
 
-`parse` applies these rules in this order:
+`parse` applies four rules:
 
 1. **Form.** A verdict is `[[A]]`, `[[B]]` or, for a tie, `[[C]]` or `[[tie]]`, in any case, with spaces or emphasis
-   inside. `\\[\\[A\\]\\]`, full-width `［［Ａ］］` and `【【A】】` are the same. The text around it does not matter:
-   bold, `\\boxed{}`, a third bracket, any script. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and similar letters of other
-   scripts are not verdicts.
-2. **Reasoning.** Only the text after the last `</think>`, `</thinking>` or `</reasoning>` counts. If such a block is
-   still open at the end, there is no verdict. A tag directly between quotation marks is not a tag.
-3. **Quotation.** Fenced code, lines that begin with `>`, `<answer>`-like and `<quote>`-like elements, inline code and
-   text in quotation marks are quotations, and verdicts inside them do not count. A fence or element that never closes
-   reaches to the end of the text, inline code or a quotation mark to the end of its line. A single quotation mark that
-   does not close on its line is an apostrophe. One exception: a line that holds only a quoted verdict, perhaps after
-   a lead-in such as `Final verdict:`, counts, unless the whole line is in a fence, a `>` quotation or an element.
-4. **The last verdict.** All verdicts of the last sentence with a verdict must agree, together with earlier ones that
-   only space, punctuation or a word such as "or" separates from it; otherwise there is no verdict. A new line begins
-   a new sentence.
+   inside. `\[\[A\]\]`, full-width `［［Ａ］］` and `【【A】】` are the same. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and
+   similar letters of other scripts are not verdicts.
+2. **Own text.** Reasoning (up to the last `</think>`) and quotations do not count. A quotation is a fence, lines that
+   begin with `>`, an element such as `<answer_a>` or `<quote>`, inline code, or text in quotation marks. It has a
+   beginning and an end; what never closes is no quotation. A quotation is the judge's own if it ends its line after a
+   conclusion (`Verdict: "[[A]]"`, `hence "[[A]]"`), or if its verdict ends the text and no unfinished sentence leads
+   to it. (`judgelit.judging.quotations` finds them.)
+3. **Void.** A verdict is void if its sentence contradicts it:
+   - a negation stands directly before it (`not [[A]]`) or follows (`[[A]] is not right`), or `I` deny it (`I refuse to
+     output [[A]]`);
+   - the sentence asks, or begins with `if` and has the verdict in its first clause or the next one (`If style matters,
+     [[A]] wins`), or `would win`, `might` or the like follows;
+   - the words before it name the loser (`than [[B]]`, `Worst: [[B]]`) or somebody else's words (`Answer B says [[B]]`).
+   The patterns below have the words, in English and Chinese. Other words are not understood: `At first I thought of
+   [[A]].` counts.
+4. **The last one.** The last verdict that is not void counts. Others of its sentence must agree with it, and others of
+   its list (`Accuracy: [[A]]`, next line `Style: [[B]]`) unless its line begins as a conclusion (`Overall: [[B]]`). If
+   a denial of the same verdict follows, there is none.
 
-Every step takes time linear in the length of the text: repetitions do not backtrack (`*+`, `++`).
+Every step takes time linear in the length of the text: repetitions do not backtrack (`*+`) or are bounded.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from typing import Literal
 
+from judgelit.judging.quotations import LETTER, closing, own_text
 from judgelit.records.records import Label
 
 _LABELS: dict[str, Label] = {"a": "A", "b": "B", "c": "tie", "tie": "tie"}
+_LAST = 64
+"""Verdicts that are read, the last ones; a bound on the time."""
+_WINDOW = 300
+"""Characters that are read before and after a verdict or quotation; a bound on the time."""
 
 # Character by character: normalising the whole text would take quadratic time in a run of combining marks. Verdicts are
 # written in full-width and mathematical (bold, italic) letters; other compatibility forms do not occur.
@@ -41,97 +50,106 @@ _FOLD = {
 _PAD = r"(?:[^\S\n]|[*_\u200b-\u200f\u2060-\u2069\ufeff])*+"  # space, emphasis, direction marks
 _VERDICT = rf"(?:\[\[|\\\[\\\[){_PAD}(?P<label>[AaBbCc]|[Tt][Ii][Ee]){_PAD}(?:\]\]|\\\]\\\])"
 _FIND_VERDICT = re.compile(_VERDICT)
-
-# Reasoning, fences, block quotes and elements.
-_MENTIONED = r"(?<=[`\"'“‘「])<[^<>\n]*+>(?=[`\"'”’」])"
-_REASONING_TAG = re.compile(rf"(?!{_MENTIONED})<(?P<end>/?)(?:think|thinking|reasoning)[^\S\n]*+>", re.I)
-_ELEMENT = r"(?:answer|response|assistant)[\w-]*+|quoted?|blockquote|q|code|pre"
-_ELEMENT_TAG = re.compile(rf"(?!{_MENTIONED})<(?P<end>/?)(?:{_ELEMENT})(?:\s[^<>\n]*+)?>", re.I)
-_LINE_START = r"[^\S\n]*+(?:(?:[-*+]|\d{1,3}[.)])[^\S\n]++)?+"  # A list item may hold a fence or a block quote.
-_FENCE = re.compile(rf"^{_LINE_START}(?P<run>```++|~~~++)(?P<info>[^\n]*+)", re.M)
-_BLOCK_QUOTE = re.compile(rf"^{_LINE_START}>[^\n]*+(?:\n{_LINE_START}>[^\n]*+)*+", re.M)
-
-# Inline code and quotation marks. A straight mark directly after a letter is an apostrophe, an inch sign or a closing
-# mark, unless a verdict follows directly (or a word, for a double mark outside Hebrew). Scripts from U+0800 on put no
-# space before a quotation.
-_NO_LETTER = r"(?<![^\W_\u0800-\U0010ffff])"
-_OPENING = re.compile(
-    rf"(?P<mark>[“”„«»‹›「『｢〝]|{_NO_LETTER}\"|\"(?=[^\W\u0590-\u05ff]|\\?\[)"
-    rf"|‘(?=\S)|{_NO_LETTER}'(?=\S)|'(?=\\?\[))"
-    r"|(?P<ticks>`++)(?:[^\n]*?(?<!`)(?P=ticks)(?!`)|[^\n]*+)"
+_AT_LINE_END = re.compile(rf"{_VERDICT}(?:</?\w++>|[^\w\n]|_)*+\n\s*+\Z")
+_ENDS_QUOTATION = re.compile(rf"{_VERDICT}(?:</?\w++>|\W|_)*+\Z")
+_SENTENCE_END = re.compile(r"[!?。؟।…\n]|\.(?=[\s\"'”’)*_])|(?=\bfinal verdict\b)", re.I)
+_BLANK = re.compile(r"[\W_]*+\Z")
+_REST_OF_LINE = re.compile(r"(?:[^\w\n]|_)*+$", re.M)
+_CONCLUSION = re.compile(
+    r"(?:[^\w\n\[]|_)*+(?:(?:and|in|my|the|our|revised)\b(?:[^\w\n]|_)*+)*+"
+    r"(?:(?:so|therefore|thus|hence|overall|finally|accordingly|consequently|final|verdict|judge?ment|decision"
+    r"|conclusion|summary|winner|result|choice|(?:better|best) (?:answer|response|assistant)|to conclude|all in all)\b"
+    r"|因此|所以|综上|总之|最终|(?:我的)?(?:判决|裁决|判定|判断|结论|结果|选择|答案))",
+    re.I,
 )
-_PAIRS = ('""', "“”", "””", "«»", "»«", "‹›", "›‹", "「」", "『』", "｢｣", "〝〞")
-_SINGLE = "'‘"
-_CLOSING = {
-    **{pair[0]: re.compile(pair[1]) for pair in _PAIRS},
-    "„": re.compile("[“”]"),
-    **{mark: re.compile(r"(?<=\S)['’](?!\w)") for mark in _SINGLE},
-    "\n": re.compile(r"\n|\Z"),
-}
-_QUOTED = " quoted "  # Takes the place of a quotation. It is a word, so it still separates two verdicts.
+_SPEAKER = r"\b[ab] (?:says|said|writes|wrote|claims|claimed|contains|ends with)\b|声称|写道"
+_OTHER = re.compile(rf"{_SPEAKER}|according to", re.I)
+_SO = re.compile(r"\b(?:so|thus|hence|therefore|I)\b")
 
-# A line that holds only a quoted verdict.
-_LEAD_IN = (
-    r"(?:(?:so|thus|hence|therefore|my|the|final|overall)\b[\s,]*+)*+"
-    r"(?:verdict|judge?ment|decision|conclusion|winner|result|choice|(?<=final )answer)(?:\s+is)?+"
-    r"|(?:因此|所以|综上(?:所述)?+)?+,?(?:我的)?+(?:最终|最后|综合)?+"
-    r"(?:判决|裁决|判定|判断|评判|结论|结果|选择|答案)(?:结果)?+(?:是|为)?+"
+# Words that make a verdict void: those before it end at the verdict, those after it begin there.
+_NOT = r"\b(?:not|\w+n['’]t|never|cannot|neither|nor|refuse|unable|decline|ignore|anything but)\b"
+_DENIED_BEFORE = re.compile(
+    rf"(?:{_NOT}(?:\s+(?:be|is|it|the|a|my|final|verdict|earlier|to|say|output|choose|pick|select|give))*+"
+    r"|(?:不|拒绝|而非|并非)[是选会能应该想要愿认为输出择说]*+)[\s*_(]*+\Z"
+    rf"|\b(?:i|we|you)(?:['’]\w+)?(?:\s+\w+){{0,2}}?\s+{_NOT}(?:(?!\b(?:so|but|and|i|we)\b)[^,;:.()])*+\Z",
+    re.I,
 )
-_MARKS = "\"'`“”„«»‹›「」『』｢｣〝〞‘’"
-_PLAIN = rf"(?:[^\w\n\[\]\\<{_MARKS}]|_)*+"  # Decoration and punctuation.
-_ALONE = re.compile(
-    rf"^(?P<head>{_PLAIN}(?:(?:{_LEAD_IN}){_PLAIN})?+)(?:[{_MARKS}]++|<\w++>)"
-    rf"(?P<verdict>{_PLAIN}{_VERDICT}{_PLAIN})(?:[{_MARKS}]++|</\w++>)(?P<tail>{_PLAIN})$",
-    re.M | re.I,
+_DENIED_AFTER = re.compile(
+    r"\W*(?:is|was|does|would|should)(?:\s+not|n['’]t)\s+(?:be|the|a|my|right|correct|better|win)\b", re.I
 )
+_VOID_BEFORE = re.compile(
+    rf"(?:{_SPEAKER}|\b(?:(?<!worse )than|over|beats|outperforms|instead of|between|the string|would have \w+"
+    r"|(?<!\bi )(?<!\bwe )(?:would|might) (?!be\b)\w+|(?:asks|asked|asking|tells|told|wants|wanted)\b.*\bto \w+"
+    r"|(?:superior|preferable|preferred|compared) (?:to|with)"
+    r"|[ab]['’]s (?:verdict|judge?ment|decision|conclusion|choice)\b.*)|优于|胜过|比|\]\]\s*>+"
+    r"|(?:\A|[,;(|]|\band\b)\W*(?:see|(?:the )?(?:wors[et]|loser|2nd)(?: answer| one| response)?(?: is)?"
+    r"|[更较最]差的是))[\s*_:(]*\Z",
+    re.I,
+)
+_VOID_AFTER = re.compile(
+    r"\W*(?:if|means|loses|(?:is|was) (?:the )?(?:worse|wrong)|would (?:have|win|not)|might|could|表示|不如)", re.I
+)
+_CONDITION = re.compile(r"(?:\W*\w+:)?\W*(?:(?:if|unless)\b(?!\s+(?:i|we)\b)|如果|若)[^,:]*[,:]?[^,:]*", re.I)
+_ALTERNATIVES = re.compile(rf"(?:{_VERDICT.replace('?P<label>', '?:')}[\s*_]*(?:and|or)[\s*_]*)++\Z", re.I)
+_YES = re.compile(r"\W*(?:yes|是的)", re.I)
 
-# The line of the verdict, and the text that may precede the verdict on it.
-_AT_LINE_END = re.compile(rf"{_VERDICT}[^\w\n]*+\n\s*+\Z")
-_CONCLUDING = (
-    r"(?:so|thus|hence|therefore|overall|finally|accordingly|consequently|in (?:conclusion|summary)|to conclude"
-    r"|(?:my |the )?final)\b|因此|所以|综上|总之|最终"
-)
-_BEFORE = re.compile(rf"{_PLAIN}(?:(?:{_CONCLUDING})[^\n]*+|(?:(?:{_LEAD_IN}){_PLAIN})?+)", re.I)
-_ALL_CLOSING = "".join(sorted({pair[1] for pair in _PAIRS}))
-
-# Text between two verdicts.
-_SENTENCE_END = re.compile(r"[!?。؟।…\n]|\.(?=[\s\"'”’)*_])")
+# Text between two verdicts of one sentence or list.
 _MERE_LINK = re.compile(r"(?:\\[a-z]++|</?[a-z]++>|\b(?:and|or|vs|versus)\b|或者?|和|与|还是|[\W_])*+", re.I)
+_LISTED = re.compile(r"[^\w\n]*\n(?P<label>[^\n]{0,60}[:|.)][^\w\n]*)")
+
+# A verdict in any form: in any brackets, or in words.
+_NAMED = {
+    label: re.compile(
+        rf"[\[({{][\W_]{{0,6}}+(?:\\?\w{{1,12}}[\W_]{{0,6}})?(?i:{letter})(?!{LETTER})[^\[\](){{}}\n]{{0,20}}[\])}}]"
+        r"|(?i:verdict|winner|choice|decision|judge?ment|conclusion|choose|pick|select|判决|结论|选择|裁决|答案)"
+        rf"(?:[\W_]|\b(?:is|the|[Aa]nswer|[Rr]esponse|[Aa]ssistant)\b|[是为回答复]){{0,20}}?{letter}(?!{LETTER})"
+        rf"|(?:\b(?i:answer|response|assistant)\s{{1,3}}|回[答复]){letter}(?!{LETTER})[^.\n。]{{0,60}}?"
+        r"(?:better|best|\bwins?\b|superior|prefer|correct|\bright\b|更好|更优|更准确|胜)"
+    )
+    for label, letter in (("A", "A"), ("B", "B"), ("tie", "(?:C|[Tt]ie)"))
+}
 
 
 def parse(text: str) -> Label | None:
-    """The last verdict after the reasoning and outside quotations, or None if there is none or two disagree.
+    """The last verdict that the judge gives as its own, or None if there is none or two disagree.
 
     The docstring of this module has the rules. Takes any text and never raises.
     """
-    own = _own_words(_after_reasoning(text.translate(_FOLD)))
-    found = list(_FIND_VERDICT.finditer(own))
-    gaps = [own[one.end() : other.start()] for one, other in pairwise(found)]
-    first = len(gaps)
-    while first and not _SENTENCE_END.search(gaps[first - 1]):
-        first -= 1
-    while first and _MERE_LINK.fullmatch(gaps[first - 1]):
-        first -= 1
-    final = {_LABELS[verdict["label"].lower()] for verdict in found[first:]}
-    return final.pop() if len(final) == 1 else None
+    own = own_text(text.translate(_FOLD), _is_own)
+    found = list(_FIND_VERDICT.finditer(own))[-_LAST:]
+    last: Label | None = None
+    denied = set()
+    for at in reversed(range(len(found))):
+        label = _LABELS[found[at]["label"].lower()]
+        sense = _void(own, found[at])
+        if sense == "denied" and last is None:
+            denied.add(label)
+        elif sense is None:
+            if label in denied or label != (last or label):
+                return None
+            last = label
+        if last and (at == 0 or not _belong_together(own, found[at - 1], found[at])):
+            break
+    return last
 
 
 def concludes(text: str) -> bool:
     """Whether `text` has just ended the line of its verdict, so that generation can stop.
 
-    That line holds only the verdict, perhaps after a lead-in such as `Final verdict:`, or it begins like a conclusion
-    (`Therefore`, `My final`). A verdict at the end of another line may be one of several, one for each criterion. A
-    text does not conclude inside reasoning, or if a closing quotation mark could still turn the verdict into a
-    quotation.
+    That line holds only the verdict, or it begins as a conclusion (`Final verdict:`, `Therefore`). A verdict at the end
+    of another line may be one of several, one for each criterion. A text does not conclude if what follows could still
+    turn the verdict into reasoning or a quotation.
     """
     if not ends_line(text):
         return False
-    own = _own_words(_after_reasoning(text.translate(_FOLD))).rstrip() + "\n"
+    own = own_text(text.translate(_FOLD), _is_own).rstrip() + "\n"
     said = _AT_LINE_END.search(own)
-    if said is None or not _BEFORE.fullmatch(own, own.rfind("\n", 0, said.start()) + 1, said.start()):
+    if said is None:
         return False
-    label = parse(text)
-    return label is not None and parse(text + _ALL_CLOSING) == label
+    before = own[own.rfind("\n", 0, said.start()) + 1 : said.start()]
+    if not _BLANK.fullmatch(before) and not _CONCLUSION.match(before):
+        return False
+    return parse(text) == parse(text + closing(text)) == _LABELS[said["label"].lower()]
 
 
 def ends_line(text: str) -> bool:
@@ -139,79 +157,48 @@ def ends_line(text: str) -> bool:
     return _AT_LINE_END.search(text.translate(_FOLD)) is not None
 
 
-def reasons(text: str) -> bool:
-    """Whether a reasoning block is open at the end of `text`."""
-    tags = [*_REASONING_TAG.finditer(text.translate(_FOLD))]
-    return bool(tags) and not tags[-1]["end"]
+def names(text: str, label: Label) -> bool:
+    """Whether `text` gives this verdict in any form: quoted, void, in reasoning, as `[A]` or in words."""
+    return _NAMED[label].search(text.translate(_FOLD)) is not None
 
 
-def _after_reasoning(text: str) -> str:
-    start, thinking = 0, False
-    for tag in _REASONING_TAG.finditer(text):
-        start, thinking = tag.end(), not tag["end"]
-    return "" if thinking else text[start:]
+def _void(text: str, said: re.Match[str]) -> Literal["denied", "other"] | None:
+    """Whether the sentence of a verdict contradicts it: by a denial, in another way, or not."""
+    before, after = text[max(0, said.start() - _WINDOW) : said.start()], text[said.end() : said.end() + _WINDOW]
+    before = _ALTERNATIVES.sub("", _SENTENCE_END.split(before)[-1])
+    stop = _SENTENCE_END.search(after)
+    tail = after[: stop.start()] if stop else after
+    if _DENIED_BEFORE.search(before) or _DENIED_AFTER.match(tail):
+        return "denied"
+    asked = stop is not None and stop[0] in ("?", "؟") and not _YES.match(after, stop.end())
+    if asked or _VOID_BEFORE.search(before) or _VOID_AFTER.match(tail) or _CONDITION.fullmatch(before):
+        return "other"
+    return None
 
 
-def _own_words(text: str) -> str:
-    """`text` without its quotations."""
-    text = _without(text, _fences(text))
-    text = _BLOCK_QUOTE.sub(_QUOTED, text)
-    text = _ALONE.sub(r"\g<head>\g<verdict>\g<tail>", text)
-    text = _without(text, _elements(text))
-    return _without(text, _quotations(text))
+def _belong_together(text: str, one: re.Match[str], other: re.Match[str]) -> bool:
+    """Whether two neighbouring verdicts are of one sentence, or of one list without a conclusion."""
+    gap = text[one.end() : other.start()]
+    if not _SENTENCE_END.search(gap) or _MERE_LINK.fullmatch(gap):
+        return True
+    listed = _LISTED.fullmatch(gap)
+    if listed is None:
+        return False
+    label = text[max(0, one.start() - _WINDOW) : one.start()].split("\n")[-1]
+    return not _CONCLUSION.match(listed["label"]) or listed["label"].strip() == label.strip()
 
 
-def _without(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    kept, at = [], 0
-    for start, end in spans:
-        kept.append(text[at:start])
-        at = end
-    return _QUOTED.join([*kept, text[at:]])
-
-
-def _fences(text: str) -> Iterator[tuple[int, int]]:
-    opened: re.Match[str] | None = None
-    for line in _FENCE.finditer(text):
-        if opened is None:
-            if line["run"][0] == "~" or "`" not in line["info"]:  # Otherwise it is inline code.
-                opened = line
-        elif line["run"].startswith(opened["run"]) and not line["info"].strip():
-            yield opened.start(), line.end()
-            opened = None
-    if opened is not None:
-        yield opened.start(), len(text)
-
-
-def _elements(text: str) -> Iterator[tuple[int, int]]:
-    start = depth = 0
-    for tag in _ELEMENT_TAG.finditer(text):
-        if not tag["end"]:
-            start = start if depth else tag.start()
-            depth += 1
-        elif depth:
-            depth -= 1
-            if depth == 0:
-                yield start, tag.end()
-    if depth:
-        yield start, len(text)
-
-
-def _quotations(text: str) -> Iterator[tuple[int, int]]:
-    nearest: dict[str, int] = {}
-
-    def closed(mark: str, at: int) -> int:
-        """End of the next closing mark. The last result is kept, because searching each time would be quadratic."""
-        if nearest.get(mark, -1) < at:
-            found = _CLOSING[mark].search(text, at)
-            nearest[mark] = found.end() if found else len(text) + 1
-        return nearest[mark]
-
-    at = 0
-    while opened := _OPENING.search(text, at):
-        at, mark = opened.end(), opened["mark"]
-        if mark is not None:
-            end = closed(mark, at)
-            if mark in _SINGLE and end > closed("\n", at):
-                continue
-            at = end if end <= len(text) else closed("\n", at)
-        yield opened.start(), at
+def _is_own(text: str, begin: int, end: int) -> bool:
+    """Whether the judge speaks in a quotation, by the text before it and its place."""
+    if not _FIND_VERDICT.search(text, begin, end) or not _REST_OF_LINE.match(text, end):
+        return False
+    lines = text[max(0, begin - _WINDOW) : begin].split("\n")
+    lead = _SENTENCE_END.split(lines[-1])[-1]
+    if _BLANK.fullmatch(lead):
+        earlier = [line for line in lines if not _BLANK.fullmatch(line)]
+        if not earlier or not earlier[-1].rstrip(" *_").endswith(":"):
+            return bool(_ENDS_QUOTATION.search(text, max(begin, end - _WINDOW), end) and _BLANK.match(text, end))
+        lead = earlier[-1]
+    if _OTHER.search(lead):
+        return False
+    return bool(_CONCLUSION.match(re.split("[,;]", lead)[-1]) or _SO.search(lead))

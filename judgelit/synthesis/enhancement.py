@@ -15,7 +15,7 @@ from judgelit.judging.kept_templates import KeptTemplates
 from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
 from judgelit.judging.template import Template
 from judgelit.progress import track
-from judgelit.records.records import PreferenceExample, PreferencePair
+from judgelit.records.records import Label, PreferenceExample, PreferencePair
 from judgelit.synthesis.teachers import Teacher
 from judgelit.synthesis.warmup import list_counts
 
@@ -36,7 +36,7 @@ class Enhancement:
     both_orders: bool = True
     """Sample each pair of answers in both orders; otherwise in one order drawn at random."""
     unparsed_as_rejected: bool = True
-    """Whether a judgment without verdict may be the wrong one."""
+    """Whether a judgment without verdict may be the wrong one. One that names the right answer in any form never is."""
 
     def __post_init__(self) -> None:
         if self.samples < 2 or self.sampling.temperature == 0:
@@ -110,6 +110,9 @@ def synthesize_enhancement(
     never_right = [index for index, prompt in enumerate(prompts) if prompt.pair.label not in verdicts[index]]
     taught = _taught(teacher, prompts, never_right, template_by_id, journal, seed) if teacher is not None else {}
 
+    def unparsed_may_lose(text: str, label: Label) -> bool:
+        return settings.unparsed_as_rejected and not verdict.names(text, label)
+
     examples = []
     for index, prompt in enumerate(prompts):
         label = prompt.pair.label
@@ -119,7 +122,7 @@ def synthesize_enhancement(
             dict.fromkeys(
                 text.strip()
                 for text, said in judged
-                if said != label and text.strip() and (said is not None or settings.unparsed_as_rejected)
+                if said != label and text.strip() and (said is not None or unparsed_may_lose(text, label))
             )
         )
         if not right and index not in taught:

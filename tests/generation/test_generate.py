@@ -14,7 +14,7 @@ from judgelit.generation.sampling import Sampling
 from judgelit.models.backbone import Backbone
 
 PROMPTS = [[5, 17, 42, 99, 3, 250], [8], [120, 121, 122]]
-GREEDY = Sampling(max_new_tokens=12)
+GREEDY = Sampling(max_new_tokens=12, stop_at_verdict=False)
 TINY_MAMBA = MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=304, state_size=4)
 
 ATTENTIONS = ["sdpa", "eager"]

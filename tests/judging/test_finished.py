@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.judging.finished import VerdictEnd
-from judgelit.judging.verdict import concludes, parse, reasons
+from judgelit.judging.quotations import reasons
+from judgelit.judging.verdict import concludes, parse
 
 CONCLUDING = [
     "[[A]]\n",

@@ -1,14 +1,19 @@
-"""Verdicts: their form, quotations, reasoning, and two that disagree."""
+"""Verdicts: their form, quotations, reasoning, contradictions, and two that disagree."""
 
+import json
+import os
 import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from judgelit.judging.verdict import parse
+from judgelit.judging.verdict import names, parse
 from judgelit.records.records import swap_label
+
+from .verdict_cases import CASES
 
 LABELS = {"[[A]]": "A", "[[B]]": "B", "[[C]]": "tie", "[[tie]]": "tie"}
 VERDICTS = st.sampled_from(sorted(LABELS))
@@ -17,7 +22,7 @@ VERDICTS = st.sampled_from(sorted(LABELS))
 PROSE = st.text().filter(lambda text: not re.search(r"[\[［【<＜`｀~～]", text))
 LINE = st.text(
     st.characters(
-        exclude_characters="[［【<＜`｀~～\"＂'＇‘’“”„«»‹›「」『』｢｣〝〞", exclude_categories=("Cc", "Zl", "Zp")
+        exclude_characters="[［【<＜`｀~～?？؟\"＂'＇‘’“”„«»‹›「」『』｢｣〝〞", exclude_categories=("Cc", "Zl", "Zp")
     ),
     max_size=30,
 )
@@ -50,13 +55,15 @@ QUOTING = [
     "He wrote <quote>{}</quote> there.",
     '<blockquote class="x">\n{}\n</blockquote>',
     '"He wrote\n\nas he ended:\n{}\nand stopped"',
-    # Quotations that never close.
-    'He wrote "{}',
-    "He wrote “{}",
-    "He wrote `{}",
-    "He wrote\n```\n{}",
-    "He wrote\n<answer>\n{}",
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "label"), [pytest.param(*case, id=f"{kind}-{case[0]}") for kind in CASES for case in CASES[kind].items()]
+)
+def test_a_text_means_what_a_careful_reader_sees(text, label):
+    assert parse(text) == label
+    assert parse(text + "\n") == label
 
 
 @pytest.mark.parametrize(
@@ -160,8 +167,7 @@ def test_a_quoted_verdict_is_none(form, verdict, before, after):
 @pytest.mark.parametrize("form", QUOTING)
 def test_a_quoted_verdict_does_not_change_the_other_one(form):
     assert parse("[[A]] it is.\n\n" + form.format("x [[B]] y")) == "A"
-    if not form.endswith("{}") or "\n" not in form:  # Otherwise the quotation includes all that follows.
-        assert parse(form.format("x [[B]] y") + "\n\nVerdict: [[A]]") == "A"
+    assert parse(form.format("x [[B]] y") + "\n\nVerdict: [[A]]") == "A"
 
 
 @pytest.mark.parametrize(
@@ -174,23 +180,6 @@ def test_a_quoted_verdict_does_not_change_the_other_one(form):
 @given(verdict=VERDICTS)
 def test_a_line_of_only_a_quoted_verdict_counts(lead, quoted, verdict):
     assert parse(f'Answer A said "[[C]]" to us.\n{lead}{quoted.format(verdict)}\n') == LABELS[verdict]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        'Answer B says: "[[A]]"',
-        'Either "[[A]]" or "[[B]]"',
-        '"Verdict: [[A]]"',
-        "```\n[[A]]\n```",
-        "> [[A]]",
-        "<answer>\n[[A]]\n</answer>",
-        'She wrote "first\n"[[A]]"\nlast"',
-        'The text was "all this\n[[B]]"',
-    ],
-)
-def test_other_quoted_lines_do_not_count(text):
-    assert parse(text) is None
 
 
 @pytest.mark.parametrize(
@@ -258,6 +247,27 @@ def test_the_last_sentence_decides(text):
     assert parse(text) == "B"
 
 
+APPENDED = [
+    "{}\n\nFinal verdict: [[B]]",
+    "{} Final verdict: [[B]]",
+    "{} [[B]]",
+    '{}\nVerdict: "[[B]]"',
+    '### Final Verdict:\n"{} [[B]]"',
+]
+
+
+@pytest.mark.parametrize("form", APPENDED)
+def test_no_verdict_after_a_real_critique_is_lost(form):
+    shared = Path(os.environ.get("JUDGELIT_SHARED", Path(__file__).parents[3] / "shared")) / "data/train/pandalm"
+    if not shared.exists():
+        pytest.skip(f"no public data at {shared}; JUDGELIT_SHARED names the folder that holds data/")
+    for name, field in (("gpt-3.5-turbo", "gpt_reason"), ("pandalm-7b", "pandalm_reason")):
+        rows = json.loads((shared / f"{name}-testset-v1.json").read_text(encoding="utf-8"))
+        critiques = [row[field] for row in rows if row[field]]
+        assert len(critiques) > 900
+        assert [text for text in critiques if parse(form.format(text)) != "B"] == []
+
+
 PIECES = st.lists(
     st.one_of(
         VERDICTS,
@@ -309,10 +319,59 @@ def test_swapping_a_and_b_swaps_the_verdict(pieces):
         '"[[A]]"\n',
         "'x\n",
         "`" * 1000 + "x",
+        "so\n",
+        "Final verdict: ",
+        "not [[A]]\n",
+        "[[A]] or [[B]] ",
+        "Is it [[A]]? ",
+        "if ",
+        "> [[A]]\n\n",
+        '"x" ',
+        ' "x',
+        "<q></q>",
+        "```x\n",
+        "```",
+        "`[[A]]` ",
+        "'[[A]]'",
+        "> ",
+        "I not ",
+        "因此",
     ],
 )
-def test_two_megabytes_of_any_text_are_fast(unit):
-    text = unit * (2_000_000 // len(unit))
-    start = time.process_time()
-    parse(text + "\n\nx. [[A]]")
-    assert time.process_time() - start < 5  # About one second on an idle core; hours if quadratic.
+def test_long_text_is_fast(unit):
+    text = unit * (200_000 // len(unit))
+    for read in (parse, lambda text: names(text, "A")):
+        start = time.process_time()
+        read(text + "\n\nx. [[A]]")
+        assert time.process_time() - start < 1  # About 0.1 seconds on an idle core; minutes if quadratic.
+
+
+NAMING_A = [
+    "not [[A]]",
+    '"[[ a ]]" said A',
+    "<think>［［Ａ］］",
+    r"\[\[A\]\] or [[B]]",
+    "[A]",
+    "[[Answer A]]",
+    "[[A/B]]",
+    r"\boxed{A}",
+    "(A)",
+    "Final verdict: A",
+    "The winner is **Answer A**",
+    "I think that Answer A is better.",
+    "最终判决：A",
+    "回答A更好",
+]
+
+
+@pytest.mark.parametrize("text", NAMING_A)
+def test_a_verdict_in_any_form_is_named(text):
+    assert names(text, "A")
+    assert not names(text, "tie")
+
+
+@pytest.mark.parametrize(
+    "text", ["hm", "[[B]]", "Answer B is better.", "A question was asked [1].", "最终判决：B", "[an idea]"]
+)
+def test_text_without_the_verdict_does_not_name_it(text):
+    assert not names(text, "A")

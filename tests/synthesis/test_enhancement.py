@@ -120,6 +120,21 @@ def test_whether_a_judgment_without_verdict_may_be_the_wrong_one(make):
     assert report.dropped["always right"] == 4 and report.dropped["without a wrong one to use"] == 4
 
 
+def test_an_unparsed_judgment_that_names_the_right_answer_is_not_rejected(make):
+    def say(prompt: str, sample: int) -> str:
+        right = "A" if "A: yes" in prompt else "B"
+        wrong = swap_label(right)
+        texts = [f"[[{right}]]", f"Answer {right} is better.", f"[{right}]", f"[[{right}]] or [[{wrong}]]", "hm"]
+        return texts[sample % len(texts)]
+
+    examples, _ = make(ScriptedEngine(say), samples=5)
+    assert {example.rejected for example in examples} == {"hm"}
+
+
+def test_samples_and_teachers_stop_at_the_verdict_as_evaluation_does():
+    assert Enhancement().sampling.stop_at_verdict and Sampling().stop_at_verdict
+
+
 def test_a_prompt_without_any_verdict_is_not_called_always_right(make):
     rule = {**MIXED, 0: [None]}
     _, report = make(

@@ -1,0 +1,93 @@
+"""Find the text that is the judge's own: after the reasoning, outside of quotations."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+
+_Span = tuple[int, int | None, int]
+"""Beginning of a quotation, beginning of its words if they may be the judge's own, and its end."""
+
+_MENTIONED = r"(?<=[`\"'“‘「])<[^<>\n]*+>(?=[`\"'”’」])"
+_REASONING_TAG = re.compile(rf"(?!{_MENTIONED})<(?P<end>/?)(?:think|thinking|reasoning)[^\S\n]*+>", re.I)
+_LINE_START = r"[^\S\n]*+(?:(?:[-*+]|\d{1,3}[.)])[^\S\n]++)?+"  # A list item may hold a fence or a block quote.
+_FENCE = re.compile(rf"^{_LINE_START}(?P<run>```++|~~~++)(?P<info>[^\n]*+)", re.M)
+_BLOCK_QUOTE = re.compile(rf"^{_LINE_START}>[^\n]*+(?:\n{_LINE_START}>[^\n]*+)*+", re.M)
+_TAG = re.compile(
+    r"<(?P<end>/?)(?P<name>(?:answer|response|assistant)[\w-]*+|quoted?|blockquote|q|code|pre)(?:\s[^<>\n]*+)?>", re.I
+)
+_OWN_ELEMENTS = ("answer", "response", "code", "pre")
+# A straight mark opens and closes only beside a space or a sign. Scripts from U+0800 on put no space there.
+LETTER = r"[^\W_\u0800-\U0010ffff]"
+_INLINE = re.compile(
+    r"(?<!`)(?P<ticks>`{1,3})(?!`)[^\n]*?(?<!`)(?P=ticks)(?!`)"
+    rf"|(?<!{LETTER})\"(?=\S)[^\"]*+(?<=\S)\"(?!{LETTER})"
+    rf"|(?<!{LETTER})'(?=\S)(?:[^'\n]|(?<={LETTER})'(?={LETTER}))*+(?<=\S)'(?!{LETTER})"
+    rf"|‘(?=\S)(?:[^‘’\n]|(?<={LETTER})’(?={LETTER}))*+’(?!{LETTER})"
+    r"|“[^“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|(?<!\S)»(?=\S)[^«»]*+«|「[^「」]*+」|『[^『』]*+』"
+)
+_CLOSING = '\nx"”“»«」』\n' + 20 * "`" + "\n" + 20 * "~" + "\n"
+_QUOTED = " quoted "  # Takes the place of a quotation. It is a word, so it still separates two verdicts.
+
+
+def own_text(text: str, is_own: Callable[[str, int, int], bool]) -> str:
+    """`text` after its reasoning, without the quotations of others. It takes time linear in the length of the text.
+
+    Args:
+        text: A judgment.
+        is_own: Whether the quotation between two places of a text is the judge's own; the others are left out.
+    """
+    start, thinking = 0, False
+    for tag in _REASONING_TAG.finditer(text):
+        start, thinking = tag.end(), not tag["end"]
+    text = "" if thinking else text[start:]
+    for quotations in (_fences, partial(_marked, _BLOCK_QUOTE), _elements, partial(_marked, _INLINE)):
+        kept, at = [], 0
+        for begin, inside, end in quotations(text):
+            if begin < at:
+                continue
+            own = inside is not None and is_own(text, begin, end)
+            kept.append(text[at:begin] if own else text[at:begin] + _QUOTED)
+            at = inside if inside is not None and own else end
+        text = "".join([*kept, text[at:]])
+    return text
+
+
+def reasons(text: str) -> bool:
+    """Whether a reasoning block is open at the end of `text`."""
+    tags = [*_REASONING_TAG.finditer(text)]
+    return bool(tags) and not tags[-1]["end"]
+
+
+def closing(text: str) -> str:
+    """Text that closes every quotation that may be open in `text`."""
+    tags = {tag["name"].lower() for tag in _TAG.finditer(text)}
+    return _CLOSING + "".join(f"</{name}>" for name in sorted(tags)) + "\nx"
+
+
+def _fences(text: str) -> Iterator[_Span]:
+    opened: re.Match[str] | None = None
+    for line in _FENCE.finditer(text):
+        if opened is None:
+            if line["run"][0] == "~" or "`" not in line["info"]:  # Otherwise it is inline code.
+                opened = line
+        elif line["run"].startswith(opened["run"]) and not line["info"].strip():
+            yield opened.start(), opened.end(), line.end()
+            opened = None
+
+
+def _marked(pattern: re.Pattern[str], text: str) -> Iterator[_Span]:
+    for found in pattern.finditer(text):
+        yield found.start(), found.start() + 1, found.end()
+
+
+def _elements(text: str) -> Iterator[_Span]:
+    opened: dict[str, list[re.Match[str]]] = {}
+    spans: list[_Span] = []
+    for tag in _TAG.finditer(text):
+        name = tag["name"].lower()
+        if not tag["end"]:
+            opened.setdefault(name, []).append(tag)
+        elif opened.get(name):
+            start = opened[name].pop()
+            spans.append((start.start(), start.end() if name in _OWN_ELEMENTS else None, tag.end()))
+    yield from sorted(spans, key=lambda span: span[0])
