@@ -6,7 +6,6 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.local import LocalEngine
-from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
@@ -66,7 +65,7 @@ def test_a_model_as_teacher_is_asked_once(
     chatml: ChatTokenizer, templates: Any, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = judge_prompts([make_pair(number) for number in range(3)], templates, chatml, 900)[0]
-    teacher = EngineTeacher(Sampling(max_new_tokens=4), model=llama, batch_size=2)
+    teacher = EngineTeacher(max_new_tokens=4, model=llama, batch_size=2)
     assert teacher.name == llama
     first = dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0))
     assert set(first) == set(range(6)) and any(first.values())
