@@ -48,7 +48,12 @@ def main(argv: list[str]) -> None:
         assumed = AssumedLengths(options.prompt_tokens, options.completion_tokens, options.examples)
         # A configuration must name a training file, which is then not read.
         rest = [*rest, "--data.train=not-read.jsonl"]
-    configured = ConfigurationOnly(["fit", *rest])
+    try:
+        configured = ConfigurationOnly(["fit", *rest])
+    except UserError as error:
+        if str(error).startswith("missing") and "data.train" in str(error):
+            raise UserError(f"{error}; or give --prompt-tokens and --completion-tokens to plan without data") from error
+        raise
     trainer: Any = configured.trainer
     gpus = options.gpus or _planned_gpus(trainer)
     run = planned_run(configured.model, trainer, gpus)

@@ -23,9 +23,11 @@ from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import PlannedRun, estimate
 from judgelit.planning.memory_trace import LiveBytes, meta_batch, trace_step
+from judgelit.planning.plan import main as plan_main
 from judgelit.planning.plan import micro_batches_per_step, parse_memory, run_length
 from judgelit.planning.savings import changes, needed_bytes
 from judgelit.planning.workload import AssumedLengths, read_workload
+from judgelit.shipped_configs import find
 from judgelit.training.global_batch import GlobalBatch
 from judgelit.training.optimizers import PagedAdamW8bit
 
@@ -270,6 +272,13 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
     printed = capsys.readouterr().out
     assert "3 examples, 360 tokens" in printed and "prompts of 100" in printed
     assert "does not fit 0.00 GB" in printed and "no setting saves the last" in printed
+
+
+def test_without_data_there_is_advice(model_folder: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--config=lora/sft"])
+    with pytest.raises(UserError, match=r"missing --data\.train; or give --prompt-tokens"):
+        plan_main(["--config", find("lora/sft"), f"--model.backbone.name_or_path={model_folder}"])
 
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
