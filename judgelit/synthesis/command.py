@@ -8,7 +8,7 @@ from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
-from judgelit.records.files import write_records
+from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
@@ -48,6 +48,7 @@ def warmup(
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
     """
+    refuse_unknown_suffix(Path(output))
     chat = ChatTokenizer.load(tokenizer)
     examples, report = synthesize_warmup(
         _first(pairs, limit),
@@ -96,6 +97,7 @@ def enhancement(
     """
     from judgelit.generation.loading import templates_of
 
+    refuse_unknown_suffix(Path(output))
     spec, used = EngineSpec(batch_size=batch_size, **engine), _first(pairs, limit)
     chosen, judge = templates_of(templates, spec.model), load_engine(spec)
     examples, report = synthesize_enhancement(

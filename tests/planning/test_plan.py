@@ -351,6 +351,11 @@ def test_a_frozen_base_is_planned_in_its_own_dtype(
         (["--gpus=-1"], "--gpus: found '-1', expected a number above 0"),
         (["--trainer.max_steps=-7", "--prompt-tokens=9"], "trainer.max_steps: found -7, expected 0 or more, or -1"),
         (["--trainer.max_epochs=-2", "--prompt-tokens=9"], "trainer.max_epochs: found -2, expected 0 or more, or -1"),
+        (["--trainer.devices=0", "--prompt-tokens=9"], "trainer.devices: found 0, expected 1 or more"),
+        (["--trainer.devices=-3", "--prompt-tokens=9"], "trainer.devices: found -3, expected 1 or more"),
+        (["--trainer.num_nodes=0", "--prompt-tokens=9"], "trainer.num_nodes: found 0, expected 1 or more"),
+        (["--trainer.accumulate_grad_batches=0", "--prompt-tokens=9"], "trainer.accumulate_grad_batches: found 0"),
+        (["--trainer.limit_train_batches=-1", "--prompt-tokens=9"], "trainer.limit_train_batches: found -1"),
         (["--model.backbone.quantization=nf4", "--prompt-tokens=9"], "found neither lora nor adapter"),
     ],
 )

@@ -116,6 +116,9 @@ def test_limit_takes_the_first_pairs(
         ("enhancement", ["--settings.temperature=.inf"], "temperature: found inf"),
         ("enhancement", ["--settings.temperature=1e-320"], "temperature: found 1e-320"),
         ("enhancement", ["--settings.pairs_per_prompt=0"], "pairs_per_prompt: found 0"),
+        ("warmup", ["--output=out.txt"], "out.txt: unknown suffix for writing"),
+        # Before the pairs are read and the model is loaded.
+        ("enhancement", ["--output=out.txt", "--pairs=nowhere.jsonl"], "out.txt: unknown suffix for writing"),
         ("warmup", ["--limit=0"], "limit: found 0, expected 1 or more"),
         ("enhancement", ["--limit=-1"], "limit: found -1, expected 1 or more"),
         ("warmup", ["--max_prompt_tokens=0"], "max_prompt_tokens: found 0, expected 1 or more"),
