@@ -2,7 +2,9 @@
 
 import csv
 import math
+import re
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ import judgelit
 from judgelit import __version__
 from judgelit.cli import COMMANDS, main
 from judgelit.errors import UserError
-from judgelit.shipped_configs import find, shipped
+from judgelit.shipped_configs import configs_folder, find, shipped
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,10 +58,24 @@ def test_every_command_explains_itself(
     assert "usage: judgelit" in capsys.readouterr().out
 
 
+def test_commands_at_the_heads_of_configurations_have_options_that_exist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heads = [path.read_text(encoding="utf-8").replace("\\\n# ", "") for path in configs_folder().rglob("*.yaml")]
+    commands = [line for head in heads for line in re.findall(r"^#   judgelit (synthesize .*)", head, re.MULTILINE)]
+    assert len(commands) == 3
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        nano = re.sub(r"--(tokenizer|model) \S+", r"--\1 nano", command)
+        with pytest.raises(SystemExit):
+            main(shlex.split(nano))
+        assert "pairs.jsonl: no such file" in capsys.readouterr().err, command
+
+
 def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     for arguments, explained in (
-        (["run"], ["Folder of the run.", "0 is greedy.", "Judgments sampled of each prompt."]),
+        (["run"], ["Folder of the run.", "Temperature of the samples.", "Judgments sampled of each prompt."]),
         (["tasks"], ["Number of pairs"]),
         (["judge"], ["Longest judgment, in tokens."]),
         (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),

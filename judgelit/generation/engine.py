@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from judgelit.generation.sampling import Sampling
 
 
+_LONGEST_NAME = 255
+"""Most bytes of a file's name."""
+
+
 class Engine(Protocol):
     """Generates texts for conversations."""
 
@@ -76,6 +80,9 @@ class EngineSpec:
     """Defaults of the chat template's variables, such as enable_thinking: false."""
 
     def __post_init__(self) -> None:
+        longest = max(len(part.encode()) for part in self.model.split("/"))
+        if not self.model.strip() or "\0" in self.model or longest > _LONGEST_NAME:
+            raise UserError(f"model: found {self.model[:60]!r}, expected a hub name, a folder or a checkpoint")
         if self.batch_size < 1:
             raise UserError(f"batch_size: found {self.batch_size}, expected 1 or more")
 

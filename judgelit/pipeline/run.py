@@ -145,7 +145,7 @@ class Run:
             self.engine(warm),
             self.recipe.templates,
             folder / "journal.sqlite",
-            max_prompt_tokens=self.tokenizer.context - settings.sampling.max_new_tokens,
+            max_prompt_tokens=self.tokenizer.context - settings.max_new_tokens,
             settings=settings,
             seed=self.recipe.seed,
         )

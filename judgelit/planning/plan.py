@@ -48,8 +48,14 @@ def main(argv: list[str]) -> None:
         assumed = AssumedLengths(options.prompt_tokens, options.completion_tokens, options.examples)
         # A configuration must name a training file, which is then not read.
         rest = [*rest, "--data.train=not-read.jsonl"]
-    configured = ConfigurationOnly(["fit", *rest])
+    try:
+        configured = ConfigurationOnly(["fit", *rest])
+    except UserError as error:
+        if str(error).startswith("missing") and "data.train" in str(error):
+            raise UserError(f"{error}; or give --prompt-tokens and --completion-tokens to plan without data") from error
+        raise
     trainer: Any = configured.trainer
+    _refuse_senseless(trainer)
     gpus = options.gpus or _planned_gpus(trainer)
     run = planned_run(configured.model, trainer, gpus)
     work = read_workload(configured.datamodule, run, assumed)
@@ -155,9 +161,6 @@ def run_length(work: Workload, trainer: Any, gpus: int) -> Length:
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     in_epoch = max(1, -(-batches // per_step))
-    for name in ("max_steps", "max_epochs"):
-        if trainer[name] is not None and trainer[name] < -1:
-            raise UserError(f"trainer.{name}: found {trainer[name]}, expected 0 or more, or -1 for no limit")
     most = trainer["max_steps"] if trainer["max_steps"] is not None else -1
     # Lightning trains 1000 epochs if neither max_steps nor max_epochs is set.
     epochs = trainer["max_epochs"] if trainer["max_epochs"] is not None else (1000 if most == -1 else -1)
@@ -256,6 +259,22 @@ def parse_memory(text: str) -> int:
     if not size:
         raise UserError(f"--gpu-memory: found {text!r}, expected a size such as 24GB or 80GiB")
     return int(size)
+
+
+def _refuse_senseless(trainer: Any) -> None:
+    """Refuse numbers that Lightning's Trainer, which a plan does not build, would refuse or train nothing with."""
+    for name in ("max_steps", "max_epochs"):
+        if trainer[name] is not None and trainer[name] < -1:
+            raise UserError(f"trainer.{name}: found {trainer[name]}, expected 0 or more, or -1 for no limit")
+    devices = trainer["devices"]
+    if devices == [] or re.fullmatch(r"0|-(?!1$)\d+", str(devices)):
+        raise UserError(f"trainer.devices: found {devices}, expected 1 or more, -1 for all, or a list")
+    for name in ("num_nodes", "accumulate_grad_batches"):
+        if trainer[name] < 1:
+            raise UserError(f"trainer.{name}: found {trainer[name]}, expected 1 or more")
+    limit = trainer["limit_train_batches"]
+    if limit is not None and not limit > 0:
+        raise UserError(f"trainer.limit_train_batches: found {limit}, expected a number above 0")
 
 
 def _planned_gpus(trainer: Any) -> int:

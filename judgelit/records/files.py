@@ -18,6 +18,9 @@ from judgelit.records.unicode import dump_json
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
 
+WRITTEN = (".jsonl", ".ndjson", ".parquet")
+"""Suffixes of files that `write_records` writes."""
+
 
 class BrokenRow(dict[str, Any]):
     """A line of a file that is not a row, as a row without fields. `error` says why."""
@@ -100,6 +103,18 @@ def looks_like_file(path: str) -> bool:
     )
 
 
+def refuse_unknown_suffix(path: Path) -> None:
+    """Refuse a file that `write_records` cannot write, before the work for its content.
+
+    Raises:
+        UserError: Its suffix is none that is written, or its name is that of a folder.
+    """
+    if path.suffix not in WRITTEN:
+        raise UserError(f"{path}: unknown suffix for writing, expected one of {', '.join(WRITTEN)}")
+    if path.is_dir():
+        raise UserError(f"{path}: found a folder, expected a file to write")
+
+
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records as JSONL or Parquet, by the suffix of `path`. The file appears only when it is complete.
 
@@ -109,9 +124,8 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
         UserError: Unknown suffix, or the file cannot be written.
     """
     path = Path(path)
+    refuse_unknown_suffix(path)
     writers = {".jsonl": _write_jsonl, ".ndjson": _write_jsonl, ".parquet": _write_parquet}
-    if path.suffix not in writers:
-        raise UserError(f"{path}: unknown suffix for writing, expected one of {', '.join(writers)}")
     try:
         with atomic_file(path) as file:
             writers[path.suffix](file, records)

@@ -8,7 +8,7 @@ from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
-from judgelit.records.files import write_records
+from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
@@ -48,6 +48,7 @@ def warmup(
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
     """
+    refuse_unknown_suffix(Path(output))
     chat = ChatTokenizer.load(tokenizer)
     examples, report = synthesize_warmup(
         _first(pairs, limit),
@@ -88,7 +89,7 @@ def enhancement(
         teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
             dropped.
         templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
-        max_prompt_tokens: Longest prompt; by default the model's context less settings.sampling.max_new_tokens.
+        max_prompt_tokens: Longest prompt; by default the model's context less settings.max_new_tokens.
         batch_size: Judgments generated at once.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
@@ -96,14 +97,15 @@ def enhancement(
     """
     from judgelit.generation.loading import templates_of
 
-    spec = EngineSpec(batch_size=batch_size, **engine)
+    refuse_unknown_suffix(Path(output))
+    spec, used = EngineSpec(batch_size=batch_size, **engine), _first(pairs, limit)
     chosen, judge = templates_of(templates, spec.model), load_engine(spec)
     examples, report = synthesize_enhancement(
-        _first(pairs, limit),
+        used,
         judge,
         chosen,
         _journal(output),
-        max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.sampling.max_new_tokens),
+        max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.max_new_tokens),
         settings=settings,
         teacher=teacher,
         seed=seed,

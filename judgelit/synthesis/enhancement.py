@@ -29,8 +29,14 @@ class Enhancement:
 
     samples: int = 8
     """Judgments sampled of each prompt."""
-    sampling: Sampling = Sampling(max_new_tokens=1024, temperature=1.0, top_p=0.95)  # noqa: RUF009 (frozen)
-    """Length, temperature and top-p of the samples."""
+    max_new_tokens: int = 1024
+    """Longest judgment, in tokens."""
+    temperature: float = 1.0
+    """Temperature of the samples."""
+    top_p: float = 0.95
+    """Sample from the smallest set of tokens that holds this probability."""
+    stop_at_verdict: bool = Sampling.stop_at_verdict
+    """End a judgment with the line that says its verdict."""
     pairs_per_prompt: int = 3
     """Most (right, wrong) pairs that are made of one prompt."""
     both_orders: bool = True
@@ -39,10 +45,14 @@ class Enhancement:
     """Whether a judgment without verdict may be the wrong one. One that names the right answer in any form never is."""
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.sampling.temperature == 0:
+        if self.samples < 2 or self.sampling().temperature == 0:
             raise UserError("enhancement needs samples that differ: samples of 2 or more, temperature above 0")
         if self.pairs_per_prompt < 1:
             raise UserError(f"pairs_per_prompt: found {self.pairs_per_prompt}, expected 1 or more")
+
+    def sampling(self) -> Sampling:
+        """How the engine samples."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop_at_verdict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,7 @@ def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement
     texts: list[list[str]] = [[] for _ in prompts]
     sampled = with_verdict = 0
     conversations = [prompt.messages for prompt in prompts]
-    answers = judge.answer(conversations, settings.sampling, samples=settings.samples, seed=seed)
+    answers = judge.answer(conversations, settings.sampling(), samples=settings.samples, seed=seed)
     for index, of_prompt in track(answers, "sampling judgments", total=len(prompts)):
         texts[index] = of_prompt
         sampled += len(of_prompt)
@@ -161,7 +171,7 @@ def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement
         if with_verdict == 0 and sampled >= min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples):
             raise UserError(
                 f"{judge.name}: none of the first {sampled} sampled judgments ends in a verdict; warm the judge up "
-                "longer or raise sampling.max_new_tokens"
+                "longer or raise max_new_tokens"
             )
     return texts
 

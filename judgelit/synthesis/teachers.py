@@ -38,14 +38,24 @@ class Teacher(ABC):
 class EngineTeacher(Teacher):
     """A model as teacher."""
 
-    def __init__(self, sampling: Sampling, **engine: Any) -> None:
+    def __init__(
+        self,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        stop_at_verdict: bool = Sampling.stop_at_verdict,
+        **engine: Any,
+    ) -> None:
         """Describe the teacher; it is loaded when it is first asked.
 
         Args:
-            sampling: Length, temperature, top-p.
+            max_new_tokens: Longest judgment, in tokens.
+            temperature: 0 is greedy.
+            top_p: Sample from the smallest set of tokens that holds this probability.
+            stop_at_verdict: End a judgment with the line that says its verdict.
             engine: The fields of `EngineSpec`.
         """
-        self.sampling = sampling
+        self.sampling = Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
         self.spec = EngineSpec(**engine)
         self.name = self.spec.model
 

@@ -74,7 +74,7 @@ def shortened_quickstart(folder: Path) -> Path:
     run["templates"]["names"] = ["nano-brief"]
     run["teacher"]["init_args"]["glance_rate"] = 1.0
     run["enhancement_pairs"] = 8
-    run["max_new_tokens"] = run["enhancement"]["sampling"]["max_new_tokens"] = 16
+    run["max_new_tokens"] = run["enhancement"]["max_new_tokens"] = 16
     sft["trainer"]["max_steps"] = 80
     dpo["trainer"]["max_steps"] = 4
     for config, steps in ((sft, 10), (dpo, 2)):

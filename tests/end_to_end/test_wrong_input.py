@@ -213,7 +213,7 @@ def test_a_long_prompt_among_others_is_skipped_and_counted(
 
 def test_samples_without_any_verdict_are_refused(refused: Refused, tmp_path: Path) -> None:
     path = lines(tmp_path / "pairs.jsonl", PAIR)
-    short = ["--settings.sampling.max_new_tokens=8", "--settings.sampling.temperature=1"]
+    short = ["--settings.max_new_tokens=8"]
     line = refused("synthesize", "enhancement", "--pairs", path, "--model", "nano", "--output", "dpo.jsonl", *short,
                    "--templates.names=[nano-brief]")  # fmt: skip
     assert "verdict" in line

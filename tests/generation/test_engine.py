@@ -261,6 +261,12 @@ def test_a_missing_model_is_one_line() -> None:
         load_engine(EngineSpec("./nowhere"))
 
 
+@pytest.mark.parametrize("name", ["", " ", "base\0x", "x" * 300, "org/" + "x" * 300])
+def test_a_name_that_no_model_can_have_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=r"^model: found '.*', expected a hub name, a folder or a checkpoint$"):
+        EngineSpec(name)
+
+
 @pytest.mark.parametrize("size", [0, -3])
 def test_an_empty_batch_is_refused(size: int) -> None:
     with pytest.raises(UserError, match=f"^batch_size: found {size}, expected 1 or more$"):

@@ -23,9 +23,11 @@ from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import PlannedRun, estimate
 from judgelit.planning.memory_trace import LiveBytes, meta_batch, trace_step
+from judgelit.planning.plan import main as plan_main
 from judgelit.planning.plan import micro_batches_per_step, parse_memory, run_length
 from judgelit.planning.savings import changes, needed_bytes
 from judgelit.planning.workload import AssumedLengths, read_workload
+from judgelit.shipped_configs import find
 from judgelit.training.global_batch import GlobalBatch
 from judgelit.training.optimizers import PagedAdamW8bit
 
@@ -272,6 +274,13 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
     assert "does not fit 0.00 GB" in printed and "no setting saves the last" in printed
 
 
+def test_without_data_there_is_advice(model_folder: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["plan", "--config=lora/sft"])
+    with pytest.raises(UserError, match=r"missing --data\.train; or give --prompt-tokens"):
+        plan_main(["--config", find("lora/sft"), f"--model.backbone.name_or_path={model_folder}"])
+
+
 @pytest.mark.parametrize("name", ["hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"])
 @pytest.mark.parametrize("size", [0, -4, "many"])
 def test_a_model_of_no_size_is_refused(
@@ -342,6 +351,11 @@ def test_a_frozen_base_is_planned_in_its_own_dtype(
         (["--gpus=-1"], "--gpus: found '-1', expected a number above 0"),
         (["--trainer.max_steps=-7", "--prompt-tokens=9"], "trainer.max_steps: found -7, expected 0 or more, or -1"),
         (["--trainer.max_epochs=-2", "--prompt-tokens=9"], "trainer.max_epochs: found -2, expected 0 or more, or -1"),
+        (["--trainer.devices=0", "--prompt-tokens=9"], "trainer.devices: found 0, expected 1 or more"),
+        (["--trainer.devices=-3", "--prompt-tokens=9"], "trainer.devices: found -3, expected 1 or more"),
+        (["--trainer.num_nodes=0", "--prompt-tokens=9"], "trainer.num_nodes: found 0, expected 1 or more"),
+        (["--trainer.accumulate_grad_batches=0", "--prompt-tokens=9"], "trainer.accumulate_grad_batches: found 0"),
+        (["--trainer.limit_train_batches=-1", "--prompt-tokens=9"], "trainer.limit_train_batches: found -1"),
         (["--model.backbone.quantization=nf4", "--prompt-tokens=9"], "found neither lora nor adapter"),
     ],
 )

@@ -67,7 +67,7 @@ def test_warmup_takes_a_model_as_teacher(
 
     monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", load)
     teacher = ["--teacher=EngineTeacher", "--teacher.model=TEACHER", "--teacher.dtype=bfloat16"]
-    sampling = ["--teacher.sampling.temperature=0.7"]
+    sampling = ["--teacher.temperature=0.7"]
     with pytest.raises(UserError, match="no judgment of TEACHER was kept"):
         # A judge that always says A leaves nothing to balance.
         synthesize(tmp_path, "warmup", "sft.jsonl", f"--tokenizer={llama}", *teacher, *sampling)
@@ -86,13 +86,13 @@ def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
                 yield index, [f"thought {sample} [[{'AB'[sample % 2]}]]" for sample in range(samples)]
 
     monkeypatch.setattr(LocalEngine, "answer", speak)
-    settings = [f"--model={llama}", "--settings.samples=4", "--settings.sampling.max_new_tokens=20"]
-    path = synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, "--settings.sampling.temperature=1")
+    settings = [f"--model={llama}", "--settings.samples=4", "--settings.max_new_tokens=20"]
+    path = synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings)
     examples = FileSource(path).read(PreferenceExample)
     assert len(examples) == 48 * 3 and len(asked) == 48
     assert all(parse(e.chosen) == e.meta["verdict"] != parse(e.rejected) for e in examples)
     before = Path(path).read_bytes()
-    synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, "--settings.sampling.temperature=1")
+    synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings)
     assert Path(path).read_bytes() == before and len(asked) == 48
 
 
@@ -111,18 +111,21 @@ def test_limit_takes_the_first_pairs(
     [
         ("warmup", ["--seeed=1"], "unknown key 'seeed'; the nearest known one is 'seed'"),
         ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
-        ("enhancement", ["--settings.sampling.temperature=0"], "temperature above 0"),
-        ("enhancement", ["--settings.sampling.temperature=.nan"], "temperature: found nan, expected 0 (greedy) or"),
-        ("enhancement", ["--settings.sampling.temperature=.inf"], "temperature: found inf"),
-        ("enhancement", ["--settings.sampling.temperature=1e-320"], "temperature: found 1e-320"),
+        ("enhancement", ["--settings.temperature=0"], "temperature above 0"),
+        ("enhancement", ["--settings.temperature=.nan"], "temperature: found nan, expected 0 (greedy) or"),
+        ("enhancement", ["--settings.temperature=.inf"], "temperature: found inf"),
+        ("enhancement", ["--settings.temperature=1e-320"], "temperature: found 1e-320"),
         ("enhancement", ["--settings.pairs_per_prompt=0"], "pairs_per_prompt: found 0"),
+        ("warmup", ["--output=out.txt"], "out.txt: unknown suffix for writing"),
+        # Before the pairs are read and the model is loaded.
+        ("enhancement", ["--output=out.txt", "--pairs=nowhere.jsonl"], "out.txt: unknown suffix for writing"),
         ("warmup", ["--limit=0"], "limit: found 0, expected 1 or more"),
         ("enhancement", ["--limit=-1"], "limit: found -1, expected 1 or more"),
         ("warmup", ["--max_prompt_tokens=0"], "max_prompt_tokens: found 0, expected 1 or more"),
         ("enhancement", ["--max_prompt_tokens=-1"], "max_prompt_tokens: found -1, expected 1 or more"),
         (
             "enhancement",
-            ["--settings.sampling.max_new_tokens=1024", "--settings.sampling.temperature=1"],
+            ["--settings.max_new_tokens=1024"],
             "max_prompt_tokens: found 0, expected 1 or more; max_new_tokens leaves none of the context",
         ),
     ],

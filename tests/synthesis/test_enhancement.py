@@ -7,7 +7,6 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair, swap_label
@@ -15,7 +14,7 @@ from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import Teacher
 from tests.support import ScriptedEngine, make_pair, short_templates
 
-HOT = Sampling(max_new_tokens=20, temperature=1.0)
+HOT = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0}
 
 
 class Knows(Teacher):
@@ -80,7 +79,7 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
             short_templates(tmp_path / "templates"),
             tmp_path / journal,
             max_prompt_tokens=400,
-            settings=Enhancement(**{"samples": 4, "sampling": HOT, **more}),
+            settings=Enhancement(**{"samples": 4, **HOT, **more}),
             teacher=teacher,
             seed=seed,
         )
@@ -206,7 +205,7 @@ def test_a_judge_that_is_never_wrong_is_an_error(make):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"sampling": Sampling(temperature=0.0)}, "temperature above 0"),
+        ({"temperature": 0.0}, "temperature above 0"),
         ({"samples": 1}, "samples of 2 or more"),
         ({"pairs_per_prompt": 0}, "pairs_per_prompt: found 0"),
     ],

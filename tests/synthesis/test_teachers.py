@@ -6,7 +6,6 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.local import LocalEngine
-from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
@@ -62,12 +61,19 @@ def test_other_pairs_and_rates_are_refused(chatml: ChatTokenizer, templates: Any
         TaskTeacher(1.5)
 
 
-def test_a_model_as_teacher_is_asked_once(
-    chatml: ChatTokenizer, templates: Any, llama: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["llama", "warm_adapter"])
+def test_a_model_or_an_adapter_as_teacher_is_asked_once(
+    chatml: ChatTokenizer,
+    templates: Any,
+    kind: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
+    model: str = request.getfixturevalue(kind)
     prompts = judge_prompts([make_pair(number) for number in range(3)], templates, chatml, 900)[0]
-    teacher = EngineTeacher(Sampling(max_new_tokens=4), model=llama, batch_size=2)
-    assert teacher.name == llama
+    teacher = EngineTeacher(max_new_tokens=4, model=model, batch_size=2)
+    assert teacher.name == model
     first = dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0))
     assert set(first) == set(range(6)) and any(first.values())
 

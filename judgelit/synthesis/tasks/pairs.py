@@ -15,7 +15,7 @@ from typing import Literal, TypeVar, cast, get_args
 
 from judgelit.errors import UserError
 from judgelit.parsing import call
-from judgelit.records.files import write_records
+from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.records import Label, PreferencePair, Record
 from judgelit.records.sources import Source
 from judgelit.synthesis.tasks.kinds import KINDS, Problem
@@ -231,6 +231,7 @@ def write_tasks(
         distinct: Ask no question twice. If false, small kinds may repeat a question, mostly with another wrong answer.
         held_out_share: Share of the questions that is held out. Parts are disjoint only if they have the same share.
     """
+    refuse_unknown_suffix(Path(output))
     chosen = kinds or [name for name, kind in KINDS.items() if not kind.terse]
     tasks = TaskPairs(chosen, difficulties or [1, 2, 3], count, seed, part, distinct, held_out_share)
     pairs = tasks.read(PreferencePair)
