@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -27,8 +27,18 @@ from judgelit.runs.csv_log import RunLog
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
 from judgelit.runs.folder import refuse_used_folder
+from judgelit.runs.model_card import model_card
 from judgelit.runs.peak_memory import peak_memory
-from judgelit.training.callbacks import LastStep, LogLines, Padding, SaveConfig, Throughput
+from judgelit.runs.trained_run import TrainedRun
+from judgelit.training.callbacks import (
+    LastStep,
+    LogLines,
+    ModelLine,
+    Padding,
+    ProgressOnTerminal,
+    SaveConfig,
+    Throughput,
+)
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.fsdp import refuse_unknown
@@ -66,7 +76,11 @@ class TrainingCLI(LightningCLI):
             parser_class=TrainingParser,
             parser_kwargs={"prog": "judgelit"},
             # judgelit's own sampler deals batches out to ranks.
-            trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "default_root_dir": "runs/fit",
+                "enable_model_summary": False,  # see `ModelLine`
+            },
             seed_everything_default=0,
             # Automatic optimizers would ask for parameters before the model is built.
             auto_configure_optimizers=False,
@@ -159,9 +173,10 @@ class TrainingCLI(LightningCLI):
         """
         callbacks = [*given, JudgmentWriter(), LastStep()]
         if bar and not any(isinstance(callback, ProgressBar) for callback in given):
-            callbacks.append(RichProgressBar() if sys.stderr.isatty() else LogLines())
+            callbacks.append(ProgressOnTerminal() if sys.stderr.isatty() else LogLines())
         if self.subcommand != "fit":
             return callbacks
+        callbacks.append(ModelLine())
         if logs:
             callbacks += [Throughput(), Padding()]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
@@ -217,11 +232,20 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             (root / "fit.json").unlink(missing_ok=True)
         if self.trainer.is_global_zero or self.model.sharding is not None:
-            save_model(self.model.model, self.datamodule.tokenizer, root / "model")
+            save_model(self.model.model, self.datamodule.tokenizer, root / "model", self._model_card(root))
         if self.trainer.is_global_zero:
             print(f"model written to {root / 'model'}")
             cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}
             write_json(root / "fit.json", cost)
+
+    def _model_card(self, root: Path) -> str | None:
+        """The card of the trained model; None where a broken log would make it fail, since the model matters more."""
+        steps = {"global_step": self.trainer.global_step, "tokens_seen": self.model.tokens_seen}
+        try:
+            return model_card(TrainedRun.last_of(root), steps, merged=False)
+        except UserError as error:
+            _say(f"no model card: {error}")
+            return None
 
 
 @rank_zero_only
