@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -21,6 +21,7 @@ from judgelit.batches.judge_datamodule import JudgeDataModule
 from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.models.lora import adapter_folder
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, swap_folders
 from judgelit.runs.csv_log import RunLog
@@ -105,6 +106,9 @@ class TrainingCLI(LightningCLI):
         """Build model, data and Trainer."""
         with raise_user_errors():
             super().instantiate_classes()
+        if (adapter := self.model.backbone.adapter) is not None:
+            # Otherwise a missing one is found after all data are read.
+            adapter_folder(adapter)
         for module, data in ((SFTModule, DPODataModule), (DPOModule, SFTDataModule)):
             if isinstance(self.model, module) and isinstance(self.datamodule, data):
                 raise UserError(
@@ -148,6 +152,14 @@ class TrainingCLI(LightningCLI):
                 f"trainer.accumulate_grad_batches: found {settings['accumulate_grad_batches']}, expected 1 or more"
             )
         refuse_unknown(settings["strategy"])
+        if settings["barebones"]:
+            raise UserError("trainer.barebones: found true, expected false, since a run keeps logs and checkpoints")
+        for callback in _as_list(settings["callbacks"]):
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+                raise UserError(
+                    f"trainer.callbacks: found {type(callback).__name__}, which does not know judgelit's batches and "
+                    "optimizers; leave it out, and see `judgelit plan` for what fits into memory"
+                )
         root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
@@ -197,6 +209,11 @@ class TrainingCLI(LightningCLI):
         checkpoint = arguments.get("ckpt_path")
         if checkpoint == "last":
             checkpoint = self._last_checkpoint(subcommand)
+        if checkpoint in ("best", "registry") or (checkpoint == "hpc" and not any(self._root.glob("hpc_ckpt_*.ckpt"))):
+            raise UserError(
+                f"ckpt_path {checkpoint!r}: found no such checkpoint in {self._root}, expected `last` or a file; name "
+                "one in its folder checkpoints"
+            )
         if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
             raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
         shards = checkpoint is not None and Path(checkpoint).is_dir()
@@ -264,6 +281,10 @@ def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
         TrainingCLI(argv)
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(f"trainer.callbacks: EarlyStopping.monitor: {first_line(error)}") from error
     except (MisconfigurationException, pickle.UnpicklingError) as error:
         # Settings that exclude each other, or a file that is no checkpoint.
         said = " ".join(str(error).split())[:400]

@@ -97,7 +97,7 @@ class FineTuningModule(L.LightningModule):
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, WarmupCosine):
-            scheduler.set_total_steps(int(self.trainer.estimated_stepping_batches))
+            scheduler.set_total_steps(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

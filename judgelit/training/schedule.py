@@ -30,9 +30,18 @@ class WarmupCosine(LambdaLR):
         self.total_steps = 1
         super().__init__(optimizer, self.factor)
 
-    def set_total_steps(self, total_steps: int) -> None:
-        """Set the number of optimizer steps."""
-        self.total_steps = max(1, total_steps)
+    def set_total_steps(self, total_steps: float) -> None:
+        """Set the number of optimizer steps.
+
+        Raises:
+            UserError: It is infinite.
+        """
+        if math.isinf(total_steps):
+            raise UserError(
+                "trainer.max_epochs: found -1 and no trainer.max_steps, expected one of them, since WarmupCosine needs "
+                "the number of steps"
+            )
+        self.total_steps = max(1, int(total_steps))
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * self.factor(self.last_epoch)
 
