@@ -104,7 +104,8 @@ def _run(argv: list[str]) -> None:
         raise UserError(_unknown(command))
     _configure_libraries()
     module, _ = COMMANDS[command]
-    import_module(module).main(_find_configs(argv if command in TRAINER_COMMANDS else arguments))
+    options = ("--config", "-c", "--sft", "--dpo") if command == "run" else ("--config", "-c")
+    import_module(module).main(_find_configs(argv if command in TRAINER_COMMANDS else arguments, options))
 
 
 def _help() -> str:
@@ -131,16 +132,17 @@ def _unknown(command: str) -> str:
     return f"unknown command {command!r}" + (f"; did you mean {close[0]!r}?" if close else "; see judgelit --help")
 
 
-def _find_configs(argv: list[str]) -> list[str]:
-    """Replace the name of a shipped configuration after `--config` by its path."""
+def _find_configs(argv: list[str], options: tuple[str, ...]) -> list[str]:
+    """Replace the name of a shipped configuration after one of these options by its path."""
     from judgelit.shipped_configs import find
 
     found = list(argv)
     for index, argument in enumerate(found):
-        if argument in ("--config", "-c") and index + 1 < len(found):
+        option, equals, value = argument.partition("=")
+        if argument in options and index + 1 < len(found):
             found[index + 1] = find(found[index + 1])
-        elif argument.startswith("--config="):
-            found[index] = "--config=" + find(argument.removeprefix("--config="))
+        elif equals and option in options:
+            found[index] = f"{option}={find(value)}"
     return found
 
 

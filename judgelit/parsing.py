@@ -134,7 +134,8 @@ class OneLineErrors(ArgumentParser):
     def _blame(self, error: Exception, inner: list[Mistake], action: argparse.Action, value: Any, key: str) -> None:
         """Attach the mistake to an error: the last one inside the value, or else the value itself."""
         if inner:
-            _set_mistake(error, inner[-1] if _is_command(action) else inner[-1].inside(key))
+            mistake = _most_telling(inner)
+            _set_mistake(error, mistake if _is_command(action) else mistake.inside(key))
         elif _mistake_of(error) is None and (kind := getattr(action, "_typehint", None)) is not None:
             _set_mistake(error, Mistake("wrong", (key,), _wrong_value(value, kind, error)))
 
@@ -246,6 +247,17 @@ set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
 
 def _is_command(action: argparse.Action) -> bool:
     return isinstance(action, argparse._SubParsersAction)
+
+
+def _most_telling(mistakes: list[Mistake]) -> Mistake:
+    """The last mistake, or one of the same key that says more.
+
+    A key may take objects of several classes. One of them knows the key and refuses the value; the others do not know
+    the key.
+    """
+    last = mistakes[-1]
+    same = [one for one in mistakes if one.keys == last.keys]
+    return max(reversed(same), key=lambda one: 2 * (one.kind == "wrong") + one.advice.startswith("the nearest"))
 
 
 def _set_mistake(error: Exception, mistake: Mistake) -> None:

@@ -247,6 +247,9 @@ def test_lora_configurations_run_on_every_architecture(
     for run in ("lora-sft", "lora-dpo"):
         weights = [path.name for path in (tmp_path / "runs" / run / "model").rglob("*.safetensors")]
         assert weights == ["adapter_model.safetensors"]
+        card = (tmp_path / "runs" / run / "model/README.md").read_text(encoding="utf-8")
+        assert "A LoRA adapter" in card and "| trained for | 2 optimizer steps" in card
+        assert "More Information Needed" not in card
     (log,) = (tmp_path / "runs/lora-dpo/csv").rglob("metrics.csv")
     first = next(csv.DictReader(log.open()))
     assert float(first["train/rewards/margin"]) == 0

@@ -88,18 +88,22 @@ def run_fit(stage: str, folder: Path, arguments: Sequence[str]) -> dict[str, Any
     resume = ["--ckpt_path=last"] if (folder / "checkpoints").exists() else []
     _free_gpu_memory()
     status = _run_and_pass_on_signals([sys.executable, "-m", "judgelit.cli", "fit", *arguments, *resume])
-    if status == 2:
+    # `fit.json` comes last. With it, code 2 says that standard output has failed, as this process will say too.
+    if status == 2 and not ended.exists():
         raise UserError(f"stage {stage}: `judgelit fit` ended with the error above; mend it and run the same command")
     if status in (130, 143):
         sys.stderr.write(f"judgelit: stage {stage} was interrupted; the same `judgelit run` continues it\n")
         raise SystemExit(status)
-    if status != 0:
+    if status not in (0, 2):
         advice = "; it was killed, as the system does when memory runs out" if status == 137 else ""
         sys.stderr.write(f"judgelit: error: stage {stage}: `judgelit fit` ended with exit code {status}{advice}\n")
         raise SystemExit(status)
     if not ended.exists():
         raise UserError(f"stage {stage}: `judgelit fit` left no fit.json in {folder}, expected a trained model there")
-    return json.loads(ended.read_text(encoding="utf-8"))
+    try:
+        return json.loads(ended.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{ended}: found no JSON, expected what `judgelit fit` writes; run the same command") from error
 
 
 def _run_and_pass_on_signals(command: Sequence[str]) -> int:

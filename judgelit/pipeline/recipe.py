@@ -1,15 +1,31 @@
 """Settings of `judgelit run`."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from jsonargparse.typing import Path_fr
+from jsonargparse.typing import Path_fr, register_type
 
 from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
 from judgelit.judging.prompts import Templates
 from judgelit.records.sources import Sources
+from judgelit.shipped_configs import shipped
 from judgelit.synthesis.enhancement import Enhancement
 from judgelit.synthesis.teachers import Teacher
+
+
+class ConfigFile(Path_fr):
+    """Path of a configuration file; the name of a shipped configuration stands for its path."""
+
+    def __init__(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(path, str) and (known := shipped().get(path.removesuffix(".yaml"))) and not Path(path).is_file():
+            path = str(known)
+        super().__init__(path, *args, **kwargs)
+
+
+register_type(ConfigFile, serializer=str, deserializer=ConfigFile)
+
 
 TRAIN = "train"
 """Name of the training pairs, beside those of the held-out sets."""
@@ -27,10 +43,14 @@ class Recipe:
     """Held-out pairs by name. Their questions are left out of `train`."""
     teacher: Teacher
     """Writes the judgments of the warm-up."""
-    sft: Path_fr
-    """Configuration of `judgelit fit` for the warm-up. The run sets its training data."""
-    dpo: Path_fr
-    """Configuration of `judgelit fit` for the enhancement. The run sets its training data and its starting model."""
+    sft: ConfigFile
+    """Configuration of `judgelit fit` for the warm-up: a file, or the name of a shipped one. The run sets its training
+    data."""
+    dpo: ConfigFile
+    """Configuration of `judgelit fit` for the enhancement: a file, or the name of a shipped one. The run sets its
+    training data and its starting model."""
+    model: str | None = None
+    """The model to train, in place of the one that the file of `sft` names."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen)
     """Judge prompts for training and evaluation; one is drawn for each pair."""
     enhancement: Enhancement = Enhancement()  # noqa: RUF009 (frozen)

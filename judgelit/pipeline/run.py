@@ -1,6 +1,5 @@
 """The recipe as stages in order. A stage that has ended is not run again."""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +9,7 @@ from typing import Any
 from jsonargparse.typing import Path_fr
 
 from judgelit import __version__
-from judgelit.atomic import write_json, write_text
+from judgelit.atomic import write_text
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.evaluation.judgments import judge_pairs
@@ -21,6 +20,7 @@ from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
 from judgelit.pipeline.recipe import TRAIN, Recipe
 from judgelit.pipeline.results import Results
+from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair
 from judgelit.records.sources import Source, Sources, as_sources, read_pairs
@@ -31,13 +31,10 @@ from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.enhancement import synthesize_enhancement
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.training.cli import TrainingCLI
 
-Cost = dict[str, Any]
-"""What a stage reports: `tokens`, and `peak_memory_bytes` if the work was done in another process."""
 _EXPORT_BEGUN = "begun"
 """File that says that the folder `export` is this run's."""
-_DONE = "done.json"
-"""File that says that a stage has ended, and what it cost."""
 
 
 class Run:
@@ -55,11 +52,11 @@ class Run:
         self.folder = Path(recipe.output)
         self.results = Results(self.folder / "results.json", recipe.seed)
         # Both configurations are checked before the first stage: a mistake in the second must not cost the first.
-        sft = check_fit(self.fit_arguments("04-sft", recipe.sft, self.path("02-warmup", "sft.jsonl")))
+        sft = self.check(recipe.sft, self.sft_arguments())
         base: Any = sft.model.backbone
         self.base: Backbone = base
         self.tokenizer: ChatTokenizer = sft.datamodule.tokenizer
-        check_fit(self.dpo_arguments(self.base))
+        self.check(recipe.dpo, self.dpo_arguments(self.base))
 
     def go(self) -> None:
         """Run all stages, then print the results."""
@@ -86,10 +83,9 @@ class Run:
     def stage(self, name: str, work: Callable[[Path], Cost]) -> bool:
         """Do `work` in the stage's folder and return True, or return False if its `done.json` is there."""
         folder = self.path(name)
-        done = folder / _DONE
-        if done.exists():
+        if (cost := ended_stage(folder)) is not None:
             print(f"{name}: done before")
-            self.results.cost[name] = json.loads(done.read_text(encoding="utf-8"))
+            self.results.cost[name] = cost
             return False
         print(f"{name}: begins", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +94,7 @@ class Run:
         cost = work(folder)
         seconds = round(time.monotonic() - began, 2)
         self.results.cost[name] = {"seconds": seconds, "peak_memory_bytes": peak_memory(), **cost}
-        write_json(done, self.results.cost[name])
+        end_stage(folder, self.results.cost[name])
         self.results.write()
         return True
 
@@ -134,8 +130,7 @@ class Run:
 
     def train_sft(self, folder: Path) -> Cost:
         """Warm up by SFT."""
-        data = self.path("02-warmup", "sft.jsonl")
-        return run_fit("04-sft", folder, self.fit_arguments("04-sft", self.recipe.sft, data))
+        return run_fit("04-sft", folder, self.sft_arguments())
 
     def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
         """Make the DPO set from judgments that are sampled from the warm judge."""
@@ -201,7 +196,7 @@ class Run:
         Raises:
             UserError: There is something that this run has not made.
         """
-        made = any(self.path("09-export", name).exists() for name in (_EXPORT_BEGUN, _DONE))
+        made = any(self.path("09-export", name).exists() for name in (_EXPORT_BEGUN, DONE))
         if not made and holds_something(self.exported):
             raise UserError(
                 f"{self.exported}: found files that this run has not made, expected room for the trained judge; move "
@@ -219,6 +214,25 @@ class Run:
             f"--data.init_args.cache={self.path(stage, 'cache')}",
             *trainer_device(self.recipe.device),
         ]
+
+    def sft_arguments(self) -> list[str]:
+        """Arguments of the warm-up's fit."""
+        arguments = self.fit_arguments("04-sft", self.recipe.sft, self.path("02-warmup", "sft.jsonl"))
+        if self.recipe.model is not None:
+            arguments.append(f"--model.init_args.backbone.name_or_path={self.recipe.model}")
+        return arguments
+
+    def check(self, config: Path_fr, arguments: list[str]) -> TrainingCLI:
+        """Build what a fit would build, and name its file if something is wrong.
+
+        Raises:
+            UserError: A setting is wrong.
+        """
+        try:
+            return check_fit(arguments)
+        except UserError as error:
+            advice = "; give the model with --model" if "model.backbone.name_or_path" in str(error) else ""
+            raise UserError(f"{config.relative}: {error}{advice}") from error
 
     def dpo_arguments(self, start: Backbone) -> list[str]:
         """Arguments of the enhancement's fit, which starts from the model or adapter of `start`."""

@@ -9,6 +9,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from judgelit.atomic import atomic_file, remove_parts, sync
+from judgelit.errors import UserError, first_line
 
 Row = dict[str, Any]
 
@@ -94,10 +95,7 @@ class RunLog(Logger):
             self._write(kept)
 
     def _read(self) -> list[Row]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        return read_log(self.path) if self.path.exists() else []
 
     def _write(self, rows: Sequence[Row]) -> None:
         """Replace the file by these rows, with a column for each name that has a value in any row."""
@@ -107,3 +105,22 @@ class RunLog(Logger):
             if rows:
                 writer.writeheader()
             writer.writerows(rows)
+
+
+def read_log(path: Path) -> list[Row]:
+    """The rows of a CSV log.
+
+    Raises:
+        UserError: The file is no CSV log.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: cannot be read as a log ({first_line(error)}); move it away") from error
+    for number, row in enumerate(rows, 2):
+        if None in row or "step" not in row:
+            raise UserError(
+                f"{path}:{number}: found no row of a log (a value of each column, among them step); move it away"
+            )
+    return rows

@@ -22,7 +22,7 @@ from judgelit.models.sharding import whole_weights
 from judgelit.parsing import OneLineErrors
 from judgelit.runs.folder import holds_something
 from judgelit.runs.model_card import model_card
-from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
+from judgelit.runs.trained_run import Scores, TrainedRun, check_weights, evaluated_scores, find_run
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
@@ -31,7 +31,12 @@ DType = Literal["float32", "bfloat16", "float16"]
 
 
 def export_run(
-    run: TrainedRun, to: Path, merge: bool = False, dtype: DType | None = None, tokenizer: ChatTokenizer | None = None
+    run: TrainedRun,
+    to: Path,
+    merge: bool = False,
+    dtype: DType | None = None,
+    tokenizer: ChatTokenizer | None = None,
+    scores: Scores | None = None,
 ) -> None:
     """Write the model of a checkpoint as a Hugging Face folder that transformers, PEFT and vLLM load.
 
@@ -45,6 +50,7 @@ def export_run(
             all weights.
         dtype: Dtype of the exported weights; None keeps that of the trained ones.
         tokenizer: The exported tokenizer; None takes the one that the run was trained with.
+        scores: Scores for the model card; None takes those in the run's folder.
 
     Raises:
         UserError: The folder is not empty, or the checkpoint is broken or does not fit the run's configuration.
@@ -72,7 +78,7 @@ def export_run(
         _write_model(model, tokenizer or run.tokenizer(), folder, None, run.templates)
         if backbone.quantization is not None and not merge:
             quantization.write_note(folder)
-        (folder / "README.md").write_text(model_card(run, content, merged=merge), encoding="utf-8")
+        (folder / "README.md").write_text(model_card(run, content, merged=merge, scores=scores), encoding="utf-8")
 
 
 def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
@@ -96,7 +102,13 @@ def merge_adapter(model: Any, dtype: torch.dtype) -> Any:
         return model.merge_and_unload().to(dtype)
 
 
-def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, templates: Templates | None = None) -> None:
+def save_model(
+    model: "CausalLM",
+    tokenizer: ChatTokenizer,
+    folder: Path,
+    templates: Templates | None = None,
+    card: str | None = None,
+) -> None:
     """Write a model as a Hugging Face folder, atomically; of a LoRA model only the adapter.
 
     All ranks must call it for a sharded model; the first rank writes.
@@ -106,6 +118,7 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, templa
         tokenizer: Its tokenizer.
         folder: The folder. An earlier model there is replaced.
         templates: The judge prompts that it is asked with, if they are known.
+        card: The model card; None keeps the one that PEFT writes.
     """
     weights = whole_weights(model)
     if weights is not None and not weights:
@@ -113,6 +126,8 @@ def save_model(model: "CausalLM", tokenizer: ChatTokenizer, folder: Path, templa
     remove_parts(folder)
     with atomic_folder(folder) as part:
         _write_model(model, tokenizer, part, weights, templates)
+        if card is not None:
+            (part / "README.md").write_text(card, encoding="utf-8")
         remove(folder)
 
 
@@ -192,9 +207,15 @@ def main(argv: list[str]) -> None:
         "--merge", action="store_true", help="Merge a LoRA adapter into its base model. Otherwise it is written alone."
     )
     parser.add_argument("--dtype", type=DType | None, help="Dtype of the weights; by default that of the trained ones.")
+    parser.add_argument(
+        "--scores",
+        help="Folder that `judgelit evaluate` has written: its scores stand in the model card. By default those in the "
+        "run's own folder do.",
+    )
     args = parser.parse_args(argv)
     run = find_run(args.run)
-    export_run(run, Path(args.to), args.merge, args.dtype)
+    scores = None if args.scores is None else evaluated_scores(Path(args.scores))
+    export_run(run, Path(args.to), args.merge, args.dtype, scores=scores)
     is_adapter = run.backbone.uses_lora and not args.merge
     if args.merge and not run.backbone.uses_lora:
         print("there is no adapter to merge: the run has trained all weights")

@@ -22,13 +22,14 @@ _SOURCE_SETTINGS = ("path", "split", "name")
 """Settings of a data source that are shown although they are strings."""
 
 
-def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str:
+def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool, scores: Scores | None = None) -> str:
     """The model card of a checkpoint, in Markdown with the hub's metadata on top.
 
     Args:
         run: The run of the checkpoint.
         content: The checkpoint.
         merged: Whether an adapter was merged into its base.
+        scores: Scores in place of those that the run's own folder holds.
     """
     backbone = run.backbone
     adapter = backbone.uses_lora and not merged
@@ -52,7 +53,7 @@ def model_card(run: TrainedRun, content: Mapping[str, Any], merged: bool) -> str
         "## Training",
         _table(("", ""), _recipe(run, content)),
         "## Scores",
-        _scores_table(run.scores(content["global_step"])),
+        _scores_table(run.scores(content["global_step"]) if scores is None else scores),
         "## Versions",
         ", ".join(f"{name} {number}" for name, number in [("judgelit", __version__), *_versions()]) + ", at export",
     ]
@@ -67,7 +68,7 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "weights", backbone.dtype + (f", the base in {backbone.quantization}" if backbone.quantization else "")
     if backbone.uses_lora:
         settings = _adapter_settings(run)
-        targets = settings["target_modules"]
+        targets = settings["target_modules"] or []
         layers = targets if isinstance(targets, str) else ", ".join(sorted({name.rsplit(".")[-1] for name in targets}))
         yield "LoRA", f"{_numbers(settings)}, on {layers}"
     yield "data", ", ".join(_sources(data.get("train")))
@@ -105,7 +106,7 @@ def _adapter_settings(run: TrainedRun) -> dict[str, Any]:
         return vars(backbone.lora)
     saved = json.loads((Path(backbone.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
     names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
-    return {name: saved[there] for name, there in names.items()}
+    return {name: saved.get(there) for name, there in names.items()}
 
 
 def _origin(name_or_path: str) -> str:
@@ -160,7 +161,7 @@ def _shown(name: str) -> str:
 
 def _scores_table(scores: Scores) -> str:
     if not scores:
-        return "These weights were not evaluated."
+        return "These weights were not evaluated before this card was written."
     metrics = list(dict.fromkeys(metric for by_metric in scores.values() for metric in by_metric))
     rows = (
         (name, *(_figure(metric, by_metric.get(metric, {})) for metric in metrics))

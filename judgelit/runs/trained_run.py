@@ -1,6 +1,5 @@
 """A trained run: a checkpoint, the run's configuration, and the scores of the trained judge."""
 
-import csv
 import json
 import pickle
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import damage_in, usable_instead
+from judgelit.runs.csv_log import read_log
 from judgelit.yaml_files import read_mapping
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ _LAST = Path("checkpoints") / "last.ckpt"
 _PREFIX = "model."
 """Start of the weights' names in a checkpoint: the modules of judgelit keep their model under `model`."""
 
+_PARTS = ("value", "low", "high")
+"""Numbers of a metric."""
 Scores = dict[str, dict[str, dict[str, float | None]]]
 """{set: {metric: {"value": ..., "low": ..., "high": ...}}}; without an interval, `value` alone."""
 
@@ -41,6 +43,11 @@ class TrainedRun:
     """The checkpoint: a file, or a folder if it is sharded."""
     settings: Mapping[str, Any]
     """The run's resolved configuration."""
+
+    @classmethod
+    def last_of(cls, folder: Path) -> "TrainedRun":
+        """The last checkpoint of the `judgelit fit` that has written its config.yaml to a folder."""
+        return cls(folder, folder / _LAST, _settings(folder))
 
     @property
     def backbone(self) -> Backbone:
@@ -131,16 +138,59 @@ class TrainedRun:
             ) from error
         return content
 
+    def _evaluated_scores(self) -> Scores:
+        """Scores in folders of the run to which `judgelit evaluate` has written those of this very checkpoint."""
+        scores: Scores = {}
+        for path in sorted(self.folder.glob("*/results.json")):
+            measured = Path(str(_results(path).get("model"))).resolve()
+            last = [self.folder, self.folder / "model"] if self.checkpoint.name == _LAST.name else []
+            if measured in [one.resolve() for one in (self.checkpoint, *last)]:
+                scores |= evaluated_scores(path.parent)
+        return scores
+
     def scores(self, step: int) -> Scores:
         """Scores of the judge after `step` optimizer steps; empty if it was not evaluated then."""
         recipe = self.recipe_folder
         if recipe is None:
-            return _logged_scores(self.folder / "csv", step)
+            return {**_logged_scores(self.folder / "csv", step), **self._evaluated_scores()}
         path = recipe / "results.json"
         # `judgelit run` evaluates the last checkpoint of each training.
         if not path.is_file() or not (self.folder / "done.json").is_file() or self.checkpoint.name != _LAST.name:
             return {}
-        return json.loads(path.read_text(encoding="utf-8"))["stages"].get(self.folder.name.rsplit("-", 1)[-1], {})
+        return _checked_scores(path, _results(path).get("stages", {}).get(self.folder.name.rsplit("-", 1)[-1], {}))
+
+
+def evaluated_scores(folder: Path) -> Scores:
+    """Scores that `judgelit evaluate` has written to a folder.
+
+    Raises:
+        UserError: There are none.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: found no results.json, expected a folder that `judgelit evaluate` has written")
+    return _checked_scores(path, _results(path).get("sets"))
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: found no results as JSON ({first_line(error)}); move it away") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: found no results, expected an object with named fields; move it away")
+    return found
+
+
+def _checked_scores(path: Path, scores: Any) -> Scores:
+    """The scores, if they are numbers of metrics of sets."""
+    try:
+        numbers = [metric.get(part) for of in scores.values() for metric in of.values() for part in _PARTS]
+    except AttributeError:
+        numbers = ["none"]
+    if not all(number is None or isinstance(number, int | float) for number in numbers):
+        raise UserError(f"{path}: found no metrics of named sets, expected results of judgelit; move it away")
+    return scores
 
 
 def find_run(path: str | Path) -> TrainedRun:
@@ -222,10 +272,12 @@ def _logged_scores(folder: Path, step: int) -> Scores:
     """Metrics that the callback `JudgeEvaluation` has logged at `step`."""
     scores: Scores = {}
     for path in sorted(folder.glob("*/metrics.csv")):
-        with path.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row.get("step") == str(step)]
+        rows = [row for row in read_log(path) if row.get("step") == str(step)]
         for name, value in ((name, value) for row in rows for name, value in row.items() if value):
             kind, *middle = name.split("/")
             if kind == "judge" and len(middle) > 1:
-                scores.setdefault("/".join(middle[:-1]), {})[middle[-1]] = {"value": float(value)}
+                try:
+                    scores.setdefault("/".join(middle[:-1]), {})[middle[-1]] = {"value": float(value)}
+                except ValueError as error:
+                    raise UserError(f"{path}: {name}: found {value[:40]!r}, expected a number; move it away") from error
     return scores

@@ -1,13 +1,15 @@
 """Callbacks that `judgelit fit` adds by itself: the saved configuration, log lines, throughput, the last checkpoint."""
 
 import time
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ThroughputMonitor
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar, ThroughputMonitor
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_info
@@ -54,26 +56,69 @@ class LogLines(Callback):
         self.seconds = seconds
         self._last = 0.0
         self._began = 0.0
+        self._first_step = 0
+        self._norm: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._began = self._last = time.monotonic()
+        self._first_step, self._norm = trainer.global_step, None
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Note the norm of the gradient before clipping, if a line is due soon.
+
+        The norm of sharded gradients needs all ranks, which do not print at the same time; it is left out.
+        """
+        if not trainer.is_global_zero or pl_module.sharding is not None:
+            return
+        if time.monotonic() - self._last >= self.seconds / 2:
+            gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
+            self._norm = float(torch.nn.utils.get_total_norm(gradients))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print step, loss and time if the last line is old enough."""
+        """Print a line if the last one is old enough: step, epoch, loss, learning rate, gradient's norm and times."""
         now = time.monotonic()
         if now - self._last < self.seconds or not trainer.is_global_zero:
             return
         self._last = now
-        total = total_steps(trainer)
-        loss = trainer.callback_metrics.get("train/loss")
-        shown = "" if loss is None else f", loss {float(loss):.4f}"
-        print(
-            f"step {trainer.global_step}{'' if total is None else f'/{total}'}{shown}, {now - self._began:.0f} s",
-            flush=True,
-        )
+        print(", ".join(self._line(trainer, now - self._began)), flush=True)
+
+    def _line(self, trainer: L.Trainer, seconds: float) -> Iterator[str]:
+        step, total = trainer.global_step, total_steps(trainer)
+        yield f"step {step}" if total is None else f"step {step}/{total}"
+        yield f"epoch {trainer.current_epoch}"
+        if (loss := trainer.callback_metrics.get("train/loss")) is not None:
+            yield f"loss {float(loss):.4f}"
+        yield f"learning rate {trainer.optimizers[0].param_groups[0]['lr']:.2e}"
+        if self._norm is not None:
+            yield f"gradient norm {self._norm:.3g}"
+        yield f"{seconds:.0f} s"
+        if (done := step - self._first_step) and total is not None:
+            yield f"about {timedelta(seconds=round(seconds / done * (total - step)))} left"
+
+
+class ProgressOnTerminal(RichProgressBar):
+    """Lightning's progress bar, which says `Epoch 0/-2` where the number of epochs is not limited."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        described: str = super()._get_train_description(current_epoch)
+        return described.replace("/-2", "") if self.trainer.max_epochs == -1 else described
+
+
+class ModelLine(Callback):
+    """Prints the size of the model in one line, in place of Lightning's summary, whose operations it does not know."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print it. Weights in 4 bits are counted one by one."""
+        weights = list(pl_module.model.parameters())  # type: ignore[union-attr]
+        sizes = [getattr(getattr(weight, "quant_state", None), "shape", weight.shape).numel() for weight in weights]
+        trained = sum(size for size, weight in zip(sizes, weights, strict=True) if weight.requires_grad)
+        if trainer.is_global_zero:
+            print(f"model: {sum(sizes) / 1e6:,.2f} million weights, {trained / 1e6:,.2f} million of them trained")
 
 
 class Throughput(ThroughputMonitor):

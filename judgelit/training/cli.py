@@ -11,7 +11,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -26,6 +26,7 @@ from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.models.backbone import choose_dtype
+from judgelit.models.lora import adapter_folder
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, read_meta, swap_folders
 from judgelit.runs.csv_log import RunLog
@@ -33,9 +34,20 @@ from judgelit.runs.dropped_checkpoints import DroppedCheckpoints
 from judgelit.runs.exact_resume import CatchUp, ExactResume
 from judgelit.runs.export import save_model
 from judgelit.runs.folder import locked, refuse_used_folder
+from judgelit.runs.model_card import model_card
 from judgelit.runs.peak_memory import peak_memory
 from judgelit.runs.run_settings import deciding_settings
-from judgelit.training.callbacks import LastStep, LogLines, LogShortRuns, Padding, SaveConfig, Throughput
+from judgelit.runs.trained_run import TrainedRun
+from judgelit.training.callbacks import (
+    LastStep,
+    LogLines,
+    LogShortRuns,
+    ModelLine,
+    Padding,
+    ProgressOnTerminal,
+    SaveConfig,
+    Throughput,
+)
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.fsdp import refuse_unknown
@@ -74,7 +86,11 @@ class TrainingCLI(LightningCLI):
                 parser_class=TrainingParser,
                 parser_kwargs={"prog": "judgelit"},
                 # judgelit's own sampler deals batches out to ranks.
-                trainer_defaults={"use_distributed_sampler": False, "default_root_dir": "runs/fit"},
+                trainer_defaults={
+                    "use_distributed_sampler": False,
+                    "default_root_dir": "runs/fit",
+                    "enable_model_summary": False,  # see `ModelLine`
+                },
                 seed_everything_default=0,
                 # Automatic optimizers would ask for parameters before the model is built.
                 auto_configure_optimizers=False,
@@ -124,6 +140,9 @@ class TrainingCLI(LightningCLI):
         """Build model, data and Trainer."""
         with raise_user_errors():
             super().instantiate_classes()
+        if (adapter := self.model.backbone.adapter) is not None:
+            # Otherwise a missing one is found after all data are read.
+            adapter_folder(adapter)
         for module, data in ((SFTModule, DPODataModule), (DPOModule, SFTDataModule)):
             if isinstance(self.model, module) and isinstance(self.datamodule, data):
                 raise UserError(
@@ -178,6 +197,14 @@ class TrainingCLI(LightningCLI):
                 f"trainer.accumulate_grad_batches: found {settings['accumulate_grad_batches']}, expected 1 or more"
             )
         refuse_unknown(settings["strategy"])
+        if settings["barebones"]:
+            raise UserError("trainer.barebones: found true, expected false, since a run keeps logs and checkpoints")
+        for callback in _as_list(settings["callbacks"]):
+            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
+                raise UserError(
+                    f"trainer.callbacks: found {type(callback).__name__}, which does not know judgelit's batches and "
+                    "optimizers; leave it out, and see `judgelit plan` for what fits into memory"
+                )
         root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
@@ -212,9 +239,10 @@ class TrainingCLI(LightningCLI):
         """
         callbacks = [*given, JudgmentWriter(), LastStep()]
         if bar and not any(isinstance(callback, ProgressBar) for callback in given):
-            callbacks.append(RichProgressBar() if sys.stderr.isatty() else LogLines())
+            callbacks.append(ProgressOnTerminal() if sys.stderr.isatty() else LogLines())
         if self.subcommand != "fit":
             return callbacks
+        callbacks.append(ModelLine())
         if logs:
             callbacks = [LogShortRuns(), *callbacks, Throughput(), Padding()]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
@@ -236,6 +264,11 @@ class TrainingCLI(LightningCLI):
         checkpoint = arguments.get("ckpt_path")
         if checkpoint == "last":
             checkpoint = self._last_checkpoint(subcommand)
+        if checkpoint in ("best", "registry") or (checkpoint == "hpc" and not any(self._root.glob("hpc_ckpt_*.ckpt"))):
+            raise UserError(
+                f"ckpt_path {checkpoint!r}: found no such checkpoint in {self._root}, expected `last` or a file; name "
+                "one in its folder checkpoints"
+            )
         if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
             raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
         shards = checkpoint is not None and Path(checkpoint).is_dir()
@@ -277,11 +310,21 @@ class TrainingCLI(LightningCLI):
             (root / "fit.json").unlink(missing_ok=True)
         if self.trainer.is_global_zero or self.model.sharding is not None:
             templates = None if self.datamodule.judge is None else self.datamodule.judge.templates
-            save_model(self.model.model, self.datamodule.tokenizer, root / "model", templates)
+            card = self._model_card(root)
+            save_model(self.model.model, self.datamodule.tokenizer, root / "model", templates, card)
         if self.trainer.is_global_zero:
             print(f"model written to {root / 'model'}")
             cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}
             write_json(root / "fit.json", cost)
+
+    def _model_card(self, root: Path) -> str | None:
+        """The card of the trained model; None where a broken log would make it fail, since the model matters more."""
+        steps = {"global_step": self.trainer.global_step, "tokens_seen": self.model.tokens_seen}
+        try:
+            return model_card(TrainedRun.last_of(root), steps, merged=False)
+        except UserError as error:
+            _say(f"no model card: {error}")
+            return None
 
 
 @rank_zero_only
@@ -300,6 +343,10 @@ def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
         TrainingCLI(argv)
+    except RuntimeError as error:
+        if not str(error).startswith("Early stopping conditioned on metric"):
+            raise
+        raise UserError(f"trainer.callbacks: EarlyStopping.monitor: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
         raise UserError(_one_line(error)) from error  # a file that is no checkpoint
     except MisconfigurationException as error:

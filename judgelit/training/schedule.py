@@ -63,8 +63,8 @@ def fit_to_run(scheduler: Any, steps: int | None) -> None:
     if isinstance(scheduler, WarmupCosine):
         if steps is None:
             raise UserError(
-                "model.lr_scheduler: found WarmupCosine for a run without an end; set trainer.max_epochs or "
-                "trainer.max_steps, or take another scheduler"
+                "trainer.max_epochs: found -1 and no trainer.max_steps, expected one of them, since WarmupCosine needs "
+                "the number of steps"
             )
         scheduler.set_total_steps(steps)
     if isinstance(scheduler, lr_scheduler.OneCycleLR) and scheduler.total_steps < (steps or math.inf):

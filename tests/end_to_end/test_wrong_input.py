@@ -274,3 +274,46 @@ def test_names_of_sets_that_would_leave_the_folder_or_replace_its_files_are_refu
         data = lines(tmp_path / "data.jsonl", GOOD)
         assert "sets: found the name" in refused(*fit("sft", data, f"--data.judge.sets={sets}"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--ckpt_path=best"], "ckpt_path 'best': found no such checkpoint"),
+        (["--ckpt_path=hpc"], "ckpt_path 'hpc': found no such checkpoint"),
+        (["--trainer.max_epochs=-1", "--trainer.max_steps=-1"], "WarmupCosine needs the number of steps"),
+        (["--trainer.barebones=true"], "trainer.barebones: found true"),
+        (["--trainer.callbacks+=BatchSizeFinder"], "trainer.callbacks: found BatchSizeFinder"),
+        (["--trainer.callbacks+=LearningRateFinder"], "trainer.callbacks: found LearningRateFinder"),
+        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/lss"], "EarlyStopping.monitor"),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=a", "--trainer.callbacks.patience=abc"],
+            "trainer.callbacks.patience: found 'abc', expected int",
+        ),
+        (
+            ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=a", "--trainer.callbacks.patiense=3"],
+            "unknown key 'trainer.callbacks.patiense'; the nearest known one is 'patience'",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    refused: Refused, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    assert said in refused(*fit("sft", lines(tmp_path / "data.jsonl", GOOD), *arguments))
+
+
+def test_a_missing_adapter_is_found_before_the_data_are_read(refused: Refused) -> None:
+    line = refused("fit", "--config=lora/dpo", "--data.train=nowhere.jsonl", "--model.backbone.name_or_path=nano",
+                   "--model.backbone.adapter=nowhere")  # fmt: skip
+    assert line.startswith("adapter 'nowhere': no adapter_config.json there")
+
+
+def test_a_recipe_takes_the_name_of_a_shipped_configuration(refused: Refused, tmp_path: Path) -> None:
+    path = shortened_quickstart(tmp_path / "configs")
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    (tmp_path / "named.yaml").write_text(yaml.safe_dump({**config, "sft": "lora/sft", "dpo": "lora/dpo"}))
+    for arguments in (["named.yaml"], [str(path), "--sft=lora/sft", "--dpo", "lora/dpo"]):
+        line = refused("run", "--output=out", "--config", *arguments)
+        assert "lora/sft.yaml: missing --model.backbone.name_or_path; give the model with --model" in line
+        line = refused("run", "--output=out", "--model=./nowhere", "--config", *arguments)
+        assert "nowhere" in line and "no such folder" in line

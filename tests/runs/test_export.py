@@ -591,6 +591,44 @@ class TestModelCard:
         card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
         assert "| set | accuracy | no_verdict |" in card and "| held/out | 75.0 | 12.5 |" in card
 
+    def test_the_scores_of_an_evaluation_are_in_the_card(self, runs: dict[str, Path], tmp_path: Path) -> None:
+        run = copied(runs["lora"], tmp_path / "run")
+        accuracy = {"value": 0.75, "low": 0.5, "high": 1.0, "n": 4}
+        results = {"model": str(run), "settings": {}, "sets": {"hard": {"accuracy": accuracy}}}
+        for folder, model in (
+            (run / "scores", run),
+            (run / "other", run / "checkpoints/earlier.ckpt"),
+            (tmp_path / "s", "x"),
+        ):
+            folder.mkdir()
+            (folder / "results.json").write_text(json.dumps({**results, "model": str(model)}))
+        for more in ([], ["--scores", str(tmp_path / "s")]):
+            main(["export", str(run), "--to", str(tmp_path / "out"), *more])
+            assert "| hard | 75.0 [50.0, 100.0] |" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+            shutil.rmtree(tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        "text", ["{", "[]", "{}", '{"sets": {"a": 1}}', '{"sets": {"a": {"accuracy": {"value": "x"}}}}']
+    )
+    def test_broken_results_are_refused(
+        self, runs: dict[str, Path], tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(SystemExit) as exit_:
+            main(["export", str(runs["lora"]), "--to", str(tmp_path / "out"), "--scores", str(tmp_path)])
+        assert exit_.value.code == 2 and "results.json: found no" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("log", [b"step,judge/a/accuracy\n2,much\n", b"\xff\xfe", b"a,b\n1,2\n", b"step\n1,2,3\n"])
+    def test_a_broken_log_is_refused(
+        self, runs: dict[str, Path], tmp_path: Path, log: bytes, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = copied(runs["lora"], tmp_path / "run")
+        (run / "csv/version_0").mkdir(parents=True, exist_ok=True)
+        (run / "csv/version_0/metrics.csv").write_bytes(log)
+        with pytest.raises(SystemExit) as exit_:
+            main(["export", str(run), "--to", str(tmp_path / "out")])
+        assert exit_.value.code == 2 and "metrics.csv" in capsys.readouterr().err
+
     def test_secrets_stay_in_the_configuration(self, runs: dict[str, Path], tmp_path: Path) -> None:
         stage = tmp_path / "runs/mine/stages/07-dpo"
         run = copied(runs["lora"], stage)
