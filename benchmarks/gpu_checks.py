@@ -359,7 +359,7 @@ def shortened(folder: Path) -> Path:
     recipe["templates"]["names"] = ["nano-brief"]
     recipe["teacher"]["init_args"]["glance_rate"] = 1.0
     recipe["enhancement_pairs"] = 8
-    recipe["max_new_tokens"] = recipe["enhancement"]["sampling"]["max_new_tokens"] = 16
+    recipe["max_new_tokens"] = recipe["enhancement"]["max_new_tokens"] = 16
     for name, count in (("sft", 80), ("dpo", 2)):
         read[name]["trainer"] |= {"max_steps": count, "callbacks": None}
         for left_out in ("val", "judge"):
