@@ -301,6 +301,12 @@ class TrainingCLI(LightningCLI):
         _say(f"{where} yet: beginning anew" if found is None else f"continuing from {found}")
         return None if found is None else str(found)
 
+    def before_fit(self) -> None:
+        """Receive signals, from before the other ranks start."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StopTogether):
+                callback.end_at_once(self.trainer)
+
     def after_fit(self) -> None:
         """Write the trained model as a Hugging Face folder, then `fit.json`, which says that the model is complete."""
         if self._get(self.config, "trainer")["fast_dev_run"]:

@@ -4,15 +4,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 JUDGELIT = [sys.executable, "-m", "judgelit.cli"]
 
 
-def start(*command: str, folder: Path) -> "subprocess.Popen[str]":
-    """Start a command in a folder."""
+def start(*command: str, folder: Path, **options: Any) -> "subprocess.Popen[str]":
+    """Start a command in a folder, with options of Popen."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes)  # type: ignore[call-overload]
+    return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes, **options)  # type: ignore[call-overload]
 
 
 def finish(process: "subprocess.Popen[str]") -> str:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -82,3 +84,55 @@ def test_all_processes_end_after_a_sigterm_to_the_first(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 143, said
     assert said.count("judgelit: interrupted") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "to_all", "moment"),
+    [
+        # Ctrl-C in a terminal reaches all processes.
+        (signal.SIGINT, True, "training"),
+        (signal.SIGINT, False, "training"),
+        (signal.SIGTERM, False, "launch"),
+        (signal.SIGTERM, False, "connection"),
+        (signal.SIGTERM, True, "connection"),
+        (signal.SIGINT, True, "connection"),
+    ],
+)
+def test_two_processes_end_with_the_code_of_the_signal_and_without_a_traceback(
+    number: int, to_all: bool, moment: str, tmp_path: Path
+) -> None:
+    command = ["fit", "--config=quickstart/sft", "--data.judge=null", "--trainer.max_steps=5000"]
+    command += ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp"]
+    command += ["--trainer.callbacks=lightning.pytorch.callbacks.ModelCheckpoint", "--trainer.callbacks.save_last=true"]
+    command += ["--trainer.callbacks.every_n_train_steps=1", "--data.val=null"]
+    command += ["--data.train.init_args.tasks.init_args.count=200"]
+    command += ["--trainer.log_every_n_steps=1", "--trainer.default_root_dir=run"]
+    process = start(*JUDGELIT, *command, folder=tmp_path, start_new_session=True)
+    log = tmp_path / "run/csv/version_0/metrics.csv"
+
+    def ranks() -> list[str]:
+        return Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+
+    def reached() -> bool:
+        return (
+            log.exists() and log.read_text(encoding="utf-8").count("\n") > 3 if moment == "training" else bool(ranks())
+        )
+
+    while process.poll() is None and not reached():
+        time.sleep(0.05)
+    if moment == "connection":
+        time.sleep(2)  # The first rank waits in a system call for the second, which imports its modules.
+    send = os.killpg if to_all else os.kill
+    send(process.pid, number)
+    if number == signal.SIGINT:
+        time.sleep(0.3)
+        if process.poll() is None:
+            send(process.pid, number)
+    # This returns when no process has the output open any more.
+    said, _ = process.communicate(timeout=120)
+    # A shell shows both in the same way: 130 or 143.
+    assert process.returncode in (128 + number, -number), said
+    assert "Traceback" not in said
+    if moment == "training":
+        assert "judgelit: interrupted" in said
