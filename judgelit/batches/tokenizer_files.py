@@ -10,6 +10,8 @@ NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
 """The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""File that makes a folder that of an adapter."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -55,10 +57,26 @@ def load_files(name_or_path: str, base: str | None, trust_remote_code: bool) -> 
 
 def base_of_adapter(folder: Path) -> str | None:
     """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
-    settings = folder / "adapter_config.json"
-    return (
-        json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path") if settings.is_file() else None
-    )
+    return adapter_settings(folder).get("base_model_name_or_path") if (folder / ADAPTER_CONFIG).is_file() else None
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """The content of an adapter's adapter_config.json.
+
+    Raises:
+        UserError: It holds no settings of an adapter.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: found no JSON, expected the settings of a PEFT adapter") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: found {type(settings).__name__}, expected the settings of a PEFT adapter")
+    base = settings.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: field 'base_model_name_or_path': found {base!r}, expected the base model's name")
+    return settings
 
 
 def row_limit(config: Any) -> int:

@@ -1,6 +1,5 @@
 """Backbone: the model that is trained, its settings and how it is built."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from judgelit.batches.tokenizer_files import NANO, model_folder
+from judgelit.batches.tokenizer_files import ADAPTER_CONFIG, NANO, base_of_adapter, model_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models import flat_attention, quantization
 from judgelit.models.lora import (
@@ -278,10 +277,9 @@ def trained_folder(folder: str, dtype: Literal["float32", "bfloat16", "float16"]
     Raises:
         UserError: The adapter's settings do not name its base model.
     """
-    settings = Path(folder) / "adapter_config.json"
+    settings = Path(folder) / ADAPTER_CONFIG
     if not settings.is_file():
         return Backbone(folder, dtype)
-    base = json.loads(settings.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not base:
+    if not (base := base_of_adapter(Path(folder))):
         raise UserError(f"{settings}: field 'base_model_name_or_path': found nothing, expected the base model")
     return Backbone(base, dtype, quantization=quantization.read_note(Path(folder)), adapter=folder)

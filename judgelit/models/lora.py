@@ -1,7 +1,6 @@
 """LoRA adapters: add a new one to a model, or load one to continue from."""
 
 import copy
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from judgelit.batches.tokenizer_files import ADAPTER_CONFIG, adapter_settings
 from judgelit.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
         UserError: The folder holds no adapter, or one of another model.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     folder = adapter_folder(adapter)
     try:
@@ -100,7 +101,8 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return PeftModel.from_pretrained(model, folder, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        # PEFT raises all of these for settings and weights that it cannot use.
         raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)}") from error
 
 
@@ -168,24 +170,29 @@ def replaces_base_weights(adapter: str) -> bool:
 
 def _settings(adapter: str) -> dict[str, Any]:
     """The content of an adapter's adapter_config.json."""
-    path = Path(adapter_folder(adapter)) / "adapter_config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: found no JSON, expected the settings of a PEFT adapter") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: found {type(settings).__name__}, expected the settings of a PEFT adapter")
-    return settings
+    return adapter_settings(Path(adapter_folder(adapter)))
 
 
 def adapter_folder(adapter: str) -> str:
     """Return the folder, if it holds an adapter.
 
     Raises:
-        UserError: It holds no adapter.
+        UserError: It holds none, its weights are missing, or PEFT does not know its kind.
     """
-    if not (Path(adapter) / "adapter_config.json").is_file():
+    from peft import PeftType
+
+    folder = Path(adapter)
+    if not (folder / ADAPTER_CONFIG).is_file():
         raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
+    if (kind := adapter_settings(folder).get("peft_type")) not in list(PeftType):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: field 'peft_type': found {kind!r}, expected a kind that the installed PEFT "
+            "knows, such as 'LORA'"
+        )
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise UserError(
+            f"adapter {adapter!r}: found no adapter_model.safetensors there, expected the adapter's weights"
+        )
     return adapter
 
 
