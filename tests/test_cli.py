@@ -79,6 +79,9 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
         (["tasks"], ["Number of pairs"]),
         (["judge"], ["Longest judgment, in tokens."]),
         (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),
+        (["fit"], ["usage: judgelit fit --config FILE", "--model.help SFTModule", "--data.help SFTDataModule"]),
+        (["predict"], ["Judge the pairs of data.judge"]),
+        (["fit", "--data.help=SFTDataModule"], ["Examples to train on."]),
         (["fit", "--model.help=SFTModule"], ["Model to train: a name on the Hugging Face hub"]),
     ):
         with pytest.raises(SystemExit):

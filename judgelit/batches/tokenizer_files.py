@@ -10,6 +10,8 @@ NANO = "nano"
 NANO_FOLDER = Path(__file__).parent / "nano"
 """The built-in model for a start from scratch: its configuration and tokenizer, no weights."""
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""File that makes a folder that of an adapter."""
 _TOKENIZER_FILES = ("*token*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -25,7 +27,7 @@ def tokenizer_folder(name_or_path: str, adapter: str | None) -> str:
         name_or_path: The model's hub name, folder or `nano`.
         adapter: The folder of its adapter; None if it has none.
     """
-    return adapter if adapter is not None and (Path(adapter) / "adapter_config.json").is_file() else name_or_path
+    return adapter if adapter is not None and holds_adapter(adapter) else name_or_path
 
 
 def holds_tokenizer(folder: Path) -> bool:
@@ -53,16 +55,33 @@ def load_files(name_or_path: str, base: str | None, trust_remote_code: bool) -> 
     return hf, config.get_text_config()
 
 
+def holds_adapter(folder: str | Path) -> bool:
+    """Whether a folder holds the settings of a PEFT adapter."""
+    return (Path(folder) / ADAPTER_CONFIG).is_file()
+
+
 def base_of_adapter(folder: Path) -> str | None:
     """The base model that a folder of a LoRA adapter names; None if the folder holds no adapter."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
+    return adapter_settings(folder).get("base_model_name_or_path") if holds_adapter(folder) else None
+
+
+def adapter_settings(folder: Path) -> dict[str, Any]:
+    """The content of an adapter's adapter_config.json.
+
+    Raises:
+        UserError: It holds no settings of an adapter.
+    """
+    path = folder / ADAPTER_CONFIG
     try:
-        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{path}: found no JSON with a base_model_name_or_path, expected a PEFT adapter's") from error
-    return None if base is None else str(base)
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: found no JSON, expected the settings of a PEFT adapter") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: found {type(settings).__name__}, expected the settings of a PEFT adapter")
+    base = settings.get("base_model_name_or_path")
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: field 'base_model_name_or_path': found {base!r}, expected the base model's name")
+    return settings
 
 
 def row_limit(config: Any) -> int:

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from judgelit.batches.tokenizer_files import NANO, model_folder
+from judgelit.batches.tokenizer_files import ADAPTER_CONFIG, NANO, base_of_adapter, holds_adapter, model_folder
 from judgelit.errors import UserError, first_line
 from judgelit.models import flat_attention, quantization
 from judgelit.models.lora import (
     LoRA,
     adapter_folder,
-    adapter_settings,
     add_adapter,
     edits_base_weights,
-    holds_adapter,
     replaces_base_weights,
     start_from_adapter,
 )
@@ -328,9 +326,7 @@ def trained_folder(folder: str, dtype: DType = "float32") -> Backbone:
     """
     if not holds_adapter(folder):
         return Backbone(folder, dtype)
-    base = adapter_settings(folder).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise UserError(
-            f"{folder}/adapter_config.json: field 'base_model_name_or_path': found {base!r}, expected the base model"
-        )
+    if not (base := base_of_adapter(Path(folder))):
+        at = Path(folder) / ADAPTER_CONFIG
+        raise UserError(f"{at}: field 'base_model_name_or_path': found nothing, expected the base model")
     return Backbone(base, dtype, quantization=quantization.read_note(Path(folder)), adapter=folder)

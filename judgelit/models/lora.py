@@ -1,7 +1,6 @@
 """LoRA adapters: add a new one to a model, or load one to continue from."""
 
 import copy
-import json
 import re
 import warnings
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from judgelit.batches.tokenizer_files import ADAPTER_CONFIG, adapter_settings, holds_adapter
 from judgelit.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -92,14 +92,9 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
     Raises:
         UserError: The folder holds no adapter, or one of another model.
     """
-    from peft import PeftModel, PeftType
+    from peft import PeftModel
 
     folder = adapter_folder(adapter)
-    kind = adapter_settings(folder).get("peft_type")
-    if kind not in list(PeftType):
-        raise UserError(f"{folder}/adapter_config.json: peft_type: found {kind!r}, expected one of PEFT, such as LORA")
-    if not any((Path(folder) / file).is_file() for file in ("adapter_model.safetensors", "adapter_model.bin")):
-        raise UserError(f"adapter {folder!r}: found no adapter_model.safetensors there, expected the adapter's weights")
     try:
         # PEFT repeats the initialisation of the adapter, which edits the base's weights in some (PiSSA). Where it draws
         # random numbers, they must be the same each time the adapter is loaded, and on all ranks.
@@ -146,7 +141,7 @@ def refusal_to_copy(adapter: str) -> str | None:
     Args:
         adapter: Folder of the adapter.
     """
-    bias = adapter_settings(adapter).get("bias", "none")
+    bias = _settings(adapter).get("bias", "none")
     if bias != "none":
         return f"trains the model's own biases (bias {bias!r})"
     return "ties its weights to each other (ensure_weight_tying)" if ties_weights(adapter) else None
@@ -154,15 +149,13 @@ def refusal_to_copy(adapter: str) -> str | None:
 
 def ties_weights(adapter: str) -> bool:
     """Whether an adapter of the embeddings is also that of the head."""
-    return bool(adapter_settings(adapter).get("ensure_weight_tying"))
+    return bool(_settings(adapter).get("ensure_weight_tying"))
 
 
 def edits_base_weights(adapter: str) -> bool:
     """Whether the initialisation of an adapter, which PEFT repeats when it loads it, changes the base's weights."""
     return (
-        str(adapter_settings(adapter).get("init_lora_weights", True))
-        .lower()
-        .startswith(("pissa", "olora", "corda", "loftq"))
+        str(_settings(adapter).get("init_lora_weights", True)).lower().startswith(("pissa", "olora", "corda", "loftq"))
     )
 
 
@@ -179,35 +172,31 @@ def replaces_base_weights(adapter: str) -> bool:
         return True
 
 
-def adapter_settings(adapter: str) -> dict[str, Any]:
-    """The content of an adapter's adapter_config.json.
-
-    Raises:
-        UserError: The folder has none, or one that is not JSON.
-    """
-    path = Path(adapter_folder(adapter)) / "adapter_config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: found no JSON, expected the settings of a PEFT adapter") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: found {type(settings).__name__}, expected the settings of a PEFT adapter")
-    return settings
-
-
-def holds_adapter(folder: str) -> bool:
-    """Whether a folder holds the settings of a PEFT adapter."""
-    return (Path(folder) / "adapter_config.json").is_file()
+def _settings(adapter: str) -> dict[str, Any]:
+    """The content of an adapter's adapter_config.json."""
+    return adapter_settings(Path(adapter_folder(adapter)))
 
 
 def adapter_folder(adapter: str) -> str:
     """Return the folder, if it holds an adapter.
 
     Raises:
-        UserError: It holds no adapter.
+        UserError: It holds none, its weights are missing, or PEFT does not know its kind.
     """
-    if not holds_adapter(adapter):
+    from peft import PeftType
+
+    folder = Path(adapter)
+    if not holds_adapter(folder):
         raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
+    if (kind := adapter_settings(folder).get("peft_type")) not in list(PeftType):
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: field 'peft_type': found {kind!r}, expected a kind that the installed PEFT "
+            "knows, such as 'LORA'"
+        )
+    if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
+        raise UserError(
+            f"adapter {adapter!r}: found no adapter_model.safetensors there, expected the adapter's weights"
+        )
     return adapter
 
 

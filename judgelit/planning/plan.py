@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, TypeVar
 
+from judgelit.batches.tokenizer_files import holds_adapter
 from judgelit.errors import UserError
-from judgelit.models.lora import LoRA, holds_adapter
+from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import Memory, PlannedRun, estimate, head_peak_bytes
 from judgelit.planning.savings import changes, needed_bytes
 from judgelit.planning.workload import AssumedLengths, Workload, read_workload

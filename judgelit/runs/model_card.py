@@ -3,7 +3,6 @@
 A configuration may hold passwords. So the card shows only numbers and a few settings whose names are listed here.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from judgelit import __version__
+from judgelit.batches.tokenizer_files import adapter_settings
 from judgelit.errors import UserError
 from judgelit.runs.trained_run import Scores, TrainedRun
 from judgelit.yaml_files import read_mapping
@@ -67,7 +67,7 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "base model", _shown(_origin(backbone.name_or_path))
     yield "weights", backbone.dtype + (f", the base in {backbone.quantization}" if backbone.quantization else "")
     if backbone.uses_lora:
-        settings = _adapter_settings(run)
+        settings = _lora_settings(run)
         targets = settings["target_modules"] or []
         layers = targets if isinstance(targets, str) else ", ".join(sorted({name.rsplit(".")[-1] for name in targets}))
         yield "LoRA", f"{_numbers(settings)}, on {layers}"
@@ -98,13 +98,13 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "seed", str(run.settings.get("seed_everything"))
 
 
-def _adapter_settings(run: TrainedRun) -> dict[str, Any]:
+def _lora_settings(run: TrainedRun) -> dict[str, Any]:
     """Settings of the LoRA adapter: the run's, or those of the adapter that it started from."""
     backbone = run.backbone
     if backbone.adapter is None:
         assert backbone.lora is not None
         return vars(backbone.lora)
-    saved = json.loads((Path(backbone.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    saved = adapter_settings(Path(backbone.adapter))
     names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "target_modules": "target_modules"}
     return {name: saved.get(there) for name, there in names.items()}
 

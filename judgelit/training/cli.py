@@ -58,6 +58,14 @@ from judgelit.training.stop_together import StopTogether
 BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
 
 
+_PURPOSE = {
+    "fit": "Train a judge by SFT or DPO.",
+    "validate": "Compute loss and judgments on the validation data.",
+    "test": "Compute loss and judgments on the test data.",
+    "predict": "Judge the pairs of data.judge and write the judgments.",
+}
+
+
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with one-line errors."""
 
@@ -84,7 +92,7 @@ class TrainingCLI(LightningCLI):
                 subclass_mode_data=True,
                 save_config_callback=SaveConfig,
                 parser_class=TrainingParser,
-                parser_kwargs={"prog": "judgelit"},
+                parser_kwargs={"prog": "judgelit", **{command: _about(command) for command in self.subcommands()}},
                 # judgelit's own sampler deals batches out to ranks.
                 trainer_defaults={
                     "use_distributed_sampler": False,
@@ -331,6 +339,17 @@ class TrainingCLI(LightningCLI):
         except UserError as error:
             _say(f"no model card: {error}")
             return None
+
+
+def _about(command: str) -> dict[str, str]:
+    """Usage and description of a command; argparse's own usage would take a hundred lines."""
+    return {
+        "usage": f"judgelit {command} --config FILE [--key value ...]",
+        "description": f"{_PURPOSE[command]} Every field can stand in the file of --config or on the command line. "
+        f"Fields of the Trainer are below. Fields of the model: `judgelit {command} --model.help SFTModule` (or "
+        f"DPOModule); those of the data: `judgelit {command} --data.help SFTDataModule` (or DPODataModule). "
+        f"`judgelit {command} --config FILE --print_config` prints a whole configuration.",
+    }
 
 
 @rank_zero_only

@@ -1,6 +1,7 @@
 """A mistake of the user gives one line that says where it is, and exit code 2."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -317,3 +318,54 @@ def test_a_recipe_takes_the_name_of_a_shipped_configuration(refused: Refused, tm
         assert "lora/sft.yaml: missing --model.backbone.name_or_path; give the model with --model" in line
         line = refused("run", "--output=out", "--model=./nowhere", "--config", *arguments)
         assert "nowhere" in line and "no such folder" in line
+
+
+@pytest.fixture(scope="module")
+def adapter(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("adapter")
+    settings = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(llama), settings).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{", "adapter_config.json: found no JSON"),
+        ("[]", "adapter_config.json: found list"),
+        ({"peft_type": "NOPE"}, "field 'peft_type': found 'NOPE'"),
+        ({"peft_type": None}, "field 'peft_type': found None"),
+        ({"base_model_name_or_path": 5}, "field 'base_model_name_or_path': found 5"),
+        ({"r": "four"}, "does not fit"),
+        ({"r": -4}, "does not fit"),
+        ({"r": 8}, "does not fit"),
+        ({"r": 10**9}, "does not fit"),
+        ({"target_modules": 5}, "does not fit"),
+        ({"target_modules": ["nope"]}, "does not fit"),
+        (None, "found no adapter_model.safetensors"),
+        (b"", "does not fit"),
+        (b"no tensors" * 100, "does not fit"),
+        (2000, "does not fit"),
+    ],
+    ids=str,
+)
+def test_a_broken_adapter_is_refused(
+    refused: Refused, tmp_path: Path, llama: str, adapter: Path, change: Any, said: str
+) -> None:
+    broken = shutil.copytree(adapter, tmp_path / "broken")
+    config, weights = broken / "adapter_config.json", broken / "adapter_model.safetensors"
+    if isinstance(change, str):
+        config.write_text(change)
+    elif isinstance(change, dict):
+        config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    elif change is None:
+        weights.unlink()
+    else:
+        weights.write_bytes(change if isinstance(change, bytes) else weights.read_bytes()[:change])
+    data, pairs = lines(tmp_path / "data.jsonl", GOOD), lines(tmp_path / "pairs.jsonl", PAIR)
+    start = [f"--model.backbone.name_or_path={llama}", f"--model.backbone.adapter={broken}"]
+    assert said in refused(*fit("sft", data, *start))
+    assert said in refused("evaluate", f"--model={broken}", f"--pairs={pairs}", "--output=scores", "--max_new_tokens=4")
