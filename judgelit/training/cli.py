@@ -11,7 +11,7 @@ import lightning as L
 import torch
 import yaml
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -28,7 +28,7 @@ from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.models.backbone import choose_dtype
 from judgelit.models.lora import adapter_folder
 from judgelit.parsing import OneLineErrors, raise_user_errors
-from judgelit.runs.checkpoints import AtomicCheckpoints, mend, newest, read_meta, swap_folders
+from judgelit.runs.checkpoints import AtomicCheckpoints, swap_folders
 from judgelit.runs.csv_log import RunLog
 from judgelit.runs.dropped_checkpoints import DroppedCheckpoints
 from judgelit.runs.exact_resume import CatchUp, ExactResume
@@ -50,9 +50,10 @@ from judgelit.training.callbacks import (
 )
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
-from judgelit.training.fsdp import refuse_unknown
 from judgelit.training.sft import SFTModule
+from judgelit.training.starting_point import continues, find_checkpoint
 from judgelit.training.stop_together import StopTogether
+from judgelit.training.trainer_settings import as_list, check_trainer_settings, one_line, trainer_refusal
 
 # A configuration may name an imported class without its module.
 BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
@@ -165,17 +166,18 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer, with judgelit's loggers, callbacks and checkpoints where the user gives none."""
         settings = self._get(self.config_init, "trainer")
-        self._check(settings)
+        check_trainer_settings(settings)
+        self._claim_folder()
         loggers = settings["logger"]
         if loggers in (None, True):
             kwargs["logger"] = self._loggers()
         bar = settings["enable_progress_bar"] is not False
-        kwargs["callbacks"] = self._callbacks(_as_list(settings["callbacks"]), loggers is not False, bar)
+        kwargs["callbacks"] = self._callbacks(as_list(settings["callbacks"]), loggers is not False, bar)
         if settings["enable_checkpointing"] is not False:
             self._complete_checkpoints(kwargs["callbacks"])
         if any(isinstance(callback, LogLines) for callback in kwargs["callbacks"]):
             kwargs["enable_progress_bar"] = False
-        plugins = _as_list(settings["plugins"])
+        plugins = as_list(settings["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpoints()]
         try:
@@ -183,12 +185,12 @@ class TrainingCLI(LightningCLI):
         except (ValueError, ImportError, MisconfigurationException) as error:
             # Nothing of judgelit runs in the Trainer's constructor. An ImportError names a package that a precision or
             # a strategy needs.
-            raise _refusal(error) from error
+            raise trainer_refusal(error) from error
         except TypeError as error:
             # The parser has checked all types but those within `devices`. Another TypeError is a bug.
             if "device" not in str(error).lower():
                 raise
-            raise _refusal(error) from error
+            raise trainer_refusal(error) from error
         if isinstance(trainer.strategy, ModelParallelStrategy):
             swap_folders(trainer.strategy)
         return trainer
@@ -198,28 +200,19 @@ class TrainingCLI(LightningCLI):
         """The run folder."""
         return Path(self._get(self.config_init, "trainer")["default_root_dir"])
 
-    def _check(self, settings: Any) -> None:
-        """Raise UserError for settings that the Trainer would misread."""
-        if settings["accumulate_grad_batches"] < 1:
-            raise UserError(
-                f"trainer.accumulate_grad_batches: found {settings['accumulate_grad_batches']}, expected 1 or more"
-            )
-        refuse_unknown(settings["strategy"])
-        if settings["barebones"]:
-            raise UserError("trainer.barebones: found true, expected false, since a run keeps logs and checkpoints")
-        for callback in _as_list(settings["callbacks"]):
-            if isinstance(callback, BatchSizeFinder | LearningRateFinder):
-                raise UserError(
-                    f"trainer.callbacks: found {type(callback).__name__}, which does not know judgelit's batches and "
-                    "optimizers; leave it out, and see `judgelit plan` for what fits into memory"
-                )
+    def _claim_folder(self) -> None:
+        """Take the run folder for this process.
+
+        Raises:
+            UserError: It is no folder, another process writes to it, or it holds another run.
+        """
         root = self._root
         if root.exists() and not root.is_dir():
             raise UserError(f"trainer.default_root_dir {str(root)!r}: found a file, expected a folder")
         if self.subcommand == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
             # The first process holds the lock for all ranks of the run.
             self._until_end.enter_context(locked(root, "--trainer.default_root_dir"))
-        if self.subcommand == "fit" and not _continues(self._get(self.config_init, "ckpt_path"), root):
+        if self.subcommand == "fit" and not continues(self._get(self.config_init, "ckpt_path"), root):
             refuse_used_folder(
                 root,
                 "choose another folder with --trainer.default_root_dir, or continue that run with --ckpt_path last",
@@ -269,45 +262,9 @@ class TrainingCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         arguments = super()._prepare_subcommand_kwargs(subcommand)
-        checkpoint = arguments.get("ckpt_path")
-        if checkpoint == "last":
-            checkpoint = self._last_checkpoint(subcommand)
-        if checkpoint in ("best", "registry") or (checkpoint == "hpc" and not any(self._root.glob("hpc_ckpt_*.ckpt"))):
-            raise UserError(
-                f"ckpt_path {checkpoint!r}: found no such checkpoint in {self._root}, expected `last` or a file; name "
-                "one in its folder checkpoints"
-            )
-        if checkpoint not in (None, "last", "best", "hpc", "registry") and not Path(checkpoint).exists():
-            raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
-        shards = checkpoint is not None and Path(checkpoint).is_dir()
-        if shards and not isinstance(self.trainer.strategy, ModelParallelStrategy):
-            raise UserError(
-                f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; continue with strategy "
-                "FSDP2 (trainer.strategy.class_path: judgelit.FSDP2), which also works on one device"
-            )
-        if subcommand == "fit" and checkpoint is not None and Path(checkpoint).exists():
-            # Found here, a setting that differs costs no reading of data or model.
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, ExactResume):
-                    callback.refuse_other_settings(self.trainer, read_meta(Path(checkpoint)))
+        checkpoint = find_checkpoint(arguments.get("ckpt_path"), subcommand, self.trainer, self._root)
         # A checkpoint is a pickle. judgelit needs nothing but tensors and plain values from it.
         return {**arguments, "ckpt_path": checkpoint, "weights_only": arguments.get("weights_only") is not False}
-
-    def _last_checkpoint(self, command: str) -> str | None:
-        """The run's newest checkpoint; None if it has not saved yet."""
-        callbacks = self.trainer.checkpoint_callbacks
-        folders = [str(callback.dirpath) for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-        if command == "fit":
-            rank_zero_only(mend)(folders)
-        found = newest(folders)
-        if found is None:
-            where = f"no checkpoint in {', '.join(folders) or 'the run: checkpoints are switched off'}"
-            if command != "fit":
-                raise UserError(f"ckpt_path 'last': {where}; expected one of the run")
-            if (model := Path(self.trainer.default_root_dir) / "model").exists():
-                raise UserError(f"{model} is of a run that has ended, and there is {where}; choose another folder")
-        _say(f"{where} yet: beginning anew" if found is None else f"continuing from {found}")
-        return None if found is None else str(found)
 
     def before_fit(self) -> None:
         """Receive signals, from before the other ranks start."""
@@ -357,13 +314,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _continues(checkpoint: str | Path | None, root: Path) -> bool:
-    """Whether a run that starts from `checkpoint` continues the run in `root`."""
-    return checkpoint in ("last", "hpc") or (
-        checkpoint is not None and root.resolve() in Path(checkpoint).resolve().parents
-    )
-
-
 def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
@@ -373,22 +323,12 @@ def main(argv: list[str]) -> None:
             raise
         raise UserError(f"trainer.callbacks: EarlyStopping.monitor: {first_line(error)}") from error
     except pickle.UnpicklingError as error:
-        raise UserError(_one_line(error)) from error  # a file that is no checkpoint
+        raise UserError(one_line(error)) from error  # a file that is no checkpoint
     except MisconfigurationException as error:
         # Settings that exclude each other. But if a hook of judgelit has misused Lightning, that is a bug.
         if _raised_under_a_hook(error):
             raise
-        raise UserError(_one_line(error)) from error
-
-
-def _refusal(error: Exception) -> UserError:
-    said = _one_line(error)
-    advice = "; run it where there is a GPU, or with --trainer.accelerator cpu" if "gpu backend" in said else ""
-    return UserError(f"trainer: {said}{advice}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
+        raise UserError(one_line(error)) from error
 
 
 def _raised_under_a_hook(error: Exception) -> bool:
@@ -396,9 +336,3 @@ def _raised_under_a_hook(error: Exception) -> bool:
     files = {Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)}
     package = Path(__file__).parents[1]
     return any(package in file.parents for file in files - {package / "parsing.py", package / "cli.py", Path(__file__)})
-
-
-def _as_list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
