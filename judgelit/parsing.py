@@ -94,6 +94,7 @@ class OneLineErrors(ArgumentParser):
 
     def _check_value_key(self, action: argparse.Action, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         before = len(_mistakes)
+        _read_yaml_alone(action, value)
         try:
             return super()._check_value_key(action, value, key, *args, **kwargs)
         except (TypeError, ValueError, KeyError) as error:
@@ -128,6 +129,7 @@ class OneLineErrors(ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # argparse calls this for each option, just before it calls the option's action.
         values = super()._get_values(action, arg_strings)
+        _read_yaml_alone(action, values)
         self._current = action, values
         return values
 
@@ -297,6 +299,8 @@ def _wrong_value(value: Any, kind: Any, error: Exception) -> str:
     known = [one.__name__ for kind in kinds if isinstance(kind, type) for one in _subclasses(kind)]
     if isinstance(value, str) and (close := difflib.get_close_matches(value, known, n=1)):
         return f"{line}; the nearest known one is {close[0]!r}"
+    if isinstance(value, str) and value.isidentifier() and 0 < len(known) <= _MAX_NAMED:
+        return f"{line}, such as {_either(sorted(set(known)))}"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -328,6 +332,16 @@ def _name(kind: Any) -> str:
 def _subclasses(kind: type) -> set[type]:
     below: set[type] = set(type.__subclasses__(kind))
     return below.union(*map(_subclasses, below))
+
+
+def _read_yaml_alone(action: argparse.Action, value: Any) -> None:
+    """Let jsonargparse read the file that a value names only if it is a YAML file, which holds settings.
+
+    It would read any other file too, such as all data of `--pairs pairs.jsonl`, and take its text for the value.
+    """
+    if hasattr(action, "_enable_path"):
+        may_read = vars(action).setdefault("may_read", action._enable_path)
+        action._enable_path = may_read and isinstance(value, str) and value.endswith((".yaml", ".yml"))
 
 
 def _either(names: list[str]) -> str:

@@ -107,8 +107,20 @@ def test_limit_takes_the_first_pairs(
 
 
 @pytest.mark.parametrize(
+    ("text", "complaint"), [("hello", ":1: not JSON"), ("", "found no rows"), ("null", ":1: found null")]
+)
+def test_the_text_of_a_data_file_never_becomes_the_name_of_another(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], text: str, complaint: str
+) -> None:
+    (tmp_path / "words.jsonl").write_text(text)
+    with pytest.raises(UserError, match=rf"words\.jsonl.*{complaint}"):
+        synthesize(tmp_path, "warmup", "out.jsonl", f"--tokenizer={llama}", f"--pairs={tmp_path / 'words.jsonl'}")
+
+
+@pytest.mark.parametrize(
     ("command", "more", "complaint"),
     [
+        ("warmup", ["--teacher=Nope"], "teacher: found 'Nope', expected Teacher, such as EngineTeacher or TaskTeacher"),
         ("warmup", ["--seeed=1"], "unknown key 'seeed'; the nearest known one is 'seed'"),
         ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         ("enhancement", ["--settings.temperature=0"], "temperature above 0"),
