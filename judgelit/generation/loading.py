@@ -78,7 +78,11 @@ class NamedModel:
         Raises:
             UserError: The files or the checkpoint cannot be loaded.
         """
-        model = self.backbone.build(for_training=False)
+        with torch.random.fork_rng(enabled=self.backbone.name_or_path == NANO):
+            if self.backbone.name_or_path == NANO:
+                # No file holds its weights, and a command that continues must find the same ones.
+                torch.manual_seed(0)
+            model = self.backbone.build(for_training=False)
         if self.run is not None:
             trained = check_weights(self.run, model, self.run.load())
             model.load_state_dict(trained, strict=not self.backbone.uses_lora)

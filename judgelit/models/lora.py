@@ -94,7 +94,7 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
     """
     from peft import PeftModel
 
-    folder = adapter_folder(adapter)
+    folder = loadable_adapter(adapter)
     try:
         # PEFT repeats the initialisation of the adapter, which edits the base's weights in some (PiSSA). Where it draws
         # random numbers, they must be the same each time the adapter is loaded, and on all ranks.
@@ -107,7 +107,10 @@ def start_from_adapter(model: "PreTrainedModel", adapter: str, name: str) -> "Pe
         raise
     except Exception as error:
         # PEFT raises many kinds of errors for settings and weights that it cannot use.
-        raise UserError(f"adapter {folder!r} does not fit {name!r}: {first_line(error)[:300]}") from error
+        said = first_line(error)
+        # PEFT names all layers of the adapter between the first and the last words.
+        said = said if len(said) <= 300 else f"{said[:150]} ... {said[-140:]}"
+        raise UserError(f"adapter {folder!r} does not fit {name!r}: {said}") from error
 
 
 def copy_adapter(model: "PeftModel", name: str) -> None:
@@ -181,7 +184,7 @@ def adapter_folder(adapter: str) -> str:
     """Return the folder, if it holds an adapter.
 
     Raises:
-        UserError: It holds none, its weights are missing, or PEFT does not know its kind.
+        UserError: It holds none, or PEFT does not know its kind.
     """
     from peft import PeftType
 
@@ -193,6 +196,16 @@ def adapter_folder(adapter: str) -> str:
             f"{folder / ADAPTER_CONFIG}: field 'peft_type': found {kind!r}, expected a kind that the installed PEFT "
             "knows, such as 'LORA'"
         )
+    return adapter
+
+
+def loadable_adapter(adapter: str) -> str:
+    """Return the folder, if it holds an adapter with its weights.
+
+    Raises:
+        UserError: It holds none, its weights are missing, or PEFT does not know its kind.
+    """
+    folder = Path(adapter_folder(adapter))
     if not any((folder / name).is_file() for name in ("adapter_model.safetensors", "adapter_model.bin")):
         raise UserError(
             f"adapter {adapter!r}: found no adapter_model.safetensors there, expected the adapter's weights"

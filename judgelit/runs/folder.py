@@ -84,8 +84,10 @@ def _lock(folder: Path, option: str) -> int:
         # The process that held the lock may have removed the file after this one had opened it.
         with suppress(FileNotFoundError):
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                os.truncate(descriptor, 0)
-                os.write(descriptor, f"{os.getpid()}\n".encode())
+                # The number is for the message alone; a full disk has no room for it.
+                with suppress(OSError):
+                    os.truncate(descriptor, 0)
+                    os.write(descriptor, f"{os.getpid()}\n".encode())
                 return descriptor
         os.close(descriptor)
 

@@ -26,7 +26,7 @@ from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.models.backbone import choose_dtype
-from judgelit.models.lora import adapter_folder
+from judgelit.models.lora import loadable_adapter
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.runs.checkpoints import AtomicCheckpoints, swap_folders
 from judgelit.runs.csv_log import RunLog
@@ -149,9 +149,6 @@ class TrainingCLI(LightningCLI):
         """Build model, data and Trainer."""
         with raise_user_errors():
             super().instantiate_classes()
-        if (adapter := self.model.backbone.adapter) is not None:
-            # Otherwise a missing one is found after all data are read.
-            adapter_folder(adapter)
         for module, data in ((SFTModule, DPODataModule), (DPOModule, SFTDataModule)):
             if isinstance(self.model, module) and isinstance(self.datamodule, data):
                 raise UserError(
@@ -159,14 +156,13 @@ class TrainingCLI(LightningCLI):
                     f"{'SFTDataModule' if module is SFTModule else 'DPODataModule'}"
                 )
 
-        judges = any(isinstance(callback, JudgeEvaluation) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if self.subcommand in ("fit", "validate", "test") and self.datamodule.judge is not None and not judges:
-            _say("data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation to judge them")
-
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the Trainer, with judgelit's loggers, callbacks and checkpoints where the user gives none."""
         settings = self._get(self.config_init, "trainer")
         check_trainer_settings(settings)
+        if (adapter := self.model.backbone.adapter) is not None:
+            # Otherwise a missing one is found after all data are read.
+            loadable_adapter(adapter)
         self._claim_folder()
         loggers = settings["logger"]
         if loggers in (None, True):
@@ -193,6 +189,9 @@ class TrainingCLI(LightningCLI):
             raise trainer_refusal(error) from error
         if isinstance(trainer.strategy, ModelParallelStrategy):
             swap_folders(trainer.strategy)
+        judges = any(isinstance(callback, JudgeEvaluation) for callback in kwargs["callbacks"])
+        if self.subcommand in ("fit", "validate", "test") and self.datamodule.judge is not None and not judges:
+            _say("data.judge: the pairs are not judged; add --trainer.callbacks+=JudgeEvaluation to judge them")
         return trainer
 
     @property
