@@ -128,11 +128,11 @@ def test_a_run_deletes_no_export_that_it_has_not_made(
     shutil.copytree(finished / "runs", tmp_path / "runs")
     again = ["run", "--config", "configs/run.yaml", "--output", "runs/short"]
     export, stage = tmp_path / "runs/short/export", tmp_path / "runs/short/stages/09-export"
-    before = {path.name: path.read_bytes() for path in export.iterdir()}
+    before = contents(export)
     # Killed after the export and before the end of its stage.
     (stage / "done.json").unlink()
     judgelit(*again)
-    assert {path.name: path.read_bytes() for path in export.iterdir()} == before
+    assert contents(export) == before
     # Another folder has taken the place before the stage began.
     shutil.rmtree(stage)
     shutil.rmtree(export)
@@ -143,7 +143,12 @@ def test_a_run_deletes_no_export_that_it_has_not_made(
     assert judgelit_never_saw.read_text() == "mine"
     judgelit_never_saw.unlink()
     judgelit(*again)
-    assert {path.name for path in export.iterdir()} == set(before)
+    assert contents(export).keys() == before.keys()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files in a folder and the folders in it."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow

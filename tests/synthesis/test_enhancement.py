@@ -132,7 +132,7 @@ def test_an_unparsed_judgment_that_names_the_right_answer_is_not_rejected(make):
 
 
 def test_samples_and_teachers_stop_at_the_verdict_as_evaluation_does():
-    assert Enhancement().sampling.stop_at_verdict and Sampling().stop_at_verdict
+    assert Enhancement().sampling().stop_at_verdict and Sampling().stop_at_verdict
 
 
 def test_a_prompt_without_any_verdict_is_not_called_always_right(make):
