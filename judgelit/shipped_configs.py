@@ -3,6 +3,7 @@
 import difflib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from judgelit.atomic import write_text
 from judgelit.errors import UserError
@@ -42,7 +43,11 @@ def main(argv: list[str]) -> None:
     """`judgelit configs list`, `judgelit configs copy NAME [TO]`."""
     import argparse
 
-    parser = argparse.ArgumentParser(prog="judgelit configs", description="List or copy the shipped configurations.")
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise UserError(f"{self.prog.removeprefix('judgelit ')}: {message}; see {self.prog} --help")
+
+    parser = Parser(prog="judgelit configs", description="List or copy the shipped configurations.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("list", help="list the shipped configurations with their purpose")
     copy = commands.add_parser("copy", help="copy one, to change it")

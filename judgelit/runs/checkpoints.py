@@ -27,6 +27,13 @@ META = "meta.pt"
 _OLD = ".old"
 
 
+UNREADABLE = (
+    *(OSError, RuntimeError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError),
+    *(AssertionError, pickle.UnpicklingError),
+)
+"""What PyTorch and pickle raise for a file that is no checkpoint; its bytes are taken for instructions."""
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes checkpoint files atomically.
 
@@ -72,7 +79,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             if is_here and (damage := damage_in(Path(path))):
                 raise OSError(damage)
             found = super().load_checkpoint(path, map_location, weights_only)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        except UNREADABLE as error:
             what = " ".join(str(error).split())[:200] or "it is empty"
             usable = usable_instead(Path(path)) if is_here else ""
             raise UserError(
@@ -107,7 +114,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """What a checkpoint holds beside tensors, which stay on the disk; empty if it cannot be read."""
     try:
         found = torch.load(path / META if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError):
+    except UNREADABLE:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from judgelit.errors import UserError
-from judgelit.runs.checkpoints import META, damage_in, usable_instead
+from judgelit.runs.checkpoints import META, UNREADABLE, damage_in, usable_instead
 
 _WEIGHTS = "state_dict"
 _METADATA = "torch.distributed.checkpoint.metadata"
@@ -101,7 +101,7 @@ def load_shards(state: dict[str, Any], folder: Path, alone: bool = False) -> Non
     """
     try:
         dcp.load(state, storage_reader=ShardReader(folder), planner=PlainLoads(), no_dist=alone)
-    except (dcp.api.CheckpointException, *_BROKEN) as error:
+    except (dcp.api.CheckpointException, *UNREADABLE) as error:
         raise _refusal(folder, error) from error
 
 
@@ -115,12 +115,9 @@ def load_meta(folder: Path) -> dict[str, Any]:
         if damage := damage_in(folder / META):
             raise ValueError(f"{META}: {damage}")
         found: dict[str, Any] = torch.load(folder / META, map_location="cpu", weights_only=True)
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise _refusal(folder, error) from error
     return found
-
-
-_BROKEN = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 class _Plain(pickle.Unpickler):
@@ -133,7 +130,7 @@ class _Plain(pickle.Unpickler):
 def _weights(folder: Path) -> dict[str, TensorStorageMetadata]:
     try:
         stored = ShardReader(folder).read_metadata().state_dict_metadata
-    except _BROKEN as error:
+    except UNREADABLE as error:
         raise _refusal(folder, error) from error
     prefix = f"{_WEIGHTS}."
     return {

@@ -1,7 +1,6 @@
 """A trained run: a checkpoint, the run's configuration, and the scores of the trained judge."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from judgelit.errors import UserError, first_line
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
-from judgelit.runs.checkpoints import damage_in, usable_instead
+from judgelit.runs.checkpoints import UNREADABLE, damage_in, usable_instead
 from judgelit.runs.csv_log import read_log
 from judgelit.yaml_files import read_mapping
 
@@ -130,7 +129,7 @@ class TrainedRun:
                 raise OSError(damage)
             content = torch.load(self.checkpoint, map_location="cpu", weights_only=True, mmap=True)
             content["state_dict"]
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, TypeError, KeyError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.checkpoint}: found no complete checkpoint ({first_line(error)[:120]}), expected one that "
                 "`judgelit fit` has saved; name another one, or continue the run from another one"

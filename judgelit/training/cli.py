@@ -67,6 +67,13 @@ _PURPOSE = {
 }
 
 
+_REFUSED_WHILE_RUNNING = {
+    "Early stopping conditioned on metric": "trainer.callbacks: EarlyStopping.monitor",
+    "`val_check_interval`": "trainer.val_check_interval",
+}
+"""How Lightning's refusals of settings begin that it can only make while it runs, and the setting of each."""
+
+
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with one-line errors."""
 
@@ -121,8 +128,19 @@ class TrainingCLI(LightningCLI):
         parser.link_arguments("model.init_args.backbone.trust_remote_code", "data.init_args.trust_remote_code")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse a list of arguments; Lightning's method warns where the list is not that of the command line."""
+        """Parse a list of arguments; Lightning's method warns where the list is not that of the command line.
+
+        Raises:
+            UserError: A setting of the data is given that is taken from the model.
+        """
+        for argument in args if isinstance(args, list) else []:
+            name = str(argument).partition("=")[0].replace(".init_args", "")
+            if name in ("--data.tokenizer", "--data.base", "--data.trust_remote_code"):
+                raise UserError(f"{name[2:]}: it is taken from model.backbone; leave it out, and set it there")
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing. Lightning would look for hyper-parameters in the checkpoint; judgelit saves none."""
 
     def before_instantiate_classes(self) -> None:
         """Replace the dtype `auto` by the chosen one, so that config.yaml says which one was used."""
@@ -317,10 +335,12 @@ def main(argv: list[str]) -> None:
     """Run one of the Trainer's commands; `argv` begins with its name."""
     try:
         TrainingCLI(argv)
-    except RuntimeError as error:
-        if not str(error).startswith("Early stopping conditioned on metric"):
+    except (RuntimeError, ValueError) as error:
+        said = one_line(error)
+        key = next((key for beginning, key in _REFUSED_WHILE_RUNNING.items() if said.startswith(beginning)), None)
+        if key is None:
             raise
-        raise UserError(f"trainer.callbacks: EarlyStopping.monitor: {first_line(error)}") from error
+        raise UserError(f"{key}: {said}") from error
     except pickle.UnpicklingError as error:
         raise UserError(one_line(error)) from error  # a file that is no checkpoint
     except MisconfigurationException as error:

@@ -63,10 +63,13 @@ def _last(command: str, trainer: Any, root: Path) -> str | None:
         rank_zero_only(mend)(folders)
     found = newest(folders)
     if found is None:
-        where = f"no checkpoint in {', '.join(folders) or 'the run: checkpoints are switched off'}"
+        where = f"no checkpoint in {', '.join(folders)}" if folders else "checkpoints are switched off"
         if command != "fit":
             raise UserError(f"ckpt_path 'last': {where}; expected one of the run")
         if (model := root / "model").exists():
             raise UserError(f"{model} is of a run that has ended, and there is {where}; choose another folder")
-    rank_zero_only(print)(f"{where} yet: beginning anew" if found is None else f"continuing from {found}", flush=True)
+    rank_zero_only(print)(
+        f"{where}{' yet' if folders else ''}: beginning anew" if found is None else f"continuing from {found}",
+        flush=True,
+    )
     return None if found is None else str(found)

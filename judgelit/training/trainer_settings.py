@@ -18,6 +18,12 @@ def check_trainer_settings(settings: Any) -> None:
         raise UserError(
             f"trainer.accumulate_grad_batches: found {settings['accumulate_grad_batches']}, expected 1 or more"
         )
+    if (settings["gradient_clip_val"] or 0) < 0:
+        raise UserError(f"trainer.gradient_clip_val: found {settings['gradient_clip_val']}, expected 0 or more")
+    if settings["limit_train_batches"] == 0:
+        raise UserError(
+            "trainer.limit_train_batches: found 0, expected 1 or more; use `judgelit validate` to train nothing"
+        )
     refuse_unknown(settings["strategy"])
     if settings["barebones"]:
         raise UserError("trainer.barebones: found true, expected false, since a run keeps logs and checkpoints")

@@ -117,11 +117,28 @@ def test_unknown_key_deep_in_the_recipe_names_the_nearest(refused: Refused, tmp_
         ),
         (["--config=quickstart/sft", "--ckpt_path=nowhere.ckpt"], ["nowhere.ckpt"]),
         (["--config=quickstart/sft", "--trainer.max_steps=-5"], ["max_steps"]),
+        (["--config=quickstart/sft", "--trainer.gradient_clip_val=-1"], ["trainer.gradient_clip_val: found -1"]),
+        (["--config=quickstart/sft", "--trainer.limit_train_batches=0"], ["trainer.limit_train_batches: found 0"]),
+        (["--config=quickstart/sft", "--data.tokenizer=nope"], ["data.tokenizer: it is taken from model.backbone"]),
+        (
+            ["--config=quickstart/sft", "--data.val=null", "--trainer.val_check_interval=10000"],
+            ["trainer.val_check_interval: "],
+        ),
     ],
 )
 def test_a_wrong_value_is_named_in_a_short_line(refused: Refused, arguments: list[str], said: list[str]) -> None:
     line = refused("fit", *arguments)
     assert all(word in line for word in said) and len(line) < 400, line
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"PK" + bytes(100), b"\x80\x02}q\x00."], ids=["none", "text", "zip", "pickle"]
+)
+def test_a_file_that_is_no_checkpoint_is_one_line(refused: Refused, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "foreign.ckpt").write_bytes(content)
+    small = ["--data.train.init_args.tasks.init_args.count=4", "--data.val=null", "--data.judge=null"]
+    line = refused("fit", "--config=quickstart/sft", *small, "--trainer.callbacks=null", "--ckpt_path=foreign.ckpt")
+    assert "foreign.ckpt" in line and "checkpoint" in line and len(line) < 500
 
 
 def test_a_mistake_in_the_second_configuration_is_refused_before_any_work(refused: Refused, tmp_path: Path) -> None:
