@@ -120,7 +120,7 @@ def test_the_text_of_a_data_file_never_becomes_the_name_of_another(
 @pytest.mark.parametrize(
     ("command", "more", "complaint"),
     [
-        ("warmup", ["--teacher=Nope"], "teacher: found 'Nope', expected Teacher, such as EngineTeacher or TaskTeacher"),
+        ("warmup", ["--teacher=Nope"], "teacher: found 'Nope', expected Teacher"),
         ("warmup", ["--seeed=1"], "unknown key 'seeed'; the nearest known one is 'seed'"),
         ("warmup", ["--pairs=nowhere.jsonl"], "nowhere.jsonl: no such file"),
         ("enhancement", ["--settings.temperature=0"], "temperature above 0"),
