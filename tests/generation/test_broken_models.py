@@ -25,9 +25,9 @@ def refusal(folder: Path) -> str:
     ("change", "complaint"),
     [
         ({"base_model_name_or_path": 5}, "field 'base_model_name_or_path': found 5"),
-        ({"base_model_name_or_path": None}, "field 'base_model_name_or_path': found None"),
-        ({"peft_type": "NOSUCH"}, "peft_type: found 'NOSUCH', expected one of PEFT, such as LORA"),
-        ({"peft_type": None}, "peft_type: found None"),
+        ({"base_model_name_or_path": None}, "field 'base_model_name_or_path': found nothing"),
+        ({"peft_type": "NOSUCH"}, "field 'peft_type': found 'NOSUCH', expected a kind that the installed PEFT knows"),
+        ({"peft_type": None}, "field 'peft_type': found None"),
         ({"peft_type": "IA3"}, "Found missing adapter keys"),
         ({"r": "x"}, "does not fit"),
         ({"r": -3}, "does not fit"),
