@@ -118,7 +118,8 @@ class ModelLine(Callback):
         sizes = [getattr(getattr(weight, "quant_state", None), "shape", weight.shape).numel() for weight in weights]
         trained = sum(size for size, weight in zip(sizes, weights, strict=True) if weight.requires_grad)
         if trainer.is_global_zero:
-            print(f"model: {sum(sizes) / 1e6:,.2f} million weights, {trained / 1e6:,.2f} million of them trained")
+            trained_too = f"{trained / 1e6:,.2f} million of them trained"
+            print(f"model: {sum(sizes) / 1e6:,.2f} million weights, {trained_too}", flush=True)
 
 
 class Throughput(ThroughputMonitor):
