@@ -1,6 +1,7 @@
 """Callbacks that judge held-out pairs during training and write judgments to files."""
 
 import math
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class JudgeEvaluation(Callback):
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
             with in_lockstep(without_adapter(pl_module.model)):  # type: ignore[arg-type]
                 judgments = judge(engine, of_rank, sampling, description=f"judging {name}")
-            write_records(_file(trainer, "judgments", f"{name}-{_moment(trainer)}"), judgments)
+            write_or_rescue({_file(trainer, "judgments", f"{name}-{_moment(trainer)}"): judgments})
             estimates = self.benchmark.estimates(judged_pairs(prompts), gather_judgments(judgments))
             self._log_metrics(trainer, name, estimates)
             if trainer.is_global_zero:
@@ -160,13 +161,31 @@ class JudgmentWriter(BasePredictionWriter):
         data = trainer.datamodule  # type: ignore[attr-defined]
         by_set = predictions if len(data.predict_sets) > 1 else [predictions]
         engine = _judge_name(trainer, pl_module)
+        files = {}
         for (name, prompts), batches in zip(data.predict_sets.items(), by_set, strict=True):
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
             texts = [data.tokenizer.decode(ids) for batch in batches for ids in batch]
             judgments = [make_judgment(prompt, text, engine, 0) for prompt, text in zip(of_rank, texts, strict=True)]
-            path = _file(trainer, "predictions", name)
+            files[_file(trainer, "predictions", name)] = judgments
+        write_or_rescue(files)
+        for path, judgments in files.items():
+            print(f"{path.stem}: {len(judgments)} judgments written to {path}")
+
+
+def write_or_rescue(files: Mapping[Path, list[Judgment]]) -> None:
+    """Write judgments to files. If one cannot be written, all go to the system's folder for temporary files.
+
+    Raises:
+        UserError: One cannot be written; the message says where the judgments are.
+    """
+    try:
+        for path, judgments in files.items():
             write_records(path, judgments)
-            print(f"{name}: {len(judgments)} judgments written to {path}")
+    except UserError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="judgelit-"))
+        for path, judgments in files.items():
+            write_records(rescue / path.name, judgments)
+        raise UserError(f"{error}; the judgments are in {rescue}") from error
 
 
 def gather_judgments(judgments: list[Judgment]) -> list[Judgment]:

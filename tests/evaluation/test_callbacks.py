@@ -291,3 +291,25 @@ def test_predictions_are_written_as_judgments(bench: Bench, sets: int) -> None:
         ]
         assert {judgment.engine for judgment in judgments} == {bench.model}
     assert {path.name for path in bench.root.glob("predictions/*")} == {f"{name}.jsonl" for name in pairs}
+
+
+@pytest.mark.parametrize("command", ["predict", "validate"])
+def test_judgments_that_find_no_room_in_the_run_are_kept_elsewhere(
+    bench: Bench, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
+    sets = {name: str(bench.folder / "pairs.jsonl") for name in ("one", "two")}
+    data = JudgeDataModule(bench.model, JudgeData(sets, bench.judge.templates, max_new_tokens=5, batch_size=4))
+    folder = bench.root / ("predictions" if command == "predict" else "judgments")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=rf"cannot be written: .*; the judgments are in {elsewhere}/judgelit-"):
+        if command == "predict":
+            bench.trainer([JudgmentWriter()]).predict(bench.module(), data, return_predictions=False)
+        else:
+            bench.trainer([JudgeEvaluation()]).validate(bench.module(), bench.data(), verbose=False)
+    kept = list(elsewhere.rglob("*.jsonl"))
+    assert len(kept) == (2 if command == "predict" else 1)
+    assert all(len(list(read_rows(str(path)))) == 2 * len(HELD_OUT) for path in kept)

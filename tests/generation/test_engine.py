@@ -95,6 +95,15 @@ class TestTokenizer:
         assert load_engine(EngineSpec(own_template_adapter), tokenizer).tokenizer is tokenizer
 
 
+def test_the_built_in_model_has_the_same_weights_in_every_command() -> None:
+    before = load_engine(EngineSpec("nano")).identity
+    torch.manual_seed(3)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert load_engine(EngineSpec("nano")).identity == before
+    assert torch.equal(torch.rand(1), drawn)
+
+
 class TestDtype:
     @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
     def test_weights_have_the_chosen_dtype(self, llama: str, dtype: Any) -> None:
