@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from judgelit.errors import UserError
+from judgelit.generation.requests import Requests, base_urls
 
 _LOOKS_EVERY = 0.2
 """Seconds between two questions whether the server answers."""
@@ -38,6 +39,8 @@ class Serving:
     """Base URL at which it answers, such as http://127.0.0.1:8000/v1; several URLs share the load."""
     name: str = "judge"
     """The model's name at the server."""
+    requests: Requests = Requests()  # noqa: RUF009 (frozen)
+    """How it is asked."""
     patience: float = 1800.0
     """Seconds to wait until the server answers."""
 
@@ -46,6 +49,7 @@ class Serving:
             raise UserError(f"command: found {self.command!r}, expected {{model}} in it, the place of the judge")
         if not self.patience > 0:
             raise UserError(f"patience: found {self.patience}, expected seconds above 0")
+        base_urls(self.endpoint)
         try:
             shlex.split(self.command)
         except ValueError as error:
@@ -54,7 +58,7 @@ class Serving:
     @property
     def endpoints(self) -> list[str]:
         """The base URLs."""
-        return [self.endpoint] if isinstance(self.endpoint, str) else self.endpoint
+        return base_urls(self.endpoint)
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def _wait_for_answer(serving: Serving, process: "subprocess.Popen[bytes]", log: 
 def _answers(url: str) -> bool:
     """Whether a server answers at a base URL, with whatever status below 500."""
     try:
-        with _OWN_HOST.open(f"{url.rstrip('/')}/models", timeout=5):
+        with _OWN_HOST.open(f"{url}/models", timeout=5):
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500
