@@ -243,8 +243,8 @@ class Run:
         data = self.path("06-enhancement", "dpo.jsonl")
         arguments = self.fit_arguments("07-dpo", self.recipe.dpo, data)
         arguments.append(f"--model.init_args.backbone.name_or_path={start.name_or_path}")
-        if start.adapter is not None:
-            arguments.append(f"--model.init_args.backbone.adapter={start.adapter}")
+        # The configuration may name the adapter of a warm-up that was run alone.
+        arguments.append(f"--model.init_args.backbone.adapter={start.adapter or 'null'}")
         return arguments
 
     def trained(self, stage: str) -> Backbone:
