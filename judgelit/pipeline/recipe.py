@@ -8,6 +8,7 @@ from jsonargparse.typing import Path_fr, register_type
 
 from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
+from judgelit.generation.serving import Serving
 from judgelit.judging.prompts import Templates
 from judgelit.records.sources import Sources
 from judgelit.shipped_configs import shipped
@@ -61,6 +62,9 @@ class Recipe:
     """Longest judgment in evaluation, in tokens."""
     batch_size: int = 64
     """Judgments generated at once."""
+    serving: Serving | None = None
+    """A server program, such as vLLM, that the run starts for each judge to sample from it and to evaluate it. By
+    default the judge is loaded in this process."""
     device: str | None = None
     """Device of all stages: auto (a GPU if there is one), cpu, cuda, cuda:1 (the second GPU), or mps. By default the
     fits use what their configurations say, and all other stages a GPU if there is one."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.evaluation.judgments import judge_pairs
 from judgelit.evaluation.protocols.pairs import PAIRS
-from judgelit.generation.engine import Engine, EngineSpec, load_engine
+from judgelit.generation.engine import Engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.models.backbone import Backbone, trained_folder
+from judgelit.pipeline.engines import judge_engine
 from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
 from judgelit.pipeline.recipe import TRAIN, Recipe
 from judgelit.pipeline.results import Results
@@ -135,15 +137,16 @@ class Run:
     def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
         """Make the DPO set from judgments that are sampled from the warm judge."""
         settings = self.recipe.enhancement
-        examples, report = synthesize_enhancement(
-            self.pairs(TRAIN)[: self.recipe.enhancement_pairs],
-            self.engine(warm),
-            self.recipe.templates,
-            folder / "journal.sqlite",
-            max_prompt_tokens=self.tokenizer.context - settings.max_new_tokens,
-            settings=settings,
-            seed=self.recipe.seed,
-        )
+        with self.engine(warm, folder) as judge:
+            examples, report = synthesize_enhancement(
+                self.pairs(TRAIN)[: self.recipe.enhancement_pairs],
+                judge,
+                self.recipe.templates,
+                folder / "journal.sqlite",
+                max_prompt_tokens=judge.tokenizer.context - settings.max_new_tokens,
+                settings=settings,
+                seed=self.recipe.seed,
+            )
         write_records(folder / "dpo.jsonl", examples)
         _write_card(folder / "README.md", "Judgments for the enhancement", str(report), {})
         print(report)
@@ -157,14 +160,15 @@ class Run:
         """Judge all held-out sets in both orders."""
 
         def work(folder: Path) -> Cost:
-            engine = JournaledEngine(self.engine(backbone), folder / "journal.sqlite")
             texts: list[str] = []
-            for name in self.recipe.sets:
-                judgments = judge_pairs(
-                    engine, PAIRS, name, self.pairs(name), self.recipe.templates, self.recipe.max_new_tokens
-                )
-                write_records(folder / f"{name}.jsonl", judgments)
-                texts += [judgment.text for judgment in judgments]
+            with self.engine(backbone, folder) as judge:
+                engine = JournaledEngine(judge, folder / "journal.sqlite")
+                for name in self.recipe.sets:
+                    judgments = judge_pairs(
+                        engine, PAIRS, name, self.pairs(name), self.recipe.templates, self.recipe.max_new_tokens
+                    )
+                    write_records(folder / f"{name}.jsonl", judgments)
+                    texts += [judgment.text for judgment in judgments]
             return self.tokens_in(texts)
 
         is_new = self.stage(stage, work)
@@ -239,8 +243,8 @@ class Run:
         data = self.path("06-enhancement", "dpo.jsonl")
         arguments = self.fit_arguments("07-dpo", self.recipe.dpo, data)
         arguments.append(f"--model.init_args.backbone.name_or_path={start.name_or_path}")
-        if start.adapter is not None:
-            arguments.append(f"--model.init_args.backbone.adapter={start.adapter}")
+        # The configuration may name the adapter of a warm-up that was run alone.
+        arguments.append(f"--model.init_args.backbone.adapter={start.adapter or 'null'}")
         return arguments
 
     def trained(self, stage: str) -> Backbone:
@@ -248,18 +252,9 @@ class Run:
         trained = trained_folder(str(self.path(stage, "model")), self.base.dtype)
         return replace(trained, attention=self.base.attention, trust_remote_code=self.base.trust_remote_code)
 
-    def engine(self, backbone: Backbone) -> Engine:
-        """An engine for a model, with this run's tokenizer."""
-        spec = EngineSpec(
-            backbone.adapter or backbone.name_or_path,
-            backbone.dtype,
-            quantization=backbone.quantization,
-            attention=backbone.attention,
-            batch_size=self.recipe.batch_size,
-            trust_remote_code=backbone.trust_remote_code,
-            device=self.recipe.device or "auto",
-        )
-        return load_engine(spec, self.tokenizer)
+    def engine(self, backbone: Backbone, folder: Path) -> AbstractContextManager[Engine]:
+        """An engine for a judge, with this run's tokenizer; a server's output goes to the stage's folder."""
+        return judge_engine(self.recipe, backbone, self.tokenizer, folder / "server.log")
 
     def pairs(self, name: str) -> list[PreferencePair]:
         """Pairs of the first stage: `train`, or a held-out set."""

@@ -105,10 +105,14 @@ class StubServer:
         behave: Chooses the response to a chat completion, by its body and the number of requests before it for the
             same prompt.
         models: Rows of the list of models; None: it has no such list.
+        port: 0 takes a free one.
     """
 
     def __init__(
-        self, behave: Callable[[Body, int], Action] = lambda body, before: say(), models: list[Body] | None = None
+        self,
+        behave: Callable[[Body, int], Action] = lambda body, before: say(),
+        models: list[Body] | None = None,
+        port: int = 0,
     ) -> None:
         self.behave = behave
         self.models = models
@@ -159,7 +163,7 @@ class StubServer:
             daemon_threads = True
             request_queue_size = 256
 
-        self._http = Listening(("127.0.0.1", 0), Handling)
+        self._http = Listening(("127.0.0.1", port), Handling)
 
     @property
     def url(self) -> str:
