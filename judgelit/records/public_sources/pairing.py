@@ -74,6 +74,8 @@ def _distinct(answers: Sequence[tuple[str, float]], left_out: Counter[str]) -> l
     for text, score in answers:
         scores.setdefault(text.strip(), set()).add(score)
         first.setdefault(text.strip(), text)
-    left_out["empty answers"] += len([text for text, _ in answers if not text.strip()])
+    empty = sum(not text.strip() for text, _ in answers)
+    left_out["empty answers"] += empty
+    left_out["repeated answers"] += len(answers) - empty - sum(map(bool, scores))
     left_out["answers with different scores"] += sum(len(found) > 1 for text, found in scores.items() if text)
     return [(first[text], found.pop()) for text, found in scores.items() if text and len(found) == 1]

@@ -26,7 +26,7 @@ class WrongColumnsError(UserError):
     """A row does not have the columns of its public set."""
 
     def __init__(self, at: str, row: Row, name: str, form: str) -> None:
-        found = ", ".join(row) or "none"
+        found = ", ".join(map(repr, row)) or "none"
         found = found if len(found) <= 300 else f"{found[:297]}..."
         super().__init__(f"{at}: found the columns {found}; source {name} has {form}")
 

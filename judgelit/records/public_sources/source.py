@@ -4,21 +4,20 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from judgelit.errors import UserError, first_line
-from judgelit.records.files import BrokenRow, data_files, looks_like_file, read_rows
+from judgelit.errors import UserError
+from judgelit.records.files import BrokenRow, data_files, looks_like_file
 from judgelit.records.public_sources import find_set
 from judgelit.records.public_sources.pairing import answer_set_of, group_by_question, pairs_of
-from judgelit.records.public_sources.public_set import PublicSet, Rated, WrongColumnsError
+from judgelit.records.public_sources.public_set import Rated, WrongColumnsError
+from judgelit.records.public_sources.rows import rows_of
 from judgelit.records.reading import R, read_record, text_hash
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair
-from judgelit.records.sources import FileSource, Source, Sources, report_once
-
-Rows = Iterable[tuple[str, dict[str, Any]]]
+from judgelit.records.sources import Source, Sources, report_once
 
 
 @dataclass(frozen=True)
@@ -59,20 +58,16 @@ class PublicSource(Source):
         Raises:
             UserError: The rows have other columns, none of them gives a record, or the set has no such records.
         """
-        made: dict[type, Callable[[_Reading], Iterator[tuple[str, Any]]]] = {
-            PreferencePair: _pairs,
-            PreferenceExample: _examples,
-            AnswerSet: _answer_sets,
-        }
-        if kind not in made:
+        if kind not in _MADE:
             raise UserError(
                 f"source {self.name}: found pairs for a judge, expected examples to train on; make them with "
                 "`judgelit synthesize`"
             )
-        reading = _Reading(self)
+        noun, make = _MADE[kind]
+        reading = _Reading(self, noun)
         count = 0
         try:
-            for at, record in made[kind](reading):
+            for at, record in make(reading):
                 count += 1
                 yield at, record
         except GeneratorExit:
@@ -80,7 +75,7 @@ class PublicSource(Source):
             raise
         reading.report(count)
         if not count:
-            raise UserError(f"{reading.label}: found {reading.numbers(0)}, expected at least one{reading.first()}")
+            raise UserError(f"{reading.label}: found {reading.numbers(0)}; expected at least one{reading.first()}")
 
 
 def named_source(name: str | None, pairs: Sources | None) -> Sources:
@@ -106,8 +101,8 @@ def named_source(name: str | None, pairs: Sources | None) -> Sources:
 class _Reading:
     """One pass over the rows of a source: what they are, and what is left out."""
 
-    def __init__(self, source: PublicSource) -> None:
-        self.source = source
+    def __init__(self, source: PublicSource, noun: str) -> None:
+        self.source, self.noun = source, noun
         self.public = find_set(source.name)
         self.label = source.name if source.path is None else f"{source.name}: {source.path}"
         self.left_out: Counter[str] = Counter()
@@ -125,16 +120,17 @@ class _Reading:
 
     def records(self) -> Iterator[tuple[str, str, Rated | PreferencePair]]:
         """Yield what the rows are, each with its place for messages and for ids."""
-        known = False
-        base = _base(self.source.path)
-        for at, row in islice(_rows_of_split(self.source, self.public), self.source.limit):
+        source, known = self.source, False
+        base = _base(source.path)
+        rows = rows_of(self.public, source.path, source.split, source.skip_invalid)
+        for at, row in islice(rows, source.limit):
             self._rows += 1
             place = at.removeprefix(base)
             try:
                 found = self._read(row, at, place)
             except UserError as error:
                 # A file without the right columns is the wrong file, not a file with invalid rows.
-                if not self.source.skip_invalid or (isinstance(error, WrongColumnsError) and not known):
+                if not source.skip_invalid or (isinstance(error, WrongColumnsError) and not known):
                     raise
                 self._first = self._first or error
                 self.left_out["invalid rows"] += 1
@@ -169,7 +165,8 @@ class _Reading:
     def numbers(self, count: int) -> str:
         """How many records the rows gave, and what is left out."""
         reasons = ", ".join(f"{number} {reason}" for reason, number in self.left_out.items() if number)
-        return f"{count} records in {self._rows} rows" + (f"; left out: {reasons}" if reasons else "")
+        split = f" of split {self.source.split!r}" if self.source.split is not None else ""
+        return f"{count} {self.noun} in {self._rows} rows{split}" + (f"; left out: {reasons}" if reasons else "")
 
     def first(self) -> str:
         """The error of the first invalid row, to be put after a message."""
@@ -182,20 +179,20 @@ def _pairs(reading: _Reading) -> Iterator[tuple[str, PreferencePair]]:
             for pair in pairs_of(rated, place, reading.source.per_question, reading.left_out):
                 yield at, pair
         return
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for at, place, found in reading.records():
         if isinstance(found, Rated):
             for pair in pairs_of(found, place, reading.source.per_question, reading.left_out):
                 yield at, pair
             continue
-        if found.id in seen:
+        content = text_hash(json.dumps([found.question, *sorted([found.answer_a, found.answer_b])]))
+        if seen.get(found.id, content) != content:
             # Several pairs of one prompt may have the prompt's id.
-            content = json.dumps([found.question, *sorted([found.answer_a, found.answer_b]), found.label])
-            found = replace(found, id=f"{found.id}#{text_hash(content)[:8]}")
+            found = replace(found, id=f"{found.id}#{content[:8]}")
         if found.id in seen:
             reading.left_out["repeated pairs"] += 1
             continue
-        seen.add(found.id)
+        seen[found.id] = content
         yield at, found
 
 
@@ -215,54 +212,14 @@ def _answer_sets(reading: _Reading) -> Iterator[tuple[str, AnswerSet]]:
         yield at, answer_set_of(rated, place)
 
 
+_MADE: dict[type, tuple[str, Callable[[_Reading], Iterator[tuple[str, Any]]]]] = {
+    PreferencePair: ("pairs", _pairs),
+    PreferenceExample: ("preferences", _examples),
+    AnswerSet: ("lists of answers", _answer_sets),
+}
+"""What each kind of record is called, and the function that makes it."""
+
+
 def _base(path: str | None) -> str:
     """What is left out of the places of rows in their ids, so that ids stay the same if a folder is moved."""
     return f"{data_files(path)[0]}{os.sep}" if path is not None and looks_like_file(path) else ""
-
-
-def _rows_of_split(source: PublicSource, public: PublicSet) -> Rows:
-    """The rows of the source, each with its place."""
-    if source.path is not None and looks_like_file(source.path):
-        if source.split is not None and public.split_column is None:
-            raise UserError(
-                f"{source.path}: found split {source.split!r} for files, expected it only for a data set of the hub"
-            )
-        rows: Rows = read_rows(source.path, source.skip_invalid)
-        split = source.split
-    else:
-        split = source.split or public.split
-        rows = _hub_rows(source, public, split)
-    if split is None or public.split_column is None:
-        return rows
-    return ((at, row) for at, row in rows if row.get(public.split_column, split) == split)
-
-
-def _hub_rows(source: PublicSource, public: PublicSet, split: str) -> Rows:
-    if source.path is not None:
-        return FileSource(source.path, split, skip_invalid=source.skip_invalid).rows()
-    if not public.hub:
-        raise UserError(
-            f"source {public.name}: the hub has no such data set with answers; give files with --pairs, of rows with "
-            f"{public.form}"
-        )
-    if not public.files:
-        return FileSource(public.hub, split, public.config, skip_invalid=source.skip_invalid).rows()
-    if split not in public.files:
-        raise UserError(f"source {public.name}: split: found {split!r}, expected {' or '.join(public.files)}")
-    path, name = _download(public.hub, public.files[split]), f"{public.hub}/{public.files[split]}"
-    return ((name + at.removeprefix(path), row) for at, row in read_rows(path, source.skip_invalid))
-
-
-def _download(repository: str, file: str) -> str:
-    """Path of a file of a data set on the hub, in the cache.
-
-    Raises:
-        UserError: It cannot be downloaded.
-    """
-    import huggingface_hub
-
-    try:
-        return huggingface_hub.hf_hub_download(repository, file, repo_type="dataset")
-    except Exception as error:
-        # The hub's client raises exceptions of several libraries.
-        raise UserError(f"{repository}: downloading {file} from the hub failed: {first_line(error)}") from error
