@@ -104,7 +104,7 @@ def ours(turns: side_by_side.Turns, args: Any) -> None:
         parts.begin()
         answers = dict(engine.answer(conversations, sampling))
         seconds = time.perf_counter() - began
-        texts = [answers[index][0] for index in range(len(conversations))]
+        texts = [answers[index][0].text for index in range(len(conversations))]
         turns.end(seconds=seconds, texts=texts, parts=parts.found())
     turns.begin()  # wait until the parent stops this process
 

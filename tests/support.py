@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
 from judgelit.records.records import Judgment, Label, Message, Order, PreferencePair
@@ -78,7 +79,7 @@ class ScriptedEngine:
         samples: int = 1,
         seed: int = 0,
         done: Collection[int] = (),
-    ) -> Iterator[tuple[int, list[str]]]:
+    ) -> Iterator[tuple[int, list[Generated]]]:
         for index in reversed(range(len(conversations))):
             if index in done:
                 continue
@@ -86,4 +87,4 @@ class ScriptedEngine:
                 raise KeyboardInterrupt
             prompt = conversations[index][-1]["content"]
             self.asked.append(prompt)
-            yield index, [self.say(prompt, sample) for sample in range(samples)]
+            yield index, [Generated(self.say(prompt, sample), "stop") for sample in range(samples)]

@@ -104,6 +104,10 @@ class ChatTokenizer:
         """Return the ids of the rendered conversation, up to the start of the assistant's turn."""
         return self._encode(self._render(messages, add_generation_prompt=True))
 
+    def count(self, messages: Sequence[Message]) -> int:
+        """Return the number of ids of the rendered conversation."""
+        return len(self.prompt_ids(messages))
+
     def completion_ids(self, completion: str) -> list[int]:
         """Return the ids of the assistant's text and its end-of-turn token."""
         return [*self.text_ids(completion), self.end_of_turn_id]

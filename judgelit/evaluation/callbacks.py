@@ -19,8 +19,9 @@ from judgelit.evaluation.intervals import Estimate
 from judgelit.evaluation.judgments import judge, judged_pairs, make_judgment
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.tables import show
-from judgelit.generation.local import LocalEngine
+from judgelit.generation.local import LocalEngine, read_generated
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.finished import VerdictEnd
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.models.lockstep import in_lockstep
 from judgelit.models.lora import without_adapter
@@ -164,8 +165,9 @@ class JudgmentWriter(BasePredictionWriter):
         files = {}
         for (name, prompts), batches in zip(data.predict_sets.items(), by_set, strict=True):
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
-            texts = [data.tokenizer.decode(ids) for batch in batches for ids in batch]
-            judgments = [make_judgment(prompt, text, engine, 0) for prompt, text in zip(of_rank, texts, strict=True)]
+            ends = VerdictEnd(data.tokenizer) if data.judge.stop_at_verdict else None
+            answers = [read_generated(ids, data.tokenizer, ends) for batch in batches for ids in batch]
+            judgments = [make_judgment(prompt, text, engine, 0) for prompt, text in zip(of_rank, answers, strict=True)]
             files[_file(trainer, "predictions", name)] = judgments
         write_or_rescue(files)
         for path, judgments in files.items():

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
-from judgelit.generation.engine import Engine
+from judgelit.generation.engine import Engine, Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates
 from judgelit.judging.template import Template
+from judgelit.judging.token_ids import PromptCounter
 from judgelit.progress import track
 from judgelit.records.records import Judgment, PreferencePair
 
@@ -49,7 +49,7 @@ def make_prompts(
     benchmark: Benchmark,
     name: str,
     pairs: Sequence[PreferencePair],
-    tokenizer: ChatTokenizer,
+    tokenizer: PromptCounter,
     templates: Mapping[str, Template],
     max_new_tokens: int,
     template_seed: int = 0,
@@ -86,24 +86,30 @@ def judge(
     engine: Engine, prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int = 0, description: str = "judging"
 ) -> list[Judgment]:
     """One judgment of each prompt, in the sequence of the prompts; `description` stands beside the progress bar."""
-    texts = [""] * len(prompts)
+    found: list[Generated | None] = [None] * len(prompts)
     answers = engine.answer([prompt.messages for prompt in prompts], sampling, seed=seed)
-    for index, (text,) in track(answers, description, total=len(prompts)):
-        texts[index] = text
-    return [make_judgment(prompt, text, engine.name, seed) for prompt, text in zip(prompts, texts, strict=True)]
+    for index, (answer,) in track(answers, description, total=len(prompts)):
+        found[index] = answer
+    return [
+        make_judgment(prompt, answer, engine.name, seed)
+        for prompt, answer in zip(prompts, found, strict=True)
+        if answer is not None
+    ]
 
 
-def make_judgment(prompt: JudgePrompt, text: str, engine: str, seed: int) -> Judgment:
+def make_judgment(prompt: JudgePrompt, answer: Generated, engine: str, seed: int) -> Judgment:
     """A judgment: a generated text with its verdict."""
     return Judgment(
         pair_id=prompt.pair.id,
         prompt=prompt.messages,
-        text=text,
-        verdict=verdict.parse(text),
+        text=answer.text,
+        verdict=verdict.parse(answer.text),
         order=prompt.order,
         template=prompt.template,
         engine=engine,
         seed=seed,
+        margin=answer.margin,
+        finish=answer.finish,
     )
 
 

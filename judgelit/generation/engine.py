@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from judgelit.errors import UserError
-from judgelit.records.records import Message
+from judgelit.judging.token_ids import PromptCounter
+from judgelit.records.records import Finish, Message
 
 if TYPE_CHECKING:
     from judgelit.batches.tokenizer import ChatTokenizer
@@ -17,13 +18,33 @@ _LONGEST_NAME = 255
 """Most bytes of a file's name."""
 
 
+@dataclass(frozen=True)
+class Generated:
+    """A generated text."""
+
+    text: str
+    """The text, without control tokens."""
+    finish: Finish
+    """How it ended."""
+    margin: float | None = None
+    """log p(A) - log p(B) at the letter of its verdict, in nats; None if it has no verdict or the engine does not know
+    it."""
+    prompt_tokens: int = 0
+    """Tokens of the prompt; 0 in all samples of a prompt but the first, so that sums count each prompt once."""
+    new_tokens: int = 0
+    """Tokens of the text, with the one that ends it."""
+
+
 class Engine(Protocol):
     """Generates texts for conversations."""
 
     name: str
     """The name of the judge in judgments."""
-    tokenizer: "ChatTokenizer"
-    """Measures prompts, and knows how many tokens the model can take."""
+
+    @property
+    def tokenizer(self) -> PromptCounter:
+        """Counts the tokens of prompts, and knows how many tokens the model can take."""
+        ...
 
     @property
     def identity(self) -> str:
@@ -38,14 +59,14 @@ class Engine(Protocol):
         samples: int = 1,
         seed: int = 0,
         done: Collection[int] = (),
-    ) -> Iterator[tuple[int, list[str]]]:
+    ) -> Iterator[tuple[int, list[Generated]]]:
         """Yield (index, texts) for every conversation, in any sequence.
 
         Args:
             conversations: Messages; the last one is the user's.
             sampling: Length, temperature, top-p, and whether a text ends with its verdict.
             samples: Texts for each conversation.
-            seed: Equal seeds give equal texts, whatever is in `done`.
+            seed: Equal seeds give equal texts, whatever the other conversations are, up to rounding.
             done: Indices of conversations that have their answer; the engine may leave them out.
         """
         ...

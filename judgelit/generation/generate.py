@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from judgelit.generation.decoding import can_decode, decode
-from judgelit.generation.sampling import Sampling
+from judgelit.generation.sampling import Sampling, choose_tokens, random_numbers
 from judgelit.models.lora import without_adapter
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def generate(
     stop_ids: Sequence[int],
     pad_id: int,
     samples: int = 1,
+    seed: int = 0,
     ends: Callable[[Sequence[int]], bool] | None = None,
 ) -> list[list[list[int]]]:
     """New ids of `samples` texts for each of B prompts, with the stop id if the text has reached one.
@@ -39,6 +40,7 @@ def generate(
         stop_ids: Ids that end a text.
         pad_id: Id to pad with.
         samples: Texts for each prompt.
+        seed: Seed of the random numbers; those of a text depend on nothing but this, its prompt and its number.
         ends: Whether a text with these ids ends with its verdict.
     """
     stops = frozenset(stop_ids)
@@ -52,19 +54,21 @@ def generate(
     drawn = 1 if greedy else samples
     with evaluating(model):
         prompts = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
+        uniform = None if greedy else random_numbers(prompts, samples, sampling.max_new_tokens, seed)
         if can_decode(model, prompts):
-            # Each text has its own random numbers, so it does not depend on when other texts end.
-            uniform = None if greedy else torch.rand(len(prompts) * samples, sampling.max_new_tokens)
             texts = decode(model, prompts, sampling, finished, uniform, drawn)
         else:
-            batches = [(input_ids, attention_mask)]
+            batches = [(input_ids, attention_mask, uniform)]
             if len(prompts) > 1 and _reads_padding(model, prompts, pad_id):
-                pairs = zip(input_ids, attention_mask, strict=True)
-                batches = [(row[None, mask.bool()], mask[None, mask.bool()]) for row, mask in pairs]
+                numbers = [None] * len(prompts) if uniform is None else uniform.chunk(len(prompts))
+                rows = zip(input_ids, attention_mask, numbers, strict=True)
+                batches = [(row[None, mask.bool()], mask[None, mask.bool()], of_row) for row, mask, of_row in rows]
             texts = [
                 of_prompt
-                for ids, mask in batches
-                for of_prompt in _generate_padded(model, ids, mask, sampling, finished, sorted(stops), pad_id, drawn)
+                for ids, mask, numbers in batches
+                for of_prompt in _generate_padded(
+                    model, ids, mask, sampling, finished, numbers, sorted(stops), pad_id, drawn
+                )
             ]
     return [of_prompt * samples for of_prompt in texts] if greedy else texts
 
@@ -123,27 +127,29 @@ def _generate_padded(
     attention_mask: Tensor,
     sampling: Sampling,
     finished: Callable[[Sequence[int]], bool],
+    uniform: Tensor | None,
     stop_ids: Sequence[int],
     pad_id: int,
     samples: int,
 ) -> list[list[list[int]]]:
-    """Generate by transformers in padded rows, which all models support; arguments and result as in `generate`."""
-    from transformers import GenerationConfig, StoppingCriteriaList
+    """Generate by transformers in padded rows, which all models support; arguments and result as in `decode`."""
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-    greedy = sampling.temperature == 0
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
-        do_sample=not greedy,
-        temperature=None if greedy else sampling.temperature,
-        top_p=None if greedy else sampling.top_p,
-        top_k=None if greedy else 0,
+        do_sample=False,
         num_beams=1,
-        num_return_sequences=samples,
         repetition_penalty=1.0,
         eos_token_id=list(stop_ids),
         pad_token_id=pad_id,
     )
     width = input_ids.shape[1]
+
+    def choose(rows: Tensor, logits: Tensor) -> Tensor:
+        """Logits that leave one token, chosen by the same rule and numbers as in `decode`."""
+        draws = None if uniform is None else uniform[:, rows.shape[1] - width].to(logits.device)
+        chosen = choose_tokens(logits, sampling, draws)
+        return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
     def all_finished(rows: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.tensor([finished(row) for row in rows[:, width:].tolist()], device=rows.device)
@@ -156,9 +162,10 @@ def _generate_padded(
     inner.generation_config = config
     try:
         rows = generate_ids(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            input_ids=input_ids.repeat_interleave(samples, 0),
+            attention_mask=attention_mask.repeat_interleave(samples, 0),
             generation_config=config,
+            logits_processor=LogitsProcessorList([choose]),
             stopping_criteria=StoppingCriteriaList([all_finished]),
             # With True, the default under sharding, it would wait at each token for ranks that have no text: see
             # `in_lockstep`.

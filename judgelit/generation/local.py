@@ -5,16 +5,15 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
-
 from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.generation.generate import generate
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.finished import VerdictEnd
 from judgelit.models.fingerprint import fingerprint
-from judgelit.records.records import Message
+from judgelit.records.records import Finish, Message
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM
@@ -57,11 +56,12 @@ class LocalEngine:
         samples: int = 1,
         seed: int = 0,
         done: Collection[int] = (),
-    ) -> Iterator[tuple[int, list[str]]]:
+    ) -> Iterator[tuple[int, list[Generated]]]:
         """Yield (index, texts) for every conversation, batch by batch; see `Engine`.
 
-        The batches do not depend on `done`, and each has its own seed. So a run that was interrupted gives the same
-        texts as one that was not.
+        The batches do not depend on `done`, and a text's random numbers depend only on the seed, its conversation and
+        its number. So a run that was interrupted gives the same texts as one that was not; in other batches, texts
+        differ only where rounding decides.
         """
         prompts = [self.tokenizer.prompt_ids(messages) for messages in conversations]
         by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -72,17 +72,40 @@ class LocalEngine:
             if all(index in done for index in batch):
                 continue
             input_ids, attention_mask = pad_prompts([prompts[index] for index in batch], self.tokenizer.pad_id)
-            with torch.random.fork_rng():
-                torch.manual_seed((seed * 1_000_003 + start) % (1 << 64))  # torch takes 64 bits
-                answers = generate(
-                    self.model,
-                    input_ids.to(device),
-                    attention_mask.to(device),
-                    sampling,
-                    stop_ids=self.tokenizer.stop_ids,
-                    pad_id=self.tokenizer.pad_id,
-                    samples=samples,
-                    ends=self._ends_with_verdict,
-                )
+            answers = generate(
+                self.model,
+                input_ids.to(device),
+                attention_mask.to(device),
+                sampling,
+                stop_ids=self.tokenizer.stop_ids,
+                pad_id=self.tokenizer.pad_id,
+                samples=samples,
+                seed=seed,
+                ends=self._ends_with_verdict,
+            )
+            ends = self._ends_with_verdict if sampling.stop_at_verdict else None
             for index, texts in zip(batch, answers, strict=True):
-                yield index, [self.tokenizer.decode(ids) for ids in texts]
+                asked = [len(prompts[index])] + [0] * (samples - 1)
+                yield (
+                    index,
+                    [read_generated(ids, self.tokenizer, ends, count) for ids, count in zip(texts, asked, strict=True)],
+                )
+
+
+def read_generated(
+    ids: Sequence[int], tokenizer: ChatTokenizer, ends: VerdictEnd | None, prompt_tokens: int = 0
+) -> Generated:
+    """The generated text with these ids.
+
+    Args:
+        ids: New ids, with the stop id if the text has reached one.
+        tokenizer: The model's.
+        ends: Says whether the text stopped at its verdict; none if texts do not stop there.
+        prompt_tokens: As in `Generated`.
+    """
+    finish: Finish = "length"
+    if ids and ids[-1] in tokenizer.stop_ids:
+        finish = "stop"
+    elif ids and ends is not None and ends(ids):
+        finish = "verdict"
+    return Generated(tokenizer.decode(ids), finish, prompt_tokens=prompt_tokens, new_tokens=len(ids))

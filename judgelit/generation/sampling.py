@@ -1,8 +1,11 @@
 """How the next token of a text is chosen: the most probable one, or a random draw."""
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,6 +39,21 @@ class Sampling:
             raise UserError(f"temperature: found {self.temperature}, expected 0 (greedy) or {_COLDEST} or more")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p: found {self.top_p}, expected 0 < top_p <= 1")
+
+
+def random_numbers(prompts: Sequence[Sequence[int]], samples: int, length: int, seed: int) -> Tensor:
+    """Random numbers for `samples` texts of each of B prompts, [B * samples, length] float32 in [0, 1).
+
+    A row depends only on the seed, the ids of its prompt and the number of its sample. So a text does not depend on its
+    batch, and parts of a set of prompts give the same texts as the whole set.
+    """
+    rows = []
+    for prompt in prompts:
+        digest = hashlib.blake2b(np.asarray(prompt, np.int64).tobytes(), digest_size=16)
+        digest.update(str(seed).encode())
+        stream = np.random.Generator(np.random.Philox(key=int.from_bytes(digest.digest())))
+        rows.append(stream.random((samples, length), np.float32))
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def choose_tokens(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
-from judgelit.judging.token_ids import PromptTokenizer
+from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
 from judgelit.records.records import Message, Order, PreferencePair
 
@@ -87,7 +87,7 @@ def drawn_order(pair_id: str, seed: int) -> Order:
 def judge_prompts(
     pairs: Sequence[PreferencePair],
     templates: Mapping[str, Template],
-    tokenizer: PromptTokenizer,
+    tokenizer: PromptCounter,
     max_tokens: int,
     *,
     seed: int = 0,
@@ -108,15 +108,14 @@ def judge_prompts(
         UserError: A pair has earlier turns and its template has no place for them.
     """
 
-    def length(messages: Sequence[Message]) -> int:
-        return len(tokenizer.prompt_ids(messages))
-
     prompts: list[JudgePrompt] = []
     skipped: list[str] = []
     shortened = 0
     for pair in pairs:
         template = draw_template(templates, pair.id, seed)
-        fitted = [(order, fit_prompt(pair.in_order(order), template.render, length, max_tokens)) for order in orders]
+        fitted = [
+            (order, fit_prompt(pair.in_order(order), template.render, tokenizer.count, max_tokens)) for order in orders
+        ]
         if any(prompt is None for _, prompt in fitted):
             skipped.append(pair.id)
             continue

@@ -10,6 +10,8 @@ from judgelit.errors import UserError
 
 Label = Literal["A", "B", "tie"]
 Order = Literal["ab", "ba"]
+Finish = Literal["stop", "verdict", "length"]
+"""How a generated text ended: by the model, with the line of its verdict, or at the limit of tokens."""
 Message = dict[str, str]
 """One turn of a conversation: {"role": "system" | "user" | "assistant", "content": text}."""
 Row = Mapping[str, Any]
@@ -84,7 +86,7 @@ class Judgment:
     """Text of a judge about one pair in one order, and its verdict.
 
     `verdict` is about the prompt: in order "ba" the verdict "A" means that the pair's `answer_b` is better. `margin` is
-    log p([[A]]) - log p([[B]]), or None if the engine does not know it.
+    log p([[A]]) - log p([[B]]), or None if the engine does not know it. `finish` says how the text ended, if known.
     """
 
     pair_id: str
@@ -96,6 +98,7 @@ class Judgment:
     engine: str
     seed: int
     margin: float | None = None
+    finish: Finish | None = None
 
     @classmethod
     def from_dict(cls, row: Row, at: str) -> Self:
@@ -113,6 +116,7 @@ class Judgment:
             engine=text_field(row, "engine", at),
             seed=int_field(row, "seed", at),
             margin=margin,
+            finish=None if row.get("finish") is None else choice_field(row, "finish", at, get_args(Finish)),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -165,9 +165,9 @@ def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement
     conversations = [prompt.messages for prompt in prompts]
     answers = judge.answer(conversations, settings.sampling(), samples=settings.samples, seed=seed)
     for index, of_prompt in track(answers, "sampling judgments", total=len(prompts)):
-        texts[index] = of_prompt
+        texts[index] = [answer.text for answer in of_prompt]
         sampled += len(of_prompt)
-        with_verdict += sum(verdict.parse(text) is not None for text in of_prompt)
+        with_verdict += sum(verdict.parse(text) is not None for text in texts[index])
         if with_verdict == 0 and sampled >= min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples):
             raise UserError(
                 f"{judge.name}: none of the first {sampled} sampled judgments ends in a verdict; warm the judge up "
@@ -189,8 +189,8 @@ def _taught(
         return {}
     taught: dict[int, str] = {}
     answers = teacher.judgments([prompts[index] for index in never_right], templates, journal, seed)
-    for place, text in track(answers, f"asking {teacher.name}", total=len(never_right)):
+    for place, answer in track(answers, f"asking {teacher.name}", total=len(never_right)):
         index = never_right[place]
-        if verdict.parse(text) == prompts[index].pair.label:
-            taught[index] = text
+        if verdict.parse(answer.text) == prompts[index].pair.label:
+            taught[index] = answer.text
     return taught

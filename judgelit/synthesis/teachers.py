@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.generation.engine import EngineSpec, load_engine
+from judgelit.generation.engine import EngineSpec, Generated, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
@@ -24,8 +24,8 @@ class Teacher(ABC):
     @abstractmethod
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
-    ) -> Iterator[tuple[int, str]]:
-        """Yield (index, text) for every prompt.
+    ) -> Iterator[tuple[int, Generated]]:
+        """Yield (index, judgment) for every prompt.
 
         Args:
             prompts: The prompts to judge.
@@ -61,12 +61,12 @@ class EngineTeacher(Teacher):
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Iterator[tuple[int, Generated]]:
         """Ask the model; each answer is kept in the journal."""
-        engine = JournaledEngine(load_engine(self.spec), journal)
+        engine = JournaledEngine(load_engine(self.spec), journal, "teacher")
         conversations = [prompt.messages for prompt in prompts]
-        for index, (text,) in engine.answer(conversations, self.sampling, seed=seed):
-            yield index, text
+        for index, (answer,) in engine.answer(conversations, self.sampling, seed=seed):
+            yield index, answer
 
 
 class TaskTeacher(Teacher):
@@ -90,12 +90,13 @@ class TaskTeacher(Teacher):
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
-    ) -> Iterator[tuple[int, str]]:
+    ) -> Iterator[tuple[int, Generated]]:
         """Work out each prompt's task, or glance at it; the journal is not used."""
         for index, prompt in enumerate(prompts):
             rng = random.Random(f"{seed}/{prompt.pair.id}/{prompt.order}/{prompt.template}")
             glances = templates[prompt.template].style == "brief" and rng.random() < self.glance_rate
-            yield index, glance(rng.choice(("A", "B"))) if glances else worked_judgment(prompt.pair)
+            text = glance(rng.choice(("A", "B"))) if glances else worked_judgment(prompt.pair)
+            yield index, Generated(text, "stop")
 
 
 def glance(label: Label) -> str:

@@ -80,8 +80,8 @@ def synthesize_warmup(
 
     texts = [""] * len(prompts)
     answers = teacher.judgments(prompts, template_by_id, journal, seed)
-    for index, text in track(answers, f"asking {teacher.name}", total=len(prompts)):
-        texts[index] = text
+    for index, answer in track(answers, f"asking {teacher.name}", total=len(prompts)):
+        texts[index] = answer.text
     verdicts = [verdict.parse(text) for text in texts]
     right = {(p.pair.id, p.order): said == p.pair.label for p, said in zip(prompts, verdicts, strict=True)}
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import evaluate, main
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.generation.engine import Generated
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.kept_templates import keep_templates
@@ -149,7 +150,7 @@ def test_judgments_stop_at_their_verdict_by_default(
 
     def answer(self: LocalEngine, conversations: Any, sampling: Sampling, **more: Any) -> Any:
         asked.append(sampling)
-        yield from ((index, ["[[A]]"]) for index in range(len(conversations)))
+        yield from ((index, [Generated("[[A]]", "stop")]) for index in range(len(conversations)))
 
     monkeypatch.setattr(LocalEngine, "answer", answer)
     folders.evaluate(stop_at_verdict=stop)

@@ -124,7 +124,6 @@ class TestEnds:
         model = Backbone(llama).build()
 
         def drawn(stop: bool) -> list[list[list[int]]]:
-            torch.manual_seed(0)
             sampling = Sampling(12, temperature=1.0, stop_at_verdict=stop)
             return ask(model, PROMPTS, sampling, samples=3, ends=lambda ids: ids[-1] % 5 == 0)
 
@@ -173,15 +172,13 @@ def test_the_models_own_generation_config_is_not_used(llama: str, attention: Any
 class TestSampling:
     def test_follows_the_seed(self, small: Any) -> None:
         def drawn(seed: int) -> list[list[list[int]]]:
-            torch.manual_seed(seed)
-            return ask(small, PROMPTS, Sampling(8, temperature=1.0), samples=3)
+            return ask(small, PROMPTS, Sampling(8, temperature=1.0), samples=3, seed=seed)
 
         assert drawn(0) == drawn(0) != drawn(1)
         assert [len(texts) for texts in drawn(0)] == [3, 3, 3]
 
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
     def test_frequencies_are_those_of_the_temperature(self, small: Any, temperature: float) -> None:
-        torch.manual_seed(0)
         texts = ask(small, [PROMPTS[0]], Sampling(1, temperature), samples=4000)[0]
         with torch.no_grad():
             logits = small(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
@@ -195,7 +192,6 @@ class TestSampling:
         assert temperature < 2 or len(seen) > 60
 
     def test_top_p_cuts_the_tail(self, small: Any) -> None:
-        torch.manual_seed(0)
         texts = ask(small, [PROMPTS[0]], Sampling(1, 1.0, top_p=0.3), samples=300)[0]
         with torch.no_grad():
             probabilities = small(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
@@ -204,7 +200,6 @@ class TestSampling:
         assert {text[0] for text in texts} <= set(best.indices[:kept].tolist())
 
     def test_samples_of_a_prompt_are_together(self, small: Any) -> None:
-        torch.manual_seed(0)
         cold = ask(small, PROMPTS, Sampling(5, temperature=1e-4), samples=2)
         assert cold == [[text, text] for (text,) in ask(small, PROMPTS, Sampling(5))]
 

@@ -1,6 +1,9 @@
 """The journal: each answer is written before it is used, and nothing is asked twice."""
 
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.records.records import Message
@@ -38,7 +42,7 @@ class Counting:
         samples: int = 1,
         seed: int = 0,
         done: Collection[int] = (),
-    ) -> Iterator[tuple[int, list[str]]]:
+    ) -> Iterator[tuple[int, list[Generated]]]:
         for start in range(0, len(conversations), 2):
             batch = range(start, min(start + 2, len(conversations)))
             if all(index in done for index in batch):
@@ -48,13 +52,15 @@ class Counting:
                     raise KeyboardInterrupt
                 self.asked.append(conversations[index][-1]["content"])
                 count = len(self.asked)
-                yield index, [f"{conversations[index][-1]['content']} ❤ {count}.{sample}" for sample in range(samples)]
+                said = conversations[index][-1]["content"]
+                yield index, [Generated(f"{said} ❤ {count}.{sample}", "stop", 0.5) for sample in range(samples)]
 
 
 def answers(journaled: JournaledEngine, questions: list[list[Message]], **settings: object) -> dict[int, list[str]]:
     got = list(journaled.answer(questions, GREEDY, **settings))  # type: ignore[arg-type]
     assert len(got) == len(dict(got)), "an index was answered twice"
-    return dict(got)
+    assert all(answer.finish == "stop" and answer.margin == 0.5 for _, of_prompt in got for answer in of_prompt)
+    return {index: [answer.text for answer in of_prompt] for index, of_prompt in got}
 
 
 def test_nothing_is_asked_twice(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_a_killed_run_continues(tmp_path: Path) -> None:
     got = {}
     with pytest.raises(KeyboardInterrupt):
         for index, texts in JournaledEngine(Counting(dies_after=3), path).answer(ask(*"abcdef"), GREEDY):
-            got[index] = texts
+            got[index] = [answer.text for answer in texts]
     assert got.keys() == {0, 1, 2}
     engine = Counting()
     whole = answers(JournaledEngine(engine, path), ask(*"abcdef"))
@@ -116,26 +122,34 @@ def test_done_conversations_are_left_out(tmp_path: Path) -> None:
     assert answers(journaled, ask("a", "b", "c"), done={0, 1, 2}) == {}
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"engine": Counting("two")},
-        {"seed": 1},
-        {"samples": 2},
-        {"sampling": Sampling(max_new_tokens=9)},
-        {"sampling": Sampling(max_new_tokens=8, temperature=0.5)},
-        {"conversations": [[{"role": "system", "content": "Judge."}, {"role": "user", "content": "a"}]]},
-    ],
-)
-def test_a_change_that_could_change_answers_asks_again(tmp_path: Path, other: dict) -> None:
+def test_another_conversation_is_asked(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     answers(JournaledEngine(Counting(), path), ask("a"))
-    engine = Counting(getattr(other.get("engine"), "identity", "one"))
-    settings = {"samples": 1, "seed": 0, **{key: other[key] for key in ("samples", "seed") if key in other}}
-    conversations = other.get("conversations", ask("a"))
-    got = list(JournaledEngine(engine, path).answer(conversations, other.get("sampling", GREEDY), **settings))
-    assert len(got) == 1
+    engine = Counting()
+    answers(JournaledEngine(engine, path), [[{"role": "system", "content": "Judge."}, *ask("a")[0]]])
     assert engine.asked == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("other", "found"),
+    [
+        ({"identity": "two"}, "engine: found answers for 'one', expected 'two'"),
+        ({"seed": 1}, "seed: found answers for 0, expected 1"),
+        ({"samples": 2}, "samples: found answers for 1, expected 2"),
+        ({"sampling": Sampling(max_new_tokens=9)}, "max_new_tokens: found answers for 8, expected 9"),
+        ({"sampling": Sampling(8, temperature=0.5)}, "temperature: found answers for 0.0, expected 0.5"),
+    ],
+)
+def test_settings_that_would_ask_everything_again_are_refused(tmp_path: Path, other: dict, found: str) -> None:
+    path = tmp_path / "journal.sqlite"
+    first = answers(JournaledEngine(Counting(), path), ask("a"))
+    settings = {"sampling": GREEDY, **other}
+    engine = Counting(settings.pop("identity", "one"))
+    with pytest.raises(UserError, match=f"judge: {found}; choose another output"):
+        list(JournaledEngine(engine, path).answer(ask("a"), **settings))
+    assert engine.asked == [] and answers(JournaledEngine(Counting(), path), ask("a")) == first
+    # Each purpose has its own settings.
+    assert list(JournaledEngine(engine, path, "teacher").answer(ask("a"), **settings))
 
 
 def test_it_has_the_name_identity_and_tokenizer_of_its_engine(tmp_path: Path) -> None:
@@ -178,6 +192,70 @@ def test_a_database_of_another_program_is_refused_and_unchanged(tmp_path: Path) 
         assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_journal_of_another_version_is_refused_and_unchanged(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "journal.sqlite"
+    if version == 3:
+        answers(JournaledEngine(Counting(), path), ask("a"))
+    with sqlite3.connect(path) as other:
+        if version == 3:
+            other.execute("PRAGMA user_version = 3")
+        else:
+            other.execute("CREATE TABLE answers (key TEXT PRIMARY KEY, texts TEXT NOT NULL)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=f"found a journal of format {version}, expected 2; .* move the file away"):
+        JournaledEngine(Counting(), path)
+    assert path.read_bytes() == before
+
+
+TWO_PROCESSES = """
+import sys, time
+from pathlib import Path
+from judgelit.generation.engine import Generated
+from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.sampling import Sampling
+
+class Slow:
+    name = identity = tokenizer = "slow"
+    def answer(self, conversations, sampling, *, samples=1, seed=0, done=()):
+        for index in range(len(conversations)):
+            if index not in done:
+                with open(sys.argv[2], "a") as asked:
+                    asked.write(f"{index}\\n")
+                time.sleep(0.05)
+                yield index, [Generated(f"answer {index}", "stop")]
+
+questions = [[{"role": "user", "content": str(number)}] for number in range(20)]
+journaled = JournaledEngine(Slow(), Path(sys.argv[1]))
+print(sorted((index, answer.text) for index, (answer,) in journaled.answer(questions, Sampling())))
+"""
+
+
+def test_two_processes_ask_nothing_twice(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "journal.sqlite"), str(tmp_path / "asked")]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [process.communicate()[0].splitlines() for process in processes]
+    assert {lines[-1] for lines in said} == {str([(index, f"answer {index}") for index in range(20)])}
+    assert sorted((tmp_path / "asked").read_text().split(), key=int) == list(map(str, range(20)))
+    assert sum("waiting until it has ended" in lines[0] for lines in said) <= 2
+
+
+def test_a_killed_process_leaves_the_journal_to_others(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path / "journal.sqlite"), str(tmp_path / "asked")]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "asked").exists() or len((tmp_path / "asked").read_text().split()) < 5:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "answer 19" in said
+    asked = (tmp_path / "asked").read_text().split()
+    # The answer that the killed process had asked for, but not yet written, is asked again.
+    assert len(asked) <= 21 and set(asked) == set(map(str, range(20)))
+
+
 def test_a_damaged_journal_is_refused_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     questions = ask(*(f"question {number} " * 40 for number in range(100)))
@@ -192,12 +270,12 @@ def test_a_damaged_journal_is_refused_when_it_is_read(tmp_path: Path) -> None:
         answers(JournaledEngine(Counting(), path), questions)
 
 
-@pytest.mark.parametrize("texts", ["[1]", "{", "null", '"a"'])
+@pytest.mark.parametrize("texts", ["[1]", "{", "null", '"a"', '[{"text": "a"}]', '[{"words": "a", "finish": "stop"}]'])
 def test_an_answer_that_is_no_list_of_texts_is_refused(tmp_path: Path, texts: str) -> None:
     path = tmp_path / "journal.sqlite"
     answers(JournaledEngine(Counting(), path), ask("a"))
     with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE answers SET texts = ?", (texts,))
+        connection.execute("UPDATE answers SET generated = ?", (texts,))
     connection.close()
     with pytest.raises(UserError, match="no list of texts"):
         answers(JournaledEngine(Counting(), path), ask("a"))

@@ -1,5 +1,6 @@
 """The local engine: equal seeds give equal texts, alone or in a batch, in one run or after an interruption."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ def engine(llama: str) -> LocalEngine:
     return load_engine(EngineSpec(llama, batch_size=4))
 
 
+def texts_of(engine: Any, conversations: Any, sampling: Sampling, **settings: Any) -> dict[int, list[str]]:
+    found = engine.answer(conversations, sampling, **settings)
+    return {index: [answer.text for answer in of_prompt] for index, of_prompt in found}
+
+
 def answers(engine: Any, sampling: Sampling = SAMPLED, **settings: Any) -> dict[int, list[str]]:
-    return dict(engine.answer(CONVERSATIONS, sampling, **settings))
+    return texts_of(engine, CONVERSATIONS, sampling, **settings)
 
 
 def test_every_conversation_is_answered(engine: LocalEngine) -> None:
@@ -62,6 +68,22 @@ def test_texts_do_not_depend_on_what_is_done(engine: LocalEngine, done: set[int]
     assert all(whole[index] == texts for index, texts in rest.items())
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])  # with eager, transformers generates
+def test_a_part_of_the_conversations_gets_the_same_texts(llama: str, attention: Any) -> None:
+    engine = load_engine(EngineSpec(llama, attention=attention, batch_size=8))
+    whole = answers(engine, samples=2, seed=3)
+    for part in (range(0, 9, 2), range(1, 9, 2), [4]):
+        found = texts_of(engine, [CONVERSATIONS[index] for index in part], SAMPLED, samples=2, seed=3)
+        assert found == {place: whole[index] for place, index in enumerate(part)}
+    assert len({text for texts in whole.values() for text in texts}) > 9
+
+
+def test_tokens_are_counted(engine: LocalEngine) -> None:
+    for index, (first, second) in engine.answer(CONVERSATIONS, SAMPLED, samples=2):
+        assert first.prompt_tokens == engine.tokenizer.count(CONVERSATIONS[index]) and second.prompt_tokens == 0
+        assert first.finish in ("stop", "length") and first.new_tokens == 8 or first.finish == "stop"
+
+
 def test_done_batches_are_not_generated(engine: LocalEngine) -> None:
     assert answers(engine, done=set(range(9))) == {}
 
@@ -69,7 +91,7 @@ def test_done_batches_are_not_generated(engine: LocalEngine) -> None:
 def test_greedy_texts_do_not_depend_on_the_batch(engine: LocalEngine) -> None:
     together = answers(engine, GREEDY)
     for index, conversation in enumerate(CONVERSATIONS):
-        assert dict(engine.answer([conversation], GREEDY)) == {0: together[index]}
+        assert texts_of(engine, [conversation], GREEDY) == {0: together[index]}
     assert answers(engine, GREEDY, samples=3) == {index: texts * 3 for index, texts in together.items()}
 
 
@@ -102,8 +124,15 @@ def test_a_judgment_stops_at_its_verdict_if_asked(llama: str, attention: Any, mo
     for stop, wanted in ((True, "It is 12, not [[B]]\nVerdict: [[A]]\n"), (False, said)):
         steps = 0
         sampling = Sampling(max_new_tokens=200, stop_at_verdict=stop)
-        assert dict(engine.answer(CONVERSATIONS[:2], sampling)) == {0: [wanted], 1: [wanted]}
+        assert texts_of(engine, CONVERSATIONS[:2], sampling) == {0: [wanted], 1: [wanted]}
         assert steps == len(engine.tokenizer.text_ids(wanted)) + (not stop)
+        steps = 0
+        (first,), (second,) = dict(engine.answer(CONVERSATIONS[:2], sampling)).values()
+        assert first == replace(second, prompt_tokens=first.prompt_tokens)
+        assert (first.finish, first.new_tokens) == ("verdict" if stop else "stop", steps)
+    steps = 0
+    ((cut,),) = dict(engine.answer(CONVERSATIONS[:1], Sampling(max_new_tokens=5))).values()
+    assert (cut.finish, cut.new_tokens) == ("length", 5)
 
 
 def test_its_identity_depends_on_weights_and_template(llama: str, warm_adapter: str, tmp_path: Path) -> None:

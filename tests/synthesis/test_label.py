@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.generation.local import LocalEngine
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, Label, PreferenceExample, PreferencePair, swap_label
@@ -111,7 +112,8 @@ def test_missing_verdicts_are_counted(
     tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoken: int
 ) -> None:
     def answer(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
-        yield from ((index, ["[[A]]" if index < spoken else "no idea"]) for index in range(len(conversations)))
+        texts = ["[[A]]" if index < spoken else "no idea" for index in range(len(conversations))]
+        yield from ((index, [Generated(text, "stop")]) for index, text in enumerate(texts))
 
     monkeypatch.setattr(LocalEngine, "answer", answer)
     write_records(tmp_path / "pairs.jsonl", [make_pair(number) for number in range(2)])

@@ -26,7 +26,8 @@ def prompts(chatml: ChatTokenizer, templates: Any) -> Any:
 
 
 def said(teacher: Any, prompts: Any, templates: Any, seed: int = 0) -> list[str]:
-    texts = dict(teacher.judgments(prompts, templates, Path("unused"), seed))
+    answers = teacher.judgments(prompts, templates, Path("unused"), seed)
+    texts = {index: answer.text for index, answer in answers}
     return [texts[index] for index in range(len(prompts))]
 
 

@@ -37,7 +37,8 @@ class TaskJudgments(Source):
         prompts = list(_prompts(self.tasks, self.templates))
         teacher = TaskTeacher(self.glance_rate)
         # The task teacher asks no engine, so it needs no folder for a journal.
-        texts = dict(teacher.judgments(prompts, self.templates.load(), Path(), self.templates.seed))
+        answers = teacher.judgments(prompts, self.templates.load(), Path(), self.templates.seed)
+        texts = {index: answer.text for index, answer in answers}
         examples = [
             SFTExample(prompt.messages, texts[index], prompt.pair.id, prompt.meta(teacher=teacher.name))
             for index, prompt in enumerate(prompts)
