@@ -57,10 +57,8 @@ def own_text(text: str, is_own: Callable[[str, int, int], bool]) -> OwnText:
         text: A judgment.
         is_own: Whether the quotation between two places of a text is the judge's own; the others are left out.
     """
-    start, thinking = 0, False
-    for tag in _REASONING_TAG.finditer(text):
-        start, thinking = tag.end(), not tag["end"]
-    text, steps = "" if thinking else text[start:], [[(0, start)]]
+    start = end_of_reasoning(text)
+    text, steps = text[start:], [[(0, start)]]
     for quotations in (_fences, partial(_marked, _BLOCK_QUOTE), _elements, partial(_marked, _INLINE)):
         kept, at, length = [], 0, 0
         pieces = [(0, 0)]
@@ -81,6 +79,17 @@ def reasons(text: str) -> bool:
     """Whether a reasoning block is open at the end of `text`."""
     tags = [*_REASONING_TAG.finditer(text)]
     return bool(tags) and not tags[-1]["end"]
+
+
+def end_of_reasoning(text: str) -> int:
+    """Where the text after the last reasoning block begins: 0 without one, the end of `text` if one is still open."""
+    tags = [*_REASONING_TAG.finditer(text)]
+    return 0 if not tags else tags[-1].end() if tags[-1]["end"] else len(text)
+
+
+def without_tags(text: str) -> str:
+    """`text` without the tags of reasoning blocks."""
+    return _REASONING_TAG.sub("", text).strip()
 
 
 def closing(text: str) -> str:

@@ -152,7 +152,8 @@ class Tournament:
         """The result."""
         count = len(self.entrants)
         if count == 0:
-            return Ranking(*([None] * len(self._entrant_of) for _ in range(4)), best=None, worst=None, confidence=None)
+            none = [None for _ in self._entrant_of]
+            return Ranking([*none], [*none], [*none], [*none], None, None, None)
         found = score_answers(count, self._games(), self._seed)
         places = ranks(found.score)
         best, worst = places.index(1), places.index(max(places))
