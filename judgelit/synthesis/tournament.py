@@ -37,6 +37,10 @@ class Schedule:
             return int(entrants > 1)
         return self.rounds if self.rounds is not None else math.ceil(math.log2(entrants)) + 1
 
+    def pairs_of(self, entrants: int) -> int:
+        """Most pairs of one round of so many answers."""
+        return entrants * (entrants - 1) // 2 if self.kind == "full" else entrants // 2
+
 
 def swiss_round(scores: Sequence[float], met: set[tuple[int, int]], drawn: Sequence[int]) -> list[tuple[int, int]]:
     """The matches of one round: from the best down, each answer meets the next one that it has not met.
@@ -135,10 +139,15 @@ class Tournament:
         self._pairs |= {pair.id: pair for pair in pairs}
         return pairs
 
-    def record(self, pair_id: str, judgments: Sequence[Judgment]) -> bool:
-        """Take the judgments of a pair; returns whether the round is complete."""
+    def record(self, pair_id: str, judgments: Sequence[Judgment]) -> None:
+        """Take the judgments of a pair."""
         self._judgments[pair_id] = list(judgments)
-        return len(self._judgments) == len(self._pairs)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last round is complete."""
+        rounds = self._schedule.rounds_of(len(self.entrants))
+        return self._rounds == rounds and len(self._judgments) == len(self._pairs)
 
     @property
     def judged(self) -> list[tuple[PreferencePair, list[Judgment], PairVerdict]]:
