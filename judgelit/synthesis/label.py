@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.records.growing_file import GrowingFile
+from judgelit.records.public_sources import describe_sets
+from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import AnswerSet
 from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.runs.folder import locked
@@ -45,6 +48,7 @@ _NUMBERED = (
 def label(
     output: str,
     pairs: Sources | None = None,
+    source: str | None = None,
     answers: Sources | None = None,
     form: Form = "verdicts",
     preferences: Preferences = "best_worst",
@@ -71,6 +75,8 @@ def label(
     Args:
         output: Folder to write to.
         pairs: Pairs, with or without label.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         answers: Questions with any number of answers each, to be ranked; in place of `pairs`.
         form: What to write.
         preferences: Of ranked answers: the best against the worst of each question, or all judged pairs that have the
@@ -93,10 +99,14 @@ def label(
     """
     spec, sampling = EngineSpec(**engine), Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
     schedule = Schedule(tournament, rounds)
-    _refuse_senseless(limit, votes, temperature, schedule, pairs, answers)
-    to_judge = [] if pairs is None else read_pairs([without_label(source) for source in as_sources(pairs)])[:limit]
-    to_rank = [] if answers is None else read_answer_sets(answers)[:limit]
-    name = "pairs" if answers is None else "answers"
+    _refuse_senseless(limit, votes, temperature, schedule, ranks=answers is not None)
+    if (answers is None) == (pairs is None and source is None):
+        raise UserError("pairs, source, answers: expected pairs (or a source of pairs) or answers, and not both")
+    to_judge, to_rank, name = [], [], "pairs" if answers is None else "answers"
+    if answers is None:
+        to_judge = read_pairs([without_label(one) for one in as_sources(named_source(source, pairs))], limit)
+    else:
+        to_rank = read_answer_sets(answers, limit)
     settings = {
         "command": "judge",
         "limit": limit,
@@ -151,8 +161,7 @@ def _refuse_senseless(
     votes: int,
     temperature: float,
     schedule: Schedule,
-    pairs: Sources | None,
-    answers: Sources | None,
+    ranks: bool,
 ) -> None:
     """Raise UserError for settings that make no sense together."""
     if limit is not None and limit < 1:
@@ -164,19 +173,18 @@ def _refuse_senseless(
             f"votes: found {votes} at temperature 0, expected 1, since greedy judgments are all the same; set "
             "--temperature 0.7"
         )
-    if (pairs is None) == (answers is None):
-        raise UserError("pairs, answers: expected one of them, and not both")
-    if answers is None and schedule != Schedule():
+    if not ranks and schedule != Schedule():
         raise UserError(f"tournament: found {schedule.kind} for pairs, expected it with --answers only")
 
 
-def read_answer_sets(value: Sources) -> list[AnswerSet]:
-    """All answer sets of some sources.
+def read_answer_sets(value: Sources, limit: int | None) -> list[AnswerSet]:
+    """The answer sets of some sources, or the first `limit` of them.
 
     Raises:
         UserError: Two of them have the same id.
     """
-    found = [answers for source in as_sources(value) for answers in source.read(AnswerSet)]
+    read = (answers for source in as_sources(value) for _, answers in source.stream(AnswerSet))
+    found = list(islice(read, limit))
     repeated = [name for name, count in Counter(answers.id for answers in found).items() if count > 1]
     if repeated:
         raise UserError(f"answers id {repeated[0]!r}: found two questions with this id, expected different ids")
@@ -212,7 +220,8 @@ def _with_label(row: dict[str, Any]) -> dict[str, Any]:
 def main(argv: list[str]) -> None:
     """Run `judgelit judge`."""
     # A parameter cannot have the name `as`, so this option is added by hand.
-    parser = OneLineErrors(prog="judgelit judge", description=_SUMMARY)
+    with_notes = type("Parser", (OneLineErrors,), {"notes": {"source": describe_sets()}})
+    parser = with_notes(prog="judgelit judge", description=_SUMMARY)
     with raise_user_errors():
         parser.add_argument("--config", action="config", help="Path to a configuration file.")
         parser.add_argument("--as", type=Form, default="verdicts", help=_FORM_HELP)
