@@ -1,5 +1,6 @@
 """`judgelit synthesize warmup | enhancement`."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from judgelit.records.public_sources import describe_sets
 from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
+from judgelit.synthesis.card import card_path
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
-from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
 
 
 def warmup(
@@ -26,17 +28,15 @@ def warmup(
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     tokenizer: str = "nano",
     max_prompt_tokens: int | None = None,
-    both_orders: bool = False,
-    balance_labels: bool = True,
-    balance_length: bool = True,
     limit: int | None = None,
     seed: int = 0,
+    **settings: Any,
 ) -> None:
     """Make the SFT set: a teacher's step-by-step judgments of labelled pairs, kept if they agree with the label.
 
     Each pair is shown in an order drawn at random. By default the set is balanced between A and B, and between better
-    answers that are longer and shorter. Dropped judgments are counted. After a kill, the same command continues and
-    asks the teacher nothing twice.
+    answers that are longer and shorter. What is dropped is counted. OUTPUT.card.md describes the set. After a kill, the
+    same command continues and asks the teacher nothing twice.
 
     Args:
         output: File to write, .jsonl or .parquet; the journal of the teacher's answers is written beside it.
@@ -47,28 +47,29 @@ def warmup(
         templates: Judge prompts, one drawn for each pair.
         tokenizer: The model to be trained; its tokenizer measures the prompts.
         max_prompt_tokens: Longest prompt; by default half of the model's context.
-        both_orders: Keep a judgment only if the teacher is right in both orders.
-        balance_labels: Drop judgments at random until as many have label A as B.
-        balance_length: Drop judgments at random until as many have a longer better answer as a shorter one.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
+        settings: The fields of `Warmup`.
     """
     refuse_unknown_suffix(Path(output))
+    chosen = Warmup(**settings)
     chat = ChatTokenizer.load(tokenizer)
+    room = _room(max_prompt_tokens, chat.context // 2)
     examples, report = synthesize_warmup(
         _first(named_source(source, pairs), limit),
         teacher,
         templates,
         chat,
         _journal(output),
-        max_prompt_tokens=_room(max_prompt_tokens, chat.context // 2),
-        both_orders=both_orders,
-        balance_labels=balance_labels,
-        balance_length=balance_length,
+        max_prompt_tokens=room,
+        settings=chosen,
         seed=seed,
     )
     write_records(Path(output), examples)
-    print(f"{report}\nwritten to {output}")
+    used = {"teacher": teacher.settings(), "templates": asdict(templates), "max_prompt_tokens": room, "limit": limit}
+    card = card_path(Path(output))
+    write_warmup_card(card, examples, report, chat, tokenizer, {**used, "seed": seed, **asdict(chosen)})
+    print(f"{report}\nwritten to {output}; {card} describes it")
 
 
 def enhancement(

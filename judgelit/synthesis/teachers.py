@@ -3,11 +3,13 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.generation.engine import EngineSpec, Generated, load_engine
+from judgelit.generation.engine import Engine, EngineSpec, Generated, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
@@ -20,6 +22,10 @@ class Teacher(ABC):
     """Writes judgments of prompts. The caller checks whether they are right."""
 
     name: str
+
+    def settings(self) -> dict[str, Any]:
+        """What a data card says about the teacher."""
+        return {"name": self.name}
 
     @abstractmethod
     def judgments(
@@ -59,11 +65,20 @@ class EngineTeacher(Teacher):
         self.spec = EngineSpec(**engine)
         self.name = self.spec.model
 
+    def settings(self) -> dict[str, Any]:
+        """The model and how it is sampled."""
+        return {**super().settings(), **asdict(self.sampling)}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded once."""
+        return load_engine(self.spec)
+
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, Generated]]:
         """Ask the model; each answer is kept in the journal."""
-        engine = JournaledEngine(load_engine(self.spec), journal, "teacher")
+        engine = JournaledEngine(self.engine, journal, "teacher")
         conversations = [prompt.messages for prompt in prompts]
         for index, (answer,) in engine.answer(conversations, self.sampling, seed=seed):
             yield index, answer
@@ -87,6 +102,10 @@ class TaskTeacher(Teacher):
         if not 0 <= glance_rate <= 1:
             raise UserError(f"glance_rate: found {glance_rate}, expected 0 to 1")
         self.glance_rate = glance_rate
+
+    def settings(self) -> dict[str, Any]:
+        """The teacher and its share of glances."""
+        return {**super().settings(), "glance_rate": self.glance_rate}
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
