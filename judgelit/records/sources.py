@@ -18,7 +18,7 @@ import xxhash
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
 from judgelit.records.reading import R, read_record
-from judgelit.records.records import PreferencePair
+from judgelit.records.records import AnswerSet, PreferencePair
 
 _READING = 2
 """Version of the readers. Raise it when the same rows would give other records."""
@@ -35,7 +35,7 @@ class Source(ABC):
         """All records.
 
         Args:
-            kind: PreferencePair, SFTExample or PreferenceExample.
+            kind: PreferencePair, AnswerSet, SFTExample or PreferenceExample.
 
         Raises:
             UserError: The source has no such records, or one of them is invalid.
@@ -240,4 +240,4 @@ def _report(line: str) -> None:
 
 
 def _group(record: Any) -> str:
-    return record.question_key if isinstance(record, PreferencePair) else str(record.group)
+    return record.question_key if isinstance(record, PreferencePair | AnswerSet) else str(record.group)

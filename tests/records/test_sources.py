@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from judgelit.errors import UserError
 from judgelit.records.files import write_records
-from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource, Mixture, Source, as_sources, split_by_group
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -60,6 +60,12 @@ def test_every_record_is_read_as_it_was_written(tmp_path: Path, name: str) -> No
     preferences = [PreferenceExample((turn,), "x", "", {"question": "k"}), PreferenceExample((turn,), "x", "y")]
     write_records(tmp_path / name, preferences)
     assert FileSource(str(tmp_path / name)).read(PreferenceExample) == preferences
+    sets = [
+        AnswerSet("1", "Human: q\n\nAssistant: a\n\nHuman: r", ("a", "", "a"), (turn,), {"ranks": [1, 2, 1]}),
+        AnswerSet("2", "q", ("a",)),
+    ]
+    write_records(tmp_path / name, sets)
+    assert FileSource(str(tmp_path / name)).read(AnswerSet) == sets
 
 
 def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path) -> None:
