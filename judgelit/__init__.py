@@ -24,6 +24,7 @@ _ROOMS = {
     "PreferenceLoss": "training.losses",
     "SFTDataModule": "batches.datamodules",
     "SFTModule": "training.sft",
+    "TaskAnswers": "synthesis.tasks.sources",
     "TaskJudgments": "synthesis.tasks.sources",
     "TaskPairs": "synthesis.tasks.pairs",
     "TaskPreferences": "synthesis.tasks.sources",
