@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
 from judgelit.judging.template import Template
 from judgelit.records.files import write_records
-from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair
 from judgelit.records.unicode import dump_json
 
 SETTINGS = "settings.json"
@@ -54,6 +54,53 @@ class Questions:
     seed: int
 
 
+@dataclass(frozen=True)
+class JudgedFolder:
+    """A folder that is ready for the results of one judge."""
+
+    engine: JournaledEngine
+    """The judge, with the folder's journal of answers."""
+    templates: dict[str, Template]
+    """The judge prompts by id."""
+    template_seed: int
+    """Seed of the draw of templates."""
+    settings: dict[str, Any]
+    """The content of SETTINGS, for the caller to write before the judge is asked."""
+
+
+def open_folder(
+    folder: Path, spec: EngineSpec, templates: Templates, settings: Mapping[str, Any], results: Collection[str]
+) -> JudgedFolder:
+    """Load a judge whose results go to a folder, unless the folder holds other results.
+
+    Args:
+        folder: The folder to write to.
+        spec: The judge.
+        templates: Judge prompts; if neither names nor a folder are given, those that the judge's folder keeps.
+        settings: The settings that the results depend on, beside the judge and the templates.
+        results: Names of the files that the caller will write.
+
+    Raises:
+        UserError: The folder holds other results, or the judge cannot be loaded.
+    """
+    from judgelit.generation.loading import templates_of
+
+    chosen = templates_of(templates, spec)
+    loaded = chosen.load()
+    made_from = {
+        "model": spec.model,
+        "templates": {"names": list(loaded), "seed": chosen.seed, "texts": _fingerprint_templates(loaded)},
+        **spec.result_settings(),
+        **settings,
+    }
+    # Before the model is loaded, so that a used folder is refused at once.
+    _refuse_other_results(folder, made_from, results)
+    engine = load_engine(spec)
+    made_from |= engine.made_from
+    _refuse_other_results(folder, made_from, results)
+    return JudgedFolder(JournaledEngine(engine, folder / "journal.sqlite"), loaded, chosen.seed, made_from)
+
+
 def judge_into(
     folder: Path,
     spec: EngineSpec,
@@ -83,56 +130,40 @@ def judge_into(
     Raises:
         UserError: The folder holds other results, the judge cannot be loaded, or a set has no pair that fits.
     """
-    from judgelit.generation.loading import templates_of
-
-    chosen, names = templates_of(questions.templates, spec.model), (*results.values(), last)
-    templates = chosen.load()
-    made_from = {
-        "model": spec.model,
-        "templates": {
-            "names": list(templates),
-            "seed": chosen.seed,
-            "texts": _fingerprint_templates(templates),
-        },
+    asked = {
         "max_new_tokens": questions.max_new_tokens,
         "stop_at_verdict": questions.stop_at_verdict,
         "seed": questions.seed,
-        **spec.result_settings(),
         **settings,
-        "pairs": {name: _fingerprint_pairs(of_set) for name, of_set in pairs.items()},
+        "pairs": {name: fingerprint_records(of_set) for name, of_set in pairs.items()},
     }
-    # Before the model is loaded, so that a used folder is refused at once.
-    _refuse_other_results(folder, made_from, names)
-    engine = load_engine(spec)
-    made_from |= {"dtype": engine.dtype, "weights": engine.identity}
-    _refuse_other_results(folder, made_from, names)
-    journaled = JournaledEngine(engine, folder / "journal.sqlite")
+    opened = open_folder(folder, spec, questions.templates, asked, (*results.values(), last))
     prompts = {
         name: make_prompts(
             questions.benchmark,
             name,
             of_set,
-            engine.tokenizer,
-            templates,
+            opened.engine.tokenizer,
+            opened.templates,
             questions.max_new_tokens,
-            chosen.seed,
+            opened.template_seed,
         )
         for name, of_set in pairs.items()
     }
-    write_json(folder / SETTINGS, made_from)
+    write_json(folder / SETTINGS, opened.settings)
     sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
     judgments = {}
     for name, of_set in prompts.items():
-        judgments[name] = judge(journaled, of_set, sampling, questions.seed, f"judging {name}")
+        judgments[name] = judge(opened.engine, of_set, sampling, questions.seed, f"judging {name}")
         write_records(folder / results[name], judgments[name])
-    return judgments, made_from
+    return judgments, opened.settings
 
 
-def _fingerprint_pairs(pairs: Sequence[PreferencePair]) -> str:
-    """A hash of pairs, 16 hexadecimal digits."""
+def fingerprint_records(records: Iterable[PreferencePair | AnswerSet]) -> str:
+    """A hash of pairs or answer sets, 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for pair in pairs:
-        digest.update(dump_json(pair.to_dict()).encode() + b"\n")
+    for record in records:
+        digest.update(dump_json(record.to_dict()).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

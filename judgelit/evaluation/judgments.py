@@ -68,18 +68,28 @@ def make_prompts(
     Raises:
         UserError: No pair leaves room for a judgment in the model's context.
     """
-    room = tokenizer.context - max_new_tokens
-    if max_new_tokens < 1 or room < 1:
-        raise UserError(
-            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
-            f"{tokenizer.context}"
-        )
+    room = prompt_room(tokenizer, max_new_tokens)
     prompts, report = benchmark.prompts(pairs, templates, tokenizer, room, seed=template_seed)
     if not prompts:
         raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
     if report.skipped or report.shortened:
         print(f"{name}: {report}")
     return prompts
+
+
+def prompt_room(tokenizer: PromptCounter, max_new_tokens: int) -> int:
+    """Most tokens of a prompt that leaves `max_new_tokens` of the model's context for the judgment.
+
+    Raises:
+        UserError: It leaves none.
+    """
+    room = tokenizer.context - max_new_tokens
+    if max_new_tokens < 1 or room < 1:
+        raise UserError(
+            f"max_new_tokens: found {max_new_tokens}, expected 1 or more and less than the context of "
+            f"{tokenizer.context}"
+        )
+    return room
 
 
 def judge(

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from judgelit.generation.kv_cache import Filling, KVCache
+from judgelit.generation.margins import Watch
 from judgelit.generation.prefixes import flat_prompts, split_by_tokens
 from judgelit.generation.sampling import Sampling, choose_tokens
 from judgelit.likelihood.layouts import cannot_share
@@ -33,6 +34,7 @@ def decode(
     finished: Callable[[Sequence[int]], bool],
     uniform: Tensor | None,
     samples: int,
+    watch: Watch | None = None,
 ) -> list[list[list[int]]]:
     """New ids of `samples` texts for each prompt.
 
@@ -44,6 +46,7 @@ def decode(
         uniform: [prompts * samples, max_new_tokens] float32 in [0, 1), the random numbers of each text; None takes the
             most probable tokens.
         samples: Texts for each prompt.
+        watch: Called after each step.
     """
     texts: list[list[int]] = [[] for _ in range(len(prompts) * samples)]
     decoder = FlatDecoder(model, prompts, samples)
@@ -51,7 +54,10 @@ def decode(
     logits = decoder.begin()
     for step in range(sampling.max_new_tokens):
         draws = None if uniform is None else uniform[active, step].to(logits.device)
-        for text, token in zip(active, choose_tokens(logits, sampling, draws).tolist(), strict=True):
+        chosen = choose_tokens(logits, sampling, draws).tolist()
+        if watch is not None:
+            watch(active, step, chosen, logits)
+        for text, token in zip(active, chosen, strict=True):
             texts[text].append(token)
         unfinished = [place for place, text in enumerate(active) if not finished(texts[text])]
         if not unfinished or step + 1 == sampling.max_new_tokens:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from judgelit.generation.decoding import can_decode, decode
+from judgelit.generation.margins import Watch
 from judgelit.generation.sampling import Sampling, choose_tokens, random_numbers
 from judgelit.models.lora import without_adapter
 
@@ -29,6 +30,7 @@ def generate(
     samples: int = 1,
     seed: int = 0,
     ends: Callable[[Sequence[int]], bool] | None = None,
+    watch: Watch | None = None,
 ) -> list[list[list[int]]]:
     """New ids of `samples` texts for each of B prompts, with the stop id if the text has reached one.
 
@@ -42,6 +44,8 @@ def generate(
         samples: Texts for each prompt.
         seed: Seed of the random numbers; those of a text depend on nothing but this, its prompt and its number.
         ends: Whether a text with these ids ends with its verdict.
+        watch: Called after each step. Texts are numbered prompt by prompt. Greedy samples of a prompt are all the same,
+            so greedy decoding has one text for each prompt.
     """
     stops = frozenset(stop_ids)
     may_end = ends if sampling.stop_at_verdict else None
@@ -50,13 +54,12 @@ def generate(
         return ids[-1] in stops or (may_end is not None and may_end(ids))
 
     greedy = sampling.temperature == 0
-    # Greedy samples of a prompt are all the same.
     drawn = 1 if greedy else samples
     with evaluating(model):
         prompts = [row[mask.bool()].tolist() for row, mask in zip(input_ids, attention_mask, strict=True)]
         uniform = None if greedy else random_numbers(prompts, samples, sampling.max_new_tokens, seed)
         if can_decode(model, prompts):
-            texts = decode(model, prompts, sampling, finished, uniform, drawn)
+            texts = decode(model, prompts, sampling, finished, uniform, drawn, watch)
         else:
             batches = [(input_ids, attention_mask, uniform)]
             if len(prompts) > 1 and _reads_padding(model, prompts, pad_id):
@@ -65,9 +68,9 @@ def generate(
                 batches = [(row[None, mask.bool()], mask[None, mask.bool()], of_row) for row, mask, of_row in rows]
             texts = [
                 of_prompt
-                for ids, mask, numbers in batches
+                for batch, (ids, mask, numbers) in enumerate(batches)
                 for of_prompt in _generate_padded(
-                    model, ids, mask, sampling, finished, numbers, sorted(stops), pad_id, drawn
+                    model, ids, mask, sampling, finished, numbers, sorted(stops), pad_id, drawn, watch, batch * drawn
                 )
             ]
     return [of_prompt * samples for of_prompt in texts] if greedy else texts
@@ -131,8 +134,13 @@ def _generate_padded(
     stop_ids: Sequence[int],
     pad_id: int,
     samples: int,
+    watch: Watch | None,
+    first: int,
 ) -> list[list[list[int]]]:
-    """Generate by transformers in padded rows, which all models support; arguments and result as in `decode`."""
+    """Generate by transformers in padded rows, which all models support; arguments and result as in `decode`.
+
+    `first` is the number of the first text.
+    """
     from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     config = GenerationConfig(
@@ -147,8 +155,11 @@ def _generate_padded(
 
     def choose(rows: Tensor, logits: Tensor) -> Tensor:
         """Logits that leave one token, chosen by the same rule and numbers as in `decode`."""
-        draws = None if uniform is None else uniform[:, rows.shape[1] - width].to(logits.device)
+        step = rows.shape[1] - width
+        draws = None if uniform is None else uniform[:, step].to(logits.device)
         chosen = choose_tokens(logits, sampling, draws)
+        if watch is not None:
+            watch(range(first, first + len(rows)), step, chosen.tolist(), logits)
         return torch.full_like(logits, -torch.inf).scatter(1, chosen[:, None], 0.0)
 
     def all_finished(rows: Tensor, *_: Any, **__: Any) -> Tensor:

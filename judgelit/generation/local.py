@@ -1,15 +1,16 @@
 """A Hugging Face model on this machine as an engine."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
 from judgelit.generation.generate import generate
+from judgelit.generation.margins import MarginRecord, letter_tokens, verdict_margin
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.finished import VerdictEnd
 from judgelit.models.fingerprint import fingerprint
@@ -43,6 +44,15 @@ class LocalEngine:
         """The dtype of the weights; of an adapter's model, that of its base."""
         return str(self.model.dtype).removeprefix("torch.")
 
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What results record of the engine."""
+        return {"dtype": self.dtype, "weights": self.identity}
+
+    @cached_property
+    def _letters(self) -> dict[int, tuple[int, int]]:
+        return letter_tokens(self.tokenizer)
+
     @cached_property
     def identity(self) -> str:
         """A hash of the weights and the chat template."""
@@ -72,6 +82,7 @@ class LocalEngine:
             if all(index in done for index in batch):
                 continue
             input_ids, attention_mask = pad_prompts([prompts[index] for index in batch], self.tokenizer.pad_id)
+            record = MarginRecord(self._letters)
             answers = generate(
                 self.model,
                 input_ids.to(device),
@@ -82,18 +93,24 @@ class LocalEngine:
                 samples=samples,
                 seed=seed,
                 ends=self._ends_with_verdict,
+                watch=record,
             )
             ends = self._ends_with_verdict if sampling.stop_at_verdict else None
-            for index, texts in zip(batch, answers, strict=True):
-                asked = [len(prompts[index])] + [0] * (samples - 1)
-                yield (
-                    index,
-                    [read_generated(ids, self.tokenizer, ends, count) for ids, count in zip(texts, asked, strict=True)],
-                )
+            for number, (index, texts) in enumerate(zip(batch, answers, strict=True)):
+                generated = []
+                for sample, ids in enumerate(texts):
+                    text = number if sampling.temperature == 0 else number * samples + sample
+                    tokens = len(prompts[index]) if sample == 0 else 0
+                    generated.append(read_generated(ids, self.tokenizer, ends, tokens, record.of(text)))
+                yield index, generated
 
 
 def read_generated(
-    ids: Sequence[int], tokenizer: ChatTokenizer, ends: VerdictEnd | None, prompt_tokens: int = 0
+    ids: Sequence[int],
+    tokenizer: ChatTokenizer,
+    ends: VerdictEnd | None,
+    prompt_tokens: int = 0,
+    margins: Mapping[int, float] | None = None,
 ) -> Generated:
     """The generated text with these ids.
 
@@ -102,10 +119,12 @@ def read_generated(
         tokenizer: The model's.
         ends: Says whether the text stopped at its verdict; none if texts do not stop there.
         prompt_tokens: As in `Generated`.
+        margins: Margins of the tokens that may hold a verdict's letter, by place in `ids`, if they are known.
     """
     finish: Finish = "length"
     if ids and ids[-1] in tokenizer.stop_ids:
         finish = "stop"
     elif ids and ends is not None and ends(ids):
         finish = "verdict"
-    return Generated(tokenizer.decode(ids), finish, prompt_tokens=prompt_tokens, new_tokens=len(ids))
+    margin = verdict_margin(ids, tokenizer, margins or {})
+    return Generated(tokenizer.decode(ids), finish, margin, prompt_tokens, len(ids))

@@ -36,6 +36,7 @@ from judgelit.records.conversations import (
     read_answer,
     read_dialogue,
     read_exchange,
+    read_helpsteer_turns,
     read_prompt,
     read_turns,
     refuse_blank_turns,
@@ -253,7 +254,10 @@ def _help_steer(row: Row, at: str) -> Judged | None:
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not -3 <= strength <= 3:
         raise bad_field(at, "preference_strength", strength, "a number from -3 to 3")
     label = "A" if strength < 0 else "B" if strength > 0 else "tie"
-    return _judged({**row, "sign": label}, at, "response_1", "response_2", "sign", _LETTERS)
+    prompt = row.get("prompt")
+    turns = read_helpsteer_turns(prompt) if isinstance(prompt, str) else None
+    row = {**row, "sign": label} | ({"prompt": turns} if turns else {})
+    return _judged(row, at, "response_1", "response_2", "sign", _LETTERS)
 
 
 def _mt_bench(row: Row, at: str) -> Judged | None:

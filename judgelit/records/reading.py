@@ -118,11 +118,16 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair | None:
     *context, last = prompt
     if last["role"] != "user":
         raise _not_the_users(last, at)
-    identity = _given_id(row) or _made_id((judged.answer_a, judged.answer_b), prompt, place)
+    identity = _given_id(row) or made_id((judged.answer_a, judged.answer_b), prompt, place)
     answers = {"answer_a": judged.answer_a, "answer_b": judged.answer_b, "label": judged.label}
     pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
     first = PreferencePair.from_dict(pair, at)
-    return first.swapped() if drawn and int(_hash(f"side/{identity}"), 16) % 2 else first
+    return on_drawn_side(first) if drawn else first
+
+
+def on_drawn_side(pair: PreferencePair) -> PreferencePair:
+    """The pair or the swapped pair, drawn by a hash of its id: for pairs whose better answer is always A."""
+    return pair.swapped() if int(text_hash(f"side/{pair.id}"), 16) % 2 else pair
 
 
 def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
@@ -133,7 +138,7 @@ def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
     *context, last = prompt
     if last["role"] != "user":
         raise _not_the_users(last, at)
-    identity = _given_id(row) or _made_id(found.answers, prompt, place)
+    identity = _given_id(row) or made_id(found.answers, prompt, place)
     meta = _kept(row) | dict(found.meta) | _meta(row)
     content = {"id": identity, "question": last["content"], "answers": found.answers, "context": context, "meta": meta}
     return AnswerSet.from_dict(content, at)
@@ -200,13 +205,14 @@ def _given_id(row: Row) -> str:
     return next((str(value) for value in values if isinstance(value, str | int) and str(value).strip()), "")
 
 
-def _made_id(answers: Sequence[str], prompt: Sequence[Message], place: str) -> str:
+def made_id(answers: Sequence[str], prompt: Sequence[Message], place: str) -> str:
     """An id for a row without one. It has a hash of the content, since many folders hold files of one name."""
     content = json.dumps([prompt, *answers])
-    return f"{place}#{_hash(content)[:8]}"
+    return f"{place}#{text_hash(content)[:8]}"
 
 
-def _hash(text: str) -> str:
+def text_hash(text: str) -> str:
+    """A hash of a text, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,20 +1,40 @@
-"""`judgelit judge`: label pairs with a judge."""
+"""`judgelit judge`: label pairs with a judge, or rank the answers to each question."""
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from judgelit.atomic import write_json
 from judgelit.errors import UserError
-from judgelit.evaluation.judged_folder import Questions, judge_into
-from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.judged_folder import SETTINGS, fingerprint_records, open_folder
+from judgelit.evaluation.judgments import prompt_room
 from judgelit.generation.engine import EngineSpec
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
-from judgelit.parsing import call
-from judgelit.records.files import write_records
-from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
+from judgelit.parsing import OneLineErrors, raise_user_errors
+from judgelit.records.growing_file import GrowingFile
+from judgelit.records.public_sources import describe_sets
+from judgelit.records.public_sources.source import named_source
+from judgelit.records.records import AnswerSet
 from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.runs.folder import locked
+from judgelit.synthesis.label_report import LabelReport
+from judgelit.synthesis.labelling import Preferences, label_pairs, rank_answers
+from judgelit.synthesis.pair_judge import PairJudge
+from judgelit.synthesis.preferences import has_several
+from judgelit.synthesis.tournament import Schedule
 
+_SUMMARY = "Label pairs with a judge, or rank the answers to each question."
+Form = Literal["verdicts", "preferences"]
+_FORM_HELP = (
+    "What to write: `verdicts` (verdicts.jsonl, a line for each pair or question); or `preferences`, which adds "
+    "preferences.jsonl (prompt, chosen and rejected, ready to train a policy on). The same command with the other form "
+    "asks nothing again."
+)
 # Names of the two answers in the public forms, by whether the form has letters or numbers as labels.
 _LETTERED = ({"answer_a", "answer_b"}, {"response_a", "response_b"}, {"response_A", "response_B"})
 _NUMBERED = (
@@ -26,63 +46,151 @@ _NUMBERED = (
 
 
 def label(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
+    answers: Sources | None = None,
+    form: Form = "verdicts",
+    preferences: Preferences = "best_worst",
+    tournament: Literal["full", "swiss"] = "full",
+    rounds: int | None = None,
+    votes: int = 1,
+    both_orders: bool = True,
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
-    seed: int = 0,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
     stop_at_verdict: bool = True,
     limit: int | None = None,
+    seed: int = 0,
     **engine: Any,
 ) -> None:
-    """Label the pairs of a file with a judge, in both orders.
+    """Label pairs with a judge, or rank the answers to each question.
 
-    Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/preferences.jsonl: the pairs with the
-    same winner in both orders, as prompt, chosen and rejected, ready to train a policy on. The pairs' own labels, if
-    there are any, are not used. After a kill, the same command continues. A folder with results of another model, other
-    pairs or other settings is refused.
+    Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/verdicts.jsonl (one line for each pair or
+    question: verdict or ranking, confidence, critique). Lines are added as they come, to NAME.partial.jsonl; the
+    complete file has the sequence of the input. The pairs' own labels, if there are any, are not used. After a kill,
+    the same command continues. A folder with results of another model, other pairs or other settings is refused.
 
     Args:
-        pairs: Pairs, with or without label.
         output: Folder to write to.
+        pairs: Pairs, with or without label.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
+        answers: Questions with any number of answers each, to be ranked; in place of `pairs`.
+        form: What to write.
+        preferences: Of ranked answers: the best against the worst of each question, or all judged pairs that have the
+            same winner in both orders.
+        tournament: Which of the ranked answers are compared: `full` (each with each other one) or `swiss` (in each
+            round those of about the same score), which needs fewer pairs for many answers.
+        rounds: Rounds of a swiss tournament. Default: the logarithm of the number of answers to base 2, rounded up,
+            plus 1.
+        votes: Judgments of each pair in each order, at a temperature above 0; the majority counts.
+        both_orders: Judge each pair in both orders; otherwise in one, drawn at random.
         templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
-        seed: Seed of the engine.
+        temperature: 0 is greedy.
+        top_p: Sample from the smallest set of tokens that holds this probability.
         stop_at_verdict: End a critique with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
-        limit: Label only the first pairs, this many.
+        limit: Label only the first pairs or questions, this many.
+        seed: Seed of the engine, of the first round of a swiss tournament, and of the bootstrap.
         engine: The fields of `EngineSpec`.
     """
+    spec, sampling = EngineSpec(**engine), Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
+    schedule = Schedule(tournament, rounds)
+    _refuse_senseless(limit, votes, temperature, schedule, ranks=answers is not None)
+    if (answers is None) == (pairs is None and source is None):
+        raise UserError("pairs, source, answers: expected pairs (or a source of pairs) or answers, and not both")
+    to_judge, to_rank, name = [], [], "pairs" if answers is None else "answers"
+    if answers is None:
+        to_judge = read_pairs([without_label(one) for one in as_sources(named_source(source, pairs))], limit)
+    else:
+        to_rank = read_answer_sets(answers, limit)
+    settings = {
+        "command": "judge",
+        "limit": limit,
+        **asdict(sampling),
+        "seed": seed,
+        "votes": votes,
+        "both_orders": both_orders,
+        "tournament": asdict(schedule),
+        name: fingerprint_records([*to_judge, *to_rank]),
+    }
+    folder, files = Path(output), ["judgments.jsonl", "verdicts.jsonl"]
+    files += ["preferences.jsonl"] if form == "preferences" else []
+    report = LabelReport(both_orders, ranks=answers is not None)
+    with locked(folder):
+        opened = open_folder(folder, spec, templates, settings, files)
+        room = prompt_room(opened.engine.tokenizer, max_new_tokens)
+        write_json(folder / SETTINGS, opened.settings)
+        judge = PairJudge(
+            opened.engine, opened.templates, opened.template_seed, sampling, votes, both_orders, seed, room
+        )
+        labels = rank_answers(judge, to_rank, schedule, preferences) if to_rank else label_pairs(judge, to_judge)
+        with ExitStack() as stack:
+            growing = [stack.enter_context(GrowingFile(folder / file)) for file in files]
+            for index, one in labels:
+                report.add(one)
+                kept = [found.to_dict() for found in one.preferences if not isinstance(found, str)]
+                rows = ([judgment.to_dict() for judgment in one.judgments], [one.line], kept)
+                for file, of_file in zip(growing, rows, strict=False):
+                    file.add(index, of_file)
+            if not judge.asked:
+                # The folder stays free for other settings.
+                for path in (folder / SETTINGS, *(file.partial for file in growing)):
+                    path.unlink()
+                raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({judge.report})")
+            for file in growing:
+                file.complete()
+    if judge.skipped or judge.shortened:
+        print(f"{name}: {judge.report}")
+    print(report)
+    if form == "preferences":
+        print(report.of_preferences())
+    print(f"{', '.join(files)} are in {folder}")
+    if report.missing == report.judgments:
+        raise UserError(
+            f"{spec.model}: found no verdict in any of {report.missing} judgments, expected [[A]] or [[B]] at the end; "
+            f"read {folder}/judgments.jsonl, and raise --max_new_tokens if they are cut off"
+        )
+
+
+def _refuse_senseless(
+    limit: int | None,
+    votes: int,
+    temperature: float,
+    schedule: Schedule,
+    ranks: bool,
+) -> None:
+    """Raise UserError for settings that make no sense together."""
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    folder, spec = Path(output), EngineSpec(**engine)
-    to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])[:limit]
-    with locked(folder):
-        by_set, _ = judge_into(
-            folder,
-            spec,
-            {"pairs": to_judge},
-            Questions(PAIRS, templates, max_new_tokens, stop_at_verdict, seed),
-            {"command": "judge", "limit": limit},
-            results={"pairs": "judgments.jsonl"},
-            last="preferences.jsonl",
-        )
-        judgments = by_set["pairs"]
-        by_pair = judgments_by_pair(judgments)
-        preferences = [example for pair in to_judge for example in agreed(pair, by_pair.get(pair.id, []))]
-        write_records(folder / "preferences.jsonl", preferences)
-    print(
-        f"{len(preferences)} of {len(to_judge)} pairs have the same winner in both orders; {folder}/preferences.jsonl "
-        f"and {folder}/judgments.jsonl written"
-    )
-    missing = sum(judgment.verdict is None for judgment in judgments)
-    if missing:
-        print(f"{missing} of {len(judgments)} judgments have no verdict")
-    if missing == len(judgments):
+    if votes < 1:
+        raise UserError(f"votes: found {votes}, expected 1 or more")
+    if votes > 1 and temperature == 0:
         raise UserError(
-            f"{spec.model}: found no verdict in any of {missing} judgments, expected [[A]] or [[B]] at the end; read "
-            f"{folder}/judgments.jsonl, and raise --max_new_tokens if they are cut off"
+            f"votes: found {votes} at temperature 0, expected 1, since greedy judgments are all the same; set "
+            "--temperature 0.7"
         )
+    if not ranks and schedule != Schedule():
+        raise UserError(f"tournament: found {schedule.kind} for pairs, expected it with --answers only")
+
+
+def read_answer_sets(value: Sources, limit: int | None) -> list[AnswerSet]:
+    """The answer sets of some sources, or the first `limit` of them.
+
+    Raises:
+        UserError: Two of them have the same id.
+    """
+    read = (answers for source in as_sources(value) for _, answers in source.stream(AnswerSet))
+    found = list(islice(read, limit))
+    repeated = [name for name, count in Counter(answers.id for answers in found).items() if count > 1]
+    if repeated:
+        raise UserError(f"answers id {repeated[0]!r}: found two questions with this id, expected different ids")
+    if not any(has_several(answers) for answers in found):
+        raise UserError("answers: found no question with two different answers that are not blank, expected some")
+    return found
 
 
 def without_label(source: Source) -> Source:
@@ -109,36 +217,15 @@ def _with_label(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "label": 1} if any(answers <= fields for answers in _NUMBERED) else row
 
 
-def judgments_by_pair(judgments: list[Judgment]) -> dict[str, list[Judgment]]:
-    """The judgments of each pair, by its id."""
-    by_pair: dict[str, list[Judgment]] = {}
-    for judgment in judgments:
-        by_pair.setdefault(judgment.pair_id, []).append(judgment)
-    return by_pair
-
-
-def agreed(pair: PreferencePair, judgments: list[Judgment]) -> list[PreferenceExample]:
-    """The pair as one preference if its judgments in both orders name the same winner, else nothing.
-
-    Nothing also if the answers are equal or one of them is blank, since readers of preferences reject such rows.
-    """
-    winners = {
-        judgment.verdict if judgment.order == "ab" or judgment.verdict is None else swap_label(judgment.verdict)
-        for judgment in judgments
-    }
-    both = {judgment.order for judgment in judgments} == {"ab", "ba"}
-    answers = {pair.answer_a, pair.answer_b}
-    if not both or len(winners) != 1 or not winners <= {"A", "B"}:
-        return []
-    if len(answers) < 2 or not all(map(str.strip, answers)):
-        return []
-    winner = winners.pop()
-    chosen, rejected = (pair.answer_a, pair.answer_b) if winner == "A" else (pair.answer_b, pair.answer_a)
-    messages = (*pair.context, {"role": "user", "content": pair.question})
-    meta = {"pair_id": pair.id, "question": pair.question_key, "judge": judgments[0].engine}
-    return [PreferenceExample(messages, chosen, rejected, meta)]
-
-
 def main(argv: list[str]) -> None:
     """Run `judgelit judge`."""
-    call(label, argv, "judgelit judge")
+    # A parameter cannot have the name `as`, so this option is added by hand.
+    with_notes = type("Parser", (OneLineErrors,), {"notes": {"source": describe_sets()}})
+    parser = with_notes(prog="judgelit judge", description=_SUMMARY)
+    with raise_user_errors():
+        parser.add_argument("--config", action="config", help="Path to a configuration file.")
+        parser.add_argument("--as", type=Form, default="verdicts", help=_FORM_HELP)
+        parser.add_function_arguments(label, as_group=False, sub_configs=True, skip={"form"})
+        settings = parser.instantiate(parser.parse_args(argv)).as_dict()
+        settings.pop("config")
+        label(form=settings.pop("as"), **settings)
