@@ -25,6 +25,7 @@ _ROOMS = {
     "PublicSource": "records.public_sources.source",
     "SFTDataModule": "batches.datamodules",
     "SFTModule": "training.sft",
+    "TaskAnswers": "synthesis.tasks.sources",
     "TaskJudgments": "synthesis.tasks.sources",
     "TaskPairs": "synthesis.tasks.pairs",
     "TaskPreferences": "synthesis.tasks.sources",

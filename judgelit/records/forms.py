@@ -5,7 +5,8 @@ To add a form, write one function and add one line to a table at the end of this
 - `EXCHANGES`: a prompt and its answer, for SFT examples;
 - `COMPARISONS`: a prompt, a better and a worse answer, for preference examples and pairs;
 - `JUDGED`: a prompt, two answers and a label, for pairs;
-- `ANSWERED`: a prompt and a list of answers, for answer sets.
+- `ANSWERED`: a prompt and a list of answers, for answer sets;
+- `ASKED`: a prompt, with or without answers, for prompts.
 
 The function takes a row without its null fields, and the place of the row for error messages. It returns None if the
 row has another form, and raises UserError if the row has this form but is invalid. The first function of a table that
@@ -304,6 +305,27 @@ def _listed_answer(item: object, name: str, at: str) -> str:
     return read_answer(item, name, at)
 
 
+# A prompt, with or without answers.
+
+
+def _asked(row: Row, at: str) -> Sequence[Message] | None:
+    if not row.keys() & {"prompt", "question", "instruction"}:
+        for name in ("conversations", "conversation", "messages"):
+            if isinstance(row.get(name), list):
+                turns = read_turns(row[name], name, at)
+                known = turns[-1]["role"] == "assistant"
+                return read_prompt(turns[:-1] if known else turns, name, at)
+    return _prompt(row, at)
+
+
+def _shared_prompt(row: Row, at: str) -> Sequence[Message] | None:
+    for form in (_implicit_turns, _implicit_dialogue, _implicit_text):
+        if (found := form(row, at)) is not None:
+            return found.prompt
+    found_pair = _mt_bench({**row, "winner": "tie"}, at)
+    return None if found_pair is None else found_pair.prompt
+
+
 EXCHANGES: dict[str, Callable[[Row, str], Exchange | None]] = {
     "prompt or messages + completion": _completion,
     "messages or conversations that end with an answer": _messages,
@@ -325,6 +347,10 @@ JUDGED: dict[str, Callable[[Row, str], Judged | None]] = {
 }
 ANSWERED: dict[str, Callable[[Row, str], Answered | None]] = {
     "question, prompt, instruction or messages + answers, responses or completions, a list": _answers,
+}
+ASKED: dict[str, Callable[[Row, str], Sequence[Message] | None]] = {
+    "question, prompt, instruction, input, messages or conversations": _asked,
+    "chosen + rejected, or conversation_a + conversation_b, that begin with their prompt": _shared_prompt,
 }
 
 

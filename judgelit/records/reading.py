@@ -11,6 +11,7 @@ from judgelit.records.conversations import decode_turns
 from judgelit.records.files import BrokenRow
 from judgelit.records.forms import (
     ANSWERED,
+    ASKED,
     COMPARISONS,
     EXCHANGES,
     IDS,
@@ -25,6 +26,7 @@ from judgelit.records.records import (
     Message,
     PreferenceExample,
     PreferencePair,
+    Prompt,
     Row,
     SFTExample,
     bad_field,
@@ -32,7 +34,7 @@ from judgelit.records.records import (
     refuse_equal,
 )
 
-R = TypeVar("R", bound=PreferencePair | AnswerSet | SFTExample | PreferenceExample)
+R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -46,7 +48,7 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
     Args:
         row: Row of a file.
         at: Its place, for error messages.
-        kind: PreferencePair, AnswerSet, SFTExample or PreferenceExample.
+        kind: PreferencePair, AnswerSet, Prompt, SFTExample or PreferenceExample.
         place: Its place within its source, from which the id of a pair without one is made.
 
     Raises:
@@ -55,13 +57,15 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
     if isinstance(row, BrokenRow):
         raise row.error
     filled = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
-    found: SFTExample | PreferenceExample | PreferencePair | AnswerSet | None
+    found: SFTExample | PreferenceExample | PreferencePair | AnswerSet | Prompt | None
     if kind is SFTExample:
         found = _sft_example(filled, at)
     elif kind is PreferenceExample:
         found = _preference(filled, at)
     elif kind is AnswerSet:
         found = _answer_set(filled, at, place)
+    elif kind is Prompt:
+        found = _asked_prompt(filled, at, place)
     else:
         found = _pair(filled, at, place)
     if found is None:
@@ -127,9 +131,7 @@ def on_drawn_side(pair: PreferencePair) -> PreferencePair:
 
 
 def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
-    own = all(isinstance(row.get(name), str) for name in ("id", "question")) and "answers" in row
-    # The text of a question may look like a dialogue, which public forms have in this field.
-    found = _first(ANSWERED, {**row, "question": [_user(row["question"])]} if own else row, at)
+    found = _first(ANSWERED, _with_own_question(row) if "answers" in row else row, at)
     if found is None:
         return None
     prompt = complete_prompt(row, found.prompt, at)
@@ -140,6 +142,23 @@ def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
     meta = _kept(row) | dict(found.meta) | _meta(row)
     content = {"id": identity, "question": last["content"], "answers": found.answers, "context": context, "meta": meta}
     return AnswerSet.from_dict(content, at)
+
+
+def _asked_prompt(row: Row, at: str, place: str) -> Prompt | None:
+    found = _first(ASKED, _with_own_question(row), at)
+    if found is None:
+        return None
+    prompt = complete_prompt(row, found, at)
+    *context, last = prompt
+    if last["role"] != "user":
+        raise _not_the_users(last, at)
+    return Prompt(_given_id(row) or _made_id((), prompt, place), last["content"], tuple(context))
+
+
+def _with_own_question(row: Row) -> Row:
+    """The row; a question in judgelit's form is read as it is, even if it looks like a dialogue of a public form."""
+    own = all(isinstance(row.get(name), str) for name in ("id", "question"))
+    return {**row, "question": [_user(row["question"])]} if own else row
 
 
 def _not_the_users(last: Message, at: str) -> UserError:
@@ -209,6 +228,7 @@ def _meta(row: Row) -> dict[str, Any]:
 _FORMS: dict[type, tuple[str, Sequence[str]]] = {
     SFTExample: ("an SFT example", tuple(EXCHANGES)),
     PreferenceExample: ("a preference example", tuple(COMPARISONS)),
+    Prompt: ("a prompt", tuple(ASKED)),
     AnswerSet: ("a question with a list of answers", tuple(ANSWERED)),
     PreferencePair: ("a preference pair", ("id + question + answer_a + answer_b + label", *JUDGED, *COMPARISONS)),
 }
@@ -220,7 +240,7 @@ def _no_form(row: Row, empty: Sequence[str], kind: type, at: str) -> UserError:
     fields = ", ".join(map(repr, row)) or "no fields that are not null"
     if row and empty:
         fields += f", and null in {', '.join(map(repr, empty))}"
-    if kind not in (PreferencePair, AnswerSet) and _first(JUDGED, row, at) is not None:
+    if kind not in (PreferencePair, AnswerSet, Prompt) and _first(JUDGED, row, at) is not None:
         return UserError(
             f"{at}: found {fields}, a pair for a judge, expected {record}; make training data from pairs with "
             "`judgelit synthesize`"

@@ -82,6 +82,26 @@ class PreferencePair:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A question without an answer, which a policy is to answer.
+
+    `context` is the system text and the earlier turns, if any, oldest first.
+    """
+
+    id: str
+    question: str
+    context: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The conversation, which ends with the user's turn."""
+        return (*self.context, {"role": "user", "content": self.question})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "context": list(self.context)}
+
+
+@dataclass(frozen=True)
 class AnswerSet:
     """A question and any number of answers to it, such as samples of a policy or the answers of a ranking.
 
@@ -228,7 +248,7 @@ class PreferenceExample:
         return {"prompt": _copied(self.messages), "chosen": chosen, "rejected": rejected, "meta": self.meta}
 
 
-Record = PreferencePair | AnswerSet | Judgment | SFTExample | PreferenceExample
+Record = PreferencePair | AnswerSet | Prompt | Judgment | SFTExample | PreferenceExample
 
 
 def bad_field(at: str, name: str, found: object, expected: str) -> UserError:

@@ -74,6 +74,27 @@ class TaskPreferences(Source):
         return cast(list[R], examples)
 
 
+@dataclass(frozen=True)
+class TaskAnswers(Source):
+    """Questions of tasks with their right answers, for the first training of a policy."""
+
+    tasks: TaskPairs
+    """Tasks to answer."""
+    weight: float = 1.0
+    """Passes over this source in one epoch."""
+
+    def read(self, kind: type[R]) -> list[R]:
+        """The answers as SFTExample."""
+        if kind is not SFTExample:
+            raise UserError(f"task answers are read as SFTExample, not as {kind.__name__}")
+        examples = []
+        for pair in self.tasks.read(PreferencePair):
+            question = ({"role": "user", "content": pair.question},)
+            right = pair.answer_a if pair.label == "A" else pair.answer_b
+            examples.append(SFTExample(question, right, pair.id, {"question": pair.question_key}))
+        return cast(list[R], examples)
+
+
 def _prompts(tasks: TaskPairs, templates: Templates) -> Iterator[JudgePrompt]:
     chosen = templates.load()
     for made in tasks.read(PreferencePair):

@@ -1,0 +1,224 @@
+"""Train a small policy on the labels of the quickstart's judge, each step with the command that a user would type.
+
+    judgelit run --config quickstart/run
+    python benchmarks/policy.py [--judge runs/quickstart/export] [--seeds 0 1 2] [--output runs/benchmark-policy]
+
+The policy answers sums of four numbers. Its first training ends while it is still often wrong. It answers questions
+several times, the judge compares the answers in both orders, and DPO trains the policy on the judge's preferences.
+
+No question has two uses. The judge and the policy's first training have questions of the tasks' training part. The
+questions that the judge labels and those that measure the policy are different questions of the held-out part.
+
+The scorer is not the judge: an answer is right if it is the sum. Claim: the trained policy beats the one before, with a
+95% interval of the win rate that excludes one half. The last line is one JSON object: `ratio` is the smallest win rate
+over the seeds, each pair is [accuracy after, accuracy before].
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from judgelit.evaluation.intervals import Mean, estimates, gains
+from judgelit.records.files import write_records
+from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair
+from judgelit.records.sources import FileSource, read_pairs
+from judgelit.synthesis.tasks.pairs import TaskPairs
+
+TO_LABEL, TO_MEASURE = 2000, 800
+"""Number of questions whose answers the judge labels, and of those that measure the policy."""
+SAMPLES = 4
+"""Answers to each question."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--judge", type=Path, default=Path("runs/quickstart/export"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--output", type=Path, default=Path("runs/benchmark-policy"))
+    parser.add_argument("--control", action="store_true", help="also train on the same pairs with labels at random")
+    args = parser.parse_args()
+    if not args.judge.is_dir():
+        raise SystemExit(f"{args.judge}: no such folder; make the judge first: judgelit run --config quickstart/run")
+
+    found = [Benchmark(args.judge, seed, args.output / f"seed-{seed}").run(args.control) for seed in args.seeds]
+    print("\n| seed | seconds | answers | accuracy before | accuracy after | gain | wins | losses | win rate |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for of_seed in found:
+        for name, row in of_seed["scores"].items():
+            cells = [percent(row[key]) for key in ("before", "after", "gain")]
+            cells += [str(row["wins"]), str(row["losses"]), percent(row["win_rate"])]
+            print(f"| {of_seed['seed']} | {of_seed['seconds']:.0f} | {name} | {' | '.join(cells)} |")
+    greedy = [of_seed["scores"]["most probable"] for of_seed in found]
+    print(
+        json.dumps(
+            {
+                "claim": "policy: win rate after DPO on the judge's labels against before, smallest over the seeds",
+                "ratio": min(row["win_rate"]["value"] for row in greedy),
+                "goal": 0.5,
+                "smaller_is_better": False,
+                "pairs": [[row["after"]["value"], row["before"]["value"]] for row in greedy],
+                "environment": {
+                    "python": platform.python_version(),
+                    "cores": os.cpu_count(),
+                    "seeds": args.seeds,
+                    "win rate, 95% interval": [[row["win_rate"]["low"], row["win_rate"]["high"]] for row in greedy],
+                    **{name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")},
+                },
+            }
+        )
+    )
+
+
+class Benchmark:
+    """One seed: the policy before and after, in a folder. Steps whose output is there are not repeated."""
+
+    def __init__(self, judge: Path, seed: int, folder: Path) -> None:
+        """Find the questions.
+
+        Args:
+            judge: The judge's folder.
+            seed: Seed of questions, weights, batches and samples.
+            folder: Folder to write to.
+        """
+        self.judge, self.seed, self.folder = judge, seed, folder
+        count = TO_LABEL + TO_MEASURE
+        pairs = TaskPairs(["sums"], [3], count, seed=seed, part="held_out").read(PreferencePair)
+        self.measured = pairs[TO_LABEL:]
+        self.sums = {pair.question: pair.answer_a if pair.label == "A" else pair.answer_b for pair in pairs}
+        self.refuse_known_questions(pairs)
+        write_records(folder / "questions.jsonl", pairs[:TO_LABEL])
+        write_records(folder / "held_out.jsonl", self.measured)
+
+    def refuse_known_questions(self, pairs: list[PreferencePair]) -> None:
+        """Check that the judge was trained on none of the questions, if its run has kept its pairs."""
+        file = self.judge.parent / "stages/01-pairs/train.jsonl"
+        if file.is_file():
+            known = {pair.question_key for pair in read_pairs(str(file))}
+            if any(pair.question_key in known for pair in pairs):
+                raise SystemExit(f"{file}: the judge was trained on a question of this benchmark")
+
+    def run(self, control: bool) -> dict[str, Any]:
+        """Train and measure; print what the judge did and what came of it."""
+        began = time.monotonic()
+        start = self.fit("policy/nano-sft", f"--data.train.init_args.tasks.init_args.seed={self.seed}")
+        answers = self.answer(start, "questions", SAMPLES)
+        labels = self.label(answers)
+        trained = self.fit("policy/nano-dpo", f"--model.backbone.name_or_path={start}", f"--data.train={labels}")
+        scores = {
+            "most probable": self.compare(start, trained, 1, temperature=0.0),
+            "sampled": self.compare(start, trained, SAMPLES, temperature=1.0),
+        }
+        seconds = time.monotonic() - began
+        print(f"seed {self.seed}: {self.about_labels(answers, labels)}", flush=True)
+        if control:
+            scores["most probable, labels at random"] = self.compare(
+                start, self.train_on_random_labels(start, labels), 1, temperature=0.0
+            )
+        return {"seed": self.seed, "seconds": seconds, "scores": scores}
+
+    def fit(self, config: str, *settings: str, run: str | None = None) -> Path:
+        """Train with a shipped configuration; the folder of the trained model."""
+        root = self.folder / (run or config.split("/")[-1])
+        seeds = [f"--seed_everything={self.seed}", f"--data.seed={self.seed}"]
+        return self.judgelit(
+            root / "model", "fit", "--config", config, *settings, *seeds, f"--trainer.default_root_dir={root}"
+        )
+
+    def answer(self, policy: Path, name: str, samples: int, temperature: float = 1.0) -> Path:
+        """Ask a policy; the file of its answers."""
+        output = self.folder / f"{policy.parent.name}.{name}.{samples}.jsonl"
+        settings = [f"--samples={samples}", f"--temperature={temperature}", "--max_new_tokens=8", "--batch_size=256"]
+        questions = f"--prompts={self.folder / name}.jsonl"
+        where = [f"--output={output}", f"--seed={self.seed}", "--device=cpu"]
+        return self.judgelit(output, "answer", f"--model={policy}", questions, *settings, *where)
+
+    def label(self, answers: Path) -> Path:
+        """Have the judge compare the answers; the file of preferences."""
+        folder = self.folder / "labels"
+        settings = ["--max_new_tokens=72", "--batch_size=256", "--device=cpu", f"--output={folder}"]
+        return self.judgelit(
+            folder / "preferences.jsonl",
+            "judge",
+            f"--model={self.judge}",
+            f"--answers={answers}",
+            "--as=preferences",
+            *settings,
+        )
+
+    def judgelit(self, output: Path, *command: str) -> Path:
+        """Run a command that makes `output`, unless it is there."""
+        if not output.exists():
+            print("judgelit " + " ".join(command), flush=True)
+            ended = subprocess.run(
+                [sys.executable, "-m", "judgelit.cli", *command], check=False, capture_output=True, text=True
+            )
+            if ended.returncode:
+                raise SystemExit(ended.stderr)
+        return output
+
+    def about_labels(self, answers: Path, labels: Path) -> str:
+        """How often the judge's preferences are right, by the sums."""
+        sets, preferences = FileSource(str(answers)).read(AnswerSet), FileSource(str(labels)).read(PreferenceExample)
+        different = sum(len({answer for answer in one.answers if answer}) > 1 for one in sets)
+        one_right = [
+            is_right
+            for example in preferences
+            if (is_right := example.chosen == self.sum_of(example)) or example.rejected == self.sum_of(example)
+        ]
+        return (
+            f"{different} of {len(sets)} questions have different answers; {len(preferences)} preferences, "
+            f"{len(one_right)} of them between a right and a wrong answer, {np.mean(one_right):.1%} of these are right"
+        )
+
+    def sum_of(self, example: PreferenceExample) -> str:
+        """The right answer to an example's question."""
+        return self.sums[example.messages[-1]["content"]]
+
+    def train_on_random_labels(self, start: Path, labels: Path) -> Path:
+        """Train on the judge's preferences, half of them turned round at random."""
+        rng = random.Random(self.seed)
+        turned = [
+            PreferenceExample(one.messages, *rng.sample([one.chosen, one.rejected], 2), one.meta)
+            for one in FileSource(str(labels)).read(PreferenceExample)
+        ]
+        write_records(self.folder / "random.jsonl", turned)
+        policy = [f"--model.backbone.name_or_path={start}", f"--data.train={self.folder / 'random.jsonl'}"]
+        return self.fit("policy/nano-dpo", *policy, run="random-labels")
+
+    def compare(self, start: Path, trained: Path, samples: int, temperature: float) -> dict[str, Any]:
+        """Accuracy of two policies on the measured questions, and the win rate of the second one; ties count half."""
+        before, after = (self.right(policy, samples, temperature) for policy in (start, trained))
+        questions = np.repeat(np.arange(len(self.measured)), samples)
+        first, second = ({"accuracy": [Mean(right, questions)]} for right in (before, after))
+        won = 0.5 + (after.astype(float) - before) / 2
+        return {
+            "before": estimates(first)["accuracy"].to_dict(),
+            "after": estimates(second)["accuracy"].to_dict(),
+            "gain": gains(first, second)["accuracy"].to_dict(),
+            "wins": int((after & ~before).sum()),
+            "losses": int((before & ~after).sum()),
+            "win_rate": estimates({"won": [Mean(won, questions)]})["won"].to_dict(),
+        }
+
+    def right(self, policy: Path, samples: int, temperature: float) -> np.ndarray:
+        """Whether each answer to the measured questions is the sum, [questions * samples] bool."""
+        sets = FileSource(str(self.answer(policy, "held_out", samples, temperature))).read(AnswerSet)
+        return np.array([answer == self.sums[one.question] for one in sets for answer in one.answers])
+
+
+def percent(found: dict[str, float]) -> str:
+    return f"{100 * found['value']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
+
+
+if __name__ == "__main__":
+    main()
