@@ -40,12 +40,17 @@ class LogRatios:
 
     tokens: [N] float32, of each scored token.
     rows: [N] int64, the completion of each scored token.
+    places: [N] int64, the place of each scored token in its completion, from 0.
+    chosen_rows, rejected_rows: [P] int64, the pair's completion.
     chosen, rejected: [P] float32, summed over the pair's completion.
     chosen_tokens, rejected_tokens: [P] int64, tokens of the pair's completion.
     """
 
     tokens: Tensor
     rows: Tensor
+    places: Tensor
+    chosen_rows: Tensor
+    rejected_rows: Tensor
     chosen: Tensor
     rejected: Tensor
     chosen_tokens: Tensor
@@ -55,9 +60,15 @@ class LogRatios:
     def of(cls, policy: LogProbs, reference: LogProbs, batch: PreferenceBatch) -> Self:
         """Compare the policy with the reference."""
         sums = policy.sums - reference.sums
+        # The scored tokens of a completion are its last ones: under an empty prompt the first is not scored.
+        ends = torch.bincount(policy.rows, minlength=len(policy.lengths)).cumsum(0)[policy.rows]
+        to_the_end = ends - torch.arange(len(ends), device=ends.device)
         return cls(
             policy.tokens - reference.tokens,
             policy.rows,
+            policy.lengths[policy.rows] - to_the_end,
+            batch.chosen,
+            batch.rejected,
             sums[batch.chosen],
             sums[batch.rejected],
             policy.lengths[batch.chosen],
@@ -68,6 +79,15 @@ class LogRatios:
     def margin(self) -> Tensor:
         """[P] float32, the chosen completion's ratio minus the rejected one's."""
         return self.chosen - self.rejected
+
+    def margin_of_first(self, counts: Tensor) -> Tensor:
+        """[P] float32, the margin of the first `counts` ([P] int64) tokens of each pair's completions alone."""
+
+        def summed(completion: Tensor) -> Tensor:
+            counted = (self.rows == completion[:, None]) & (self.places < counts[:, None])  # [P, N]
+            return torch.where(counted, self.tokens, 0.0).sum(-1)
+
+        return summed(self.chosen_rows) - summed(self.rejected_rows)
 
 
 def sigmoid_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
@@ -104,15 +124,34 @@ def ipo_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
     return (margin - 1 / (2 * settings.beta)) ** 2
 
 
+def ld_loss(ratios: LogRatios, settings: "PreferenceLoss") -> Tensor:
+    """LD-DPO, length-desensitised DPO of Liu et al. 2024 (arXiv 2409.06411): -log sigmoid(beta * margin), [P].
+
+    The margin is that of DPO, with another likelihood of a completion y of l tokens. With the public length l_p, the
+    length of the pair's shorter completion, a weight alpha reduces what the longer one has beyond it:
+
+        log p(y|x) = sum over i <= l_p of log p(y_i|x, y_<i) + alpha * sum over l_p < i <= l of log p(y_i|x, y_<i)
+
+    The weight applies to the policy and to the reference alike, so the margin is 0 at the start of training. Some other
+    implementations (TRL's) apply it to the policy alone, which gives long completions a reward before the first step.
+    """
+    shared = ratios.margin_of_first(torch.minimum(ratios.chosen_tokens, ratios.rejected_tokens))
+    alpha = LD_ALPHA if settings.ld_alpha is None else settings.ld_alpha
+    return -F.logsigmoid(settings.beta * (alpha * ratios.margin + (1 - alpha) * shared))
+
+
 LOSSES: dict[str, Callable[[LogRatios, "PreferenceLoss"], Tensor]] = {
     "sigmoid": sigmoid_loss,
     "ipo": ipo_loss,
     "hinge": hinge_loss,
     "robust": robust_loss,
+    "ld": ld_loss,
 }
 """Preference losses by name: log-ratios of P pairs to one value for each pair, [P] float32."""
 _SMOOTHED = ("sigmoid", "robust")
 """Those that use label smoothing."""
+LD_ALPHA = 0.5
+"""Default of `ld_alpha`, the value that TRL's index of papers gives for LD-DPO."""
 if TYPE_CHECKING:
     LossKind = str
 else:
@@ -124,13 +163,16 @@ class PreferenceLoss:
     """The preference loss and its weights."""
 
     kind: LossKind = "sigmoid"
-    """sigmoid is DPO."""
+    """sigmoid is DPO, ld is length-desensitised DPO."""
     beta: float = 0.1
     """How strongly the policy is held to the reference; larger is stricter."""
     label_smoothing: float = 0.0
     """Assumed share of flipped labels, for sigmoid (conservative DPO) and robust; below 0.5."""
     nll_weight: float = 0.0
     """Weight of the length-normalised negative log-likelihood of the chosen completion."""
+    ld_alpha: float | None = None
+    """Weight of the tokens beyond the length of the pair's shorter completion, for ld: 1 is DPO, 0 ignores them. By
+    default 0.5."""
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
@@ -143,6 +185,10 @@ class PreferenceLoss:
             raise UserError(f"label_smoothing: has no meaning for the {self.kind} loss")
         if not self.nll_weight >= 0:
             raise UserError(f"nll_weight: found {self.nll_weight}, expected 0 or more")
+        if self.ld_alpha is not None and self.kind != "ld":
+            raise UserError(f"ld_alpha: has no meaning for the {self.kind} loss")
+        if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
+            raise UserError(f"ld_alpha: found {self.ld_alpha}, expected 0 <= ld_alpha <= 1")
 
 
 def sft_loss(policy: LogProbs) -> LossTerms:

@@ -97,7 +97,7 @@ class TestStart:
 
 
 class TestStep:
-    @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "hinge", "robust"])
+    @pytest.mark.parametrize("kind", ["sigmoid", "ipo", "hinge", "robust", "ld"])
     def test_logged_values_equal_a_computation_pair_by_pair(
         self, kind: Any, llama: str, preferences: list[TokenizedPreference], fit: Any, recorder: Any
     ) -> None:
@@ -130,6 +130,11 @@ class TestStep:
                     loss = ((won - won_ref).mean() - (lost - lost_ref).mean() - 1 / (2 * beta)) ** 2
                 elif kind == "hinge":
                     loss = (1 - beta * margin).clamp(min=0)
+                elif kind == "ld":
+                    public = min(len(row.chosen), len(row.rejected))
+                    weights = [torch.where(torch.arange(len(one)) < public, 1.0, 0.5) for one in (won, lost)]
+                    desensitised = ((won - won_ref) * weights[0]).sum() - ((lost - lost_ref) * weights[1]).sum()
+                    loss = torch.log1p(torch.exp(-beta * desensitised))
                 else:
                     right, wrong = (-(1 / (1 + torch.exp(-sign * beta * margin))).log() for sign in (1, -1))
                     loss = ((1 - error) * right - error * wrong) / (1 - 2 * error)

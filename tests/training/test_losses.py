@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from judgelit.batches.flat_batch import TokenizedPreference, flatten_preferences
+from judgelit.batches.flat_batch import PreferenceBatch, TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
 from judgelit.likelihood.logprobs import LogProbs
 from judgelit.training.losses import LOSSES, LogRatios, PreferenceLoss, dpo_loss, sft_loss
@@ -32,7 +32,7 @@ def loss_of(settings: PreferenceLoss, chosen: Tensor, rejected: Tensor, *tokens:
     """
     none = torch.empty(0)
     lengths = tokens or (torch.ones_like(chosen), torch.ones_like(chosen))
-    return LOSSES[settings.kind](LogRatios(none, none, chosen, rejected, *lengths), settings)
+    return LOSSES[settings.kind](LogRatios(none, none, none, none, none, chosen, rejected, *lengths), settings)
 
 
 def margin_loss(kind: str, margin: Tensor, beta: float, smoothing: float = 0.0) -> Tensor:
@@ -216,6 +216,96 @@ class TestProperties:
             assert better < even < worse
 
 
+@st.composite
+def batches(draw: st.DrawFn) -> PreferenceBatch:
+    """A batch in which pairs share prompts and completions, and prompts may be empty."""
+    completion = st.lists(st.integers(0, 2), min_size=1, max_size=4)
+    pair = st.tuples(st.lists(st.integers(0, 1), max_size=1), completion, completion)
+    return flatten_preferences(
+        [TokenizedPreference(str(n), *row) for n, row in enumerate(draw(st.lists(pair, min_size=1, max_size=4)))]
+    )
+
+
+def ratios_by_row(tokens: Tensor, batch: PreferenceBatch) -> list[list[Tensor]]:
+    """The values of each completion as a list, which begins with a 0 where the first token is not scored."""
+    found: list[list[Tensor]] = []
+    for row, length in enumerate(batch.lengths.tolist()):
+        scored = [value for value, of in zip(tokens, batch.rows.tolist(), strict=True) if of == row]
+        found.append([torch.zeros(())] * (length - len(scored)) + scored)
+    return found
+
+
+class TestLengthDesensitised:
+    def values(self, batch: PreferenceBatch, seed: int) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the policy and of the reference."""
+        generator = torch.Generator().manual_seed(seed)
+        policy, reference = (-3 * torch.rand(len(batch.targets), generator=generator) for _ in range(2))
+        return policy.requires_grad_(), reference
+
+    def loss(self, batch: PreferenceBatch, policy: Tensor, reference: Tensor, settings: PreferenceLoss) -> Tensor:
+        return dpo_loss(LogProbs.of(policy, batch), LogProbs.of(reference, batch), batch, settings).loss
+
+    def test_by_hand(self) -> None:
+        # The pair has 1 chosen and 3 rejected tokens: 1 of each counts whole, 2 rejected ones by alpha = 0.25.
+        batch = flatten_preferences([TokenizedPreference("1", [1], [2], [3, 4, 5])])
+        policy, reference = torch.tensor([-1.0, -2.0, -3.0, -1.0]), torch.tensor([-2.0, -2.5, -1.0, -3.0])
+        # Log-ratios: chosen 1; rejected 0.5 + 0.25 * (-2 + 2) = 0.5. beta * margin = 2 * 0.5 = 1.
+        loss = self.loss(batch, policy, reference, PreferenceLoss("ld", beta=2.0, ld_alpha=0.25))
+        assert loss.tolist() == pytest.approx([0.313262], abs=1e-6)
+
+    @given(batch=batches(), seed=st.integers(0, 9), alpha=st.floats(0, 1), beta=st.floats(0.05, 2))
+    def test_it_equals_a_computation_token_by_token(
+        self, batch: PreferenceBatch, seed: int, alpha: float, beta: float
+    ) -> None:
+        policy, reference = self.values(batch, seed)
+        found = self.loss(batch, policy, reference, PreferenceLoss("ld", beta, nll_weight=0.3, ld_alpha=alpha))
+        of_policy, of_reference = ratios_by_row(policy, batch), ratios_by_row(reference, batch)
+        expected = []
+        for chosen, rejected in zip(batch.chosen.tolist(), batch.rejected.tolist(), strict=True):
+            public = min(len(of_policy[chosen]), len(of_policy[rejected]))
+            likelihoods = [
+                sum(value if place < public else alpha * value for place, value in enumerate(model[row]))
+                for row in (chosen, rejected)
+                for model in (of_policy, of_reference)
+            ]
+            won, won_reference, lost, lost_reference = likelihoods
+            margin = beta * ((won - won_reference) - (lost - lost_reference))
+            nll = -sum(of_policy[chosen]) / len(of_policy[chosen])
+            expected.append(torch.log1p(torch.exp(-margin)) + 0.3 * nll)
+        torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
+        if len(policy):
+            gradients = [torch.autograd.grad(loss, policy)[0] for loss in (found.sum(), torch.stack(expected).sum())]
+            torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+    @given(batch=batches(), seed=st.integers(0, 9))
+    def test_it_is_dpo_if_alpha_is_1_or_the_lengths_are_equal(self, batch: PreferenceBatch, seed: int) -> None:
+        policy, reference = self.values(batch, seed)
+        dpo = self.loss(batch, policy, reference, PreferenceLoss(beta=0.7))
+        torch.testing.assert_close(
+            self.loss(batch, policy, reference, PreferenceLoss("ld", 0.7, ld_alpha=1.0)), dpo, rtol=0, atol=0
+        )
+        equal = batch.lengths[batch.chosen] == batch.lengths[batch.rejected]
+        found = self.loss(batch, policy, reference, PreferenceLoss("ld", 0.7, ld_alpha=0.0))
+        torch.testing.assert_close(found[equal], dpo[equal], rtol=1e-5, atol=1e-6)
+
+    def test_logged_values_are_those_of_dpo(self) -> None:
+        batch = flatten_preferences(
+            [TokenizedPreference("1", [1], [2], [3, 4, 5]), TokenizedPreference("2", [6], [2, 3], [4])]
+        )
+        policy, reference = (LogProbs.of(values, batch) for values in self.values(batch, 0))
+        ld, dpo = (dpo_loss(policy, reference, batch, PreferenceLoss(kind)) for kind in ("ld", "sigmoid"))
+        assert not torch.equal(ld.loss, dpo.loss)
+        assert ld.logged.keys() == dpo.logged.keys()
+        assert all(torch.equal(ld.logged[name], dpo.logged[name]) for name in dpo.logged)
+
+    def test_the_default_weight_is_a_half(self) -> None:
+        batch = flatten_preferences([TokenizedPreference("1", [1], [2], [3, 4, 5])])
+        default, half = (
+            self.loss(batch, *self.values(batch, 0), PreferenceLoss("ld", ld_alpha=alpha)) for alpha in (None, 0.5)
+        )
+        assert torch.equal(default, half)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -229,6 +319,11 @@ class TestProperties:
         ({"kind": "hinge", "label_smoothing": 0.1}, "no meaning for the hinge loss"),
         ({"nll_weight": -1.0}, "nll_weight"),
         ({"kind": "sigmiod"}, "kind"),
+        ({"kind": "ld", "ld_alpha": -0.1}, "ld_alpha"),
+        ({"kind": "ld", "ld_alpha": 1.1}, "ld_alpha"),
+        ({"kind": "ld", "ld_alpha": float("nan")}, "ld_alpha"),
+        ({"ld_alpha": 0.5}, "ld_alpha: has no meaning for the sigmoid loss"),
+        ({"kind": "ld", "label_smoothing": 0.1}, "no meaning for the ld loss"),
     ],
 )
 def test_invalid_settings_are_refused(settings: dict, message: str) -> None:
