@@ -49,6 +49,7 @@ class JournaledEngine:
         self.name = engine.name
         self.tokenizer = engine.tokenizer
         self.identity = engine.identity
+        self.made_from = engine.made_from
         self._path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)

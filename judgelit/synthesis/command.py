@@ -73,7 +73,7 @@ def enhancement(
     teacher: Teacher | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     max_prompt_tokens: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     **engine: Any,
@@ -90,7 +90,7 @@ def enhancement(
             dropped.
         templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
         max_prompt_tokens: Longest prompt; by default the model's context less settings.max_new_tokens.
-        batch_size: Judgments generated at once.
+        batch_size: Judgments generated at once by a model that is loaded here. Default: 64.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
         engine: The fields of `EngineSpec`: the warm judge.
@@ -99,7 +99,7 @@ def enhancement(
 
     refuse_unknown_suffix(Path(output))
     spec, used = EngineSpec(batch_size=batch_size, **engine), _first(pairs, limit)
-    chosen, judge = templates_of(templates, spec.model), load_engine(spec)
+    chosen, judge = templates_of(templates, spec), load_engine(spec, batch_size=64)
     examples, report = synthesize_enhancement(
         used,
         judge,
