@@ -51,6 +51,9 @@ class Recipe:
     dpo: ConfigFile
     """Configuration of `judgelit fit` for the enhancement: a file, or the name of a shipped one. The run sets its
     training data and its starting model."""
+    decontaminate: bool = False
+    """Also leave out training pairs whose question shares 13 words in a row with a held-out one. Not for generated
+    questions, which share the words of their form."""
     model: str | None = None
     """The model to train, in place of the one that the file of `sft` names."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen)

@@ -30,6 +30,7 @@ from judgelit.runs.export import export_run
 from judgelit.runs.folder import holds_something
 from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
+from judgelit.synthesis.decontamination import SIZE, EvaluationSet, decontaminate
 from judgelit.synthesis.enhancement import synthesize_enhancement
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.warmup import synthesize_warmup, write_warmup_card
@@ -101,17 +102,21 @@ class Run:
         return True
 
     def make_pairs(self, folder: Path) -> Cost:
-        """Read or generate all pairs. Pairs with a held-out question are not trained on."""
+        """Read or generate all pairs. Pairs with a held-out question, or one almost like it, are not trained on."""
         sets = {name: read_pairs(self.seeded(value)) for name, value in self.recipe.sets.items()}
         train = read_pairs(self.seeded(self.recipe.train))
         held_out = {pair.question_key for pairs in sets.values() for pair in pairs}
         kept = [pair for pair in train if pair.question_key not in held_out]
+        counts = [f"{len(train) - len(kept)} left out: their questions are held out"]
+        if self.recipe.decontaminate:
+            kept, found = decontaminate(kept, {name: EvaluationSet.of_pairs(pairs) for name, pairs in sets.items()})
+            counts += [f"{count} share {SIZE} words with a question of {name}" for name, count in found.items()]
         if not kept:
             raise UserError(f"train: the questions of all {len(train)} pairs are held out; expected some that are not")
         for name, pairs in {TRAIN: kept, **sets}.items():
             write_records(folder / f"{name}.jsonl", pairs)
-        counts = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
-        print(f"{len(kept)} training pairs ({len(train) - len(kept)} left out: their questions are held out); {counts}")
+        held = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
+        print(f"{len(kept)} training pairs ({', '.join(counts)}); {held}")
         return {"tokens": 0}
 
     def make_warmup(self, folder: Path) -> Cost:

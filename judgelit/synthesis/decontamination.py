@@ -42,6 +42,11 @@ class EvaluationSet:
         grams = frozenset(gram for text in distinct for gram in ngrams(words(text), SIZE))
         return cls(len(distinct), grams, frozenset(short - {()}))
 
+    @classmethod
+    def of_pairs(cls, pairs: Sequence[PreferencePair]) -> "EvaluationSet":
+        """The set of the questions of pairs."""
+        return cls.of([conversation_text(pair, user_only=True) for pair in pairs])
+
     def holds(self, text: str) -> bool:
         """Whether a question is in the set, or shares a 13-gram with one that is."""
         tokens = words(text)
