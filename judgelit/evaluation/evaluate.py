@@ -98,8 +98,8 @@ def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sourc
         return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
     if sets is None or pairs is not None or source is not None:
         raise UserError(
-            "pairs, source, sets: expected one of them, or pairs and source; sets takes public data sets by class_path "
-            "judgelit.PublicSource"
+            "pairs, sets: expected one of them, and not both; source goes with pairs, and sets takes public data sets "
+            "by class_path judgelit.PublicSource"
         )
     check_file_names("sets", sets)
     return sets
