@@ -144,15 +144,15 @@ def with_placeholders(template: Template) -> str | None:
 def read_rewrite(answer: str, template: Template) -> Template | str:
     """The rewritten template from the teacher's answer, or why it cannot be used.
 
-    Checked are: the marks around the text; every placeholder once, with answer A before answer B; [[A]] and [[B]]
+    The last marked text is read. Checked are: every placeholder once, with answer A before answer B; [[A]] and [[B]]
     equally often and no other verdict; the language; the length; and that something was changed.
     """
-    # What stands in reasoning, or after its beginning if it never ended, is a draft.
+    # A rewrite in reasoning, or before another one, is a draft.
     text = _FIND_REWRITE.findall("" if reasons(answer) else re.split(r"</think(?:ing)?>", answer)[-1])
     original = with_placeholders(template)
-    if len(text) != 1 or original is None:
+    if not text or original is None:
         return "without a marked prompt"
-    (rewritten,) = text
+    rewritten = text[-1]
     if not _has_placeholders(rewritten, template):
         return "with other placeholders"
     if rewritten.index(_PLACEHOLDERS["answer_a"]) > rewritten.index(_PLACEHOLDERS["answer_b"]):

@@ -71,7 +71,7 @@ def test_earlier_turns_stand_before_the_question() -> None:
     ("answer", "reason"),
     [
         (GOOD, "without a marked prompt"),
-        (marked(GOOD) + marked(GOOD), "without a marked prompt"),
+        (marked(GOOD) + marked("a draft"), "with other placeholders"),
         (f"<think>{marked(GOOD)}", "without a marked prompt"),
         ("", "without a marked prompt"),
         (marked(GOOD.replace("{QUESTION}", "")), "with other placeholders"),
@@ -92,6 +92,7 @@ def test_a_rewrite_that_lost_something_is_refused(answer: str, reason: str) -> N
 
 def test_reasoning_before_the_rewrite_is_left_out_and_chinese_stays_chinese() -> None:
     assert isinstance(read_rewrite(f"<think>maybe {marked('x')}</think>{marked(GOOD)}", RISE), Template)
+    assert isinstance(read_rewrite(f"Maybe {marked('x')}, or rather {marked(GOOD)}", RISE), Template)
     placeholders = "{ROLE} {QUESTION} {ANSWER_A} {ANSWER_B} {CRITERIA} {FORMAT}"
     text = f"请比较两个回答，先说明理由，再给出结论：{placeholders} [[A]] 或 [[B]]"
     assert isinstance(read_rewrite(marked(text), FORM), Template)
