@@ -1,13 +1,17 @@
 """Turn preference pairs into judge prompts, in one way for training, sampling and evaluation."""
 
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
 from judgelit.records.records import Message, Order, PreferencePair
+
+WORDING = ("language", "role", "criteria", "format")
+"""Fields of a template that the examples record."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,24 @@ class JudgePrompt:
     order: Order
     template: str
     messages: tuple[Message, ...]
+    wording: Mapping[str, str] = field(default_factory=dict)
+    """Language, role, criteria and format of the template that it was asked with."""
 
-    def meta(self, **more: str) -> dict[str, str]:
-        """The `meta` of an example that is made from this prompt."""
+    def meta(self, **more: Any) -> dict[str, Any]:
+        """The `meta` of an example that is made from this prompt. Lengths of the answers are in characters."""
         pair = self.pair
+        better, worse = (pair.answer_b, pair.answer_a) if pair.label == "B" else (pair.answer_a, pair.answer_b)
         return {
             "pair_id": pair.id,
             "question": pair.question_key,
             "template": self.template,
+            **self.wording,
             "order": self.order,
             "verdict": pair.label,
             "category": pair.category,
             "subset": pair.subset,
+            "better_characters": len(better),
+            "worse_characters": len(worse),
             **more,
         }
 
@@ -92,6 +102,7 @@ def judge_prompts(
     *,
     seed: int = 0,
     orders: Sequence[Order] = ("ab", "ba"),
+    reword: Callable[[Template, str], Template] | None = None,
 ) -> tuple[list[JudgePrompt], PromptReport]:
     """Prompts for all pairs, and a report.
 
@@ -103,6 +114,7 @@ def judge_prompts(
             it does not fit in one of them.
         seed: Seed of the draw of templates.
         orders: Orders in which to show the answers of each pair.
+        reword: Gives the template to ask with, from the drawn one and the pair's id. Default: the drawn one.
 
     Raises:
         UserError: A pair has earlier turns and its template has no place for them.
@@ -113,6 +125,9 @@ def judge_prompts(
     shortened = 0
     for pair in pairs:
         template = draw_template(templates, pair.id, seed)
+        if reword is not None:
+            template = reword(template, pair.id)
+        wording = {name: getattr(template, name) for name in WORDING}
         fitted = [
             (order, fit_prompt(pair.in_order(order), template.render, tokenizer.count, max_tokens)) for order in orders
         ]
@@ -122,5 +137,5 @@ def judge_prompts(
         for order, prompt in fitted:
             assert prompt is not None
             shortened += prompt.shortened
-            prompts.append(JudgePrompt(pair.in_order(order), order, template.id, prompt.messages))
+            prompts.append(JudgePrompt(pair.in_order(order), order, template.id, prompt.messages, wording))
     return prompts, PromptReport(len(prompts), shortened, tuple(skipped))

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import jinja2
 import yaml
@@ -39,6 +39,7 @@ from judgelit.records.records import ROLES, Message, PreferencePair, bad_field, 
 
 Language = Literal["en", "zh"]
 Style = Literal["careful", "brief"]
+T = TypeVar("T")
 
 DEFAULT_TEMPLATE = "rise"
 """The shipped template that is closest to the prompt of RISE-Judge."""
@@ -109,9 +110,13 @@ def load_templates(names: Sequence[str], folder: str | None = None) -> dict[str,
 
 def draw_template(templates: Mapping[str, Template], key: str, seed: int) -> Template:
     """One of `templates`, drawn uniformly. The same `key` (such as a pair's id) and `seed` draw the same one."""
+    return templates[draw(sorted(templates), key, seed)]
+
+
+def draw(values: Sequence[T], key: str, seed: int) -> T:
+    """One of `values`, drawn uniformly. The same `key` and `seed` draw the same one."""
     digest = hashlib.sha256(f"{seed}\x1f{key}".encode("utf-8", "surrogatepass")).digest()
-    ids = sorted(templates)
-    return templates[ids[int.from_bytes(digest) % len(ids)]]
+    return values[int.from_bytes(digest) % len(values)]
 
 
 def _rendered(template: Template, pair: PreferencePair) -> str:
@@ -134,8 +139,13 @@ def _compiled(body: str) -> jinja2.Template:
 
 
 @lru_cache(maxsize=256)
+def variables(body: str) -> frozenset[str]:
+    """The values that the text of a template uses, such as `question` and `role`."""
+    return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(body)))
+
+
 def _takes_context(body: str) -> bool:
-    return "context" in meta.find_undeclared_variables(_ENVIRONMENT.parse(body))
+    return "context" in variables(body)
 
 
 def _matching(name: str, templates: Mapping[str, Template]) -> list[str]:
