@@ -1,17 +1,25 @@
-"""`judgelit synthesize warmup | enhancement`."""
+"""`judgelit synthesize warmup | enhancement | merge`."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
-from judgelit.generation.engine import EngineSpec, load_engine
+from judgelit.generation.engine import Engine, EngineSpec, load_engine
+from judgelit.generation.journal_file import Journal
+from judgelit.generation.recorded import recorded_engine
 from judgelit.judging.prompts import Templates
-from judgelit.parsing import call
+from judgelit.parsing import make_command, read_command
 from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
+from judgelit.runs.rounds import judge_of_round
+from judgelit.synthesis.card import card_path, write_card
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
+from judgelit.synthesis.shard_files import ShardFile, find_shards, journal_path, shard_path
+from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from judgelit.synthesis.warmup import synthesize_warmup
 
@@ -55,7 +63,7 @@ def warmup(
         teacher,
         templates,
         chat,
-        _journal(output),
+        journal_path(Path(output)),
         max_prompt_tokens=_room(max_prompt_tokens, chat.context // 2),
         both_orders=both_orders,
         balance_labels=balance_labels,
@@ -76,52 +84,147 @@ def enhancement(
     batch_size: int = 64,
     limit: int | None = None,
     seed: int = 0,
+    round: int = 1,
+    shard: str | None = None,
     **engine: Any,
 ) -> None:
     """Make the DPO set: pairs of a right and a wrong judgment of the same prompt, both sampled from the warm judge.
 
-    Dropped prompts are counted. After a kill, the same command continues and samples nothing twice.
+    Writes OUTPUT and OUTPUT.card.md, a card with the solve rates, lengths and cost. Dropped prompts are counted. After
+    a kill, the same command continues and samples nothing twice.
 
     Args:
         pairs: Labelled pairs.
         output: File to write, .jsonl or .parquet; the journal of samples is written beside it.
         settings: How many judgments are sampled, and how they are sampled and paired.
-        teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
-            dropped.
+        teacher: Who writes the right judgment of a prompt that the judge never gets right; see also settings.hint.
         templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
         max_prompt_tokens: Longest prompt; by default the model's context less settings.max_new_tokens.
         batch_size: Judgments generated at once.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
+        round: Number of the round. If the model is the folder of `judgelit run`, round 1 samples from its judge after
+            the warm-up, and each later round from its newest judge, which is then where DPO starts and its reference.
+        shard: Sample only the questions of part I of N, as I/N, on this machine; `merge` puts the parts together.
         engine: The fields of `EngineSpec`: the warm judge.
     """
+    refuse_unknown_suffix(Path(output))
+    part, spec = None if shard is None else Shard.parse(shard), EngineSpec(batch_size=batch_size, **engine)
+    used = _first(pairs, limit)
+    _enhance(used, output, settings, teacher, templates, max_prompt_tokens, limit, seed, round, part, spec, load_engine)
+
+
+def _enhance(
+    pairs: Sequence[PreferencePair],
+    output: str,
+    settings: Enhancement,
+    teacher: Teacher | None,
+    templates: Templates,
+    max_prompt_tokens: int | None,
+    limit: int | None,
+    seed: int,
+    round: int,
+    shard: Shard | None,
+    spec: EngineSpec,
+    load: Callable[[EngineSpec], Engine],
+) -> None:
+    """Make the DPO set of the pairs with the judge that `load` gives; the rest as in `enhancement`."""
     from judgelit.generation.loading import templates_of
 
-    refuse_unknown_suffix(Path(output))
-    spec, used = EngineSpec(batch_size=batch_size, **engine), _first(pairs, limit)
-    chosen, judge = templates_of(templates, spec.model), load_engine(spec)
+    if getattr(spec, "endpoint", None) is None:
+        spec = replace(spec, model=judge_of_round(spec.model, round))
+    chosen, judge = templates_of(templates, spec.model), load(spec)
+    room = _room(max_prompt_tokens, judge.tokenizer.context - settings.max_new_tokens)
     examples, report = synthesize_enhancement(
-        used,
+        pairs,
         judge,
         chosen,
-        _journal(output),
-        max_prompt_tokens=_room(max_prompt_tokens, judge.tokenizer.context - settings.max_new_tokens),
+        journal_path(Path(output)),
+        max_prompt_tokens=room,
         settings=settings,
         teacher=teacher,
         seed=seed,
+        round=round,
+        shard=shard,
     )
     write_records(Path(output), examples)
-    print(f"{report}\nwritten to {output}")
+    write_card(
+        card_path(Path(output)),
+        "Judgments for the enhancement",
+        examples,
+        judge.tokenizer,
+        tokenizer=spec.model,
+        summary=str(report),
+        dropped=report.dropped,
+        cost={"sampled": report.sampled, "written": report.written, **report.tokens},
+        settings={
+            "model": spec.model,
+            "round": round,
+            **asdict(settings),
+            "teacher": "none" if teacher is None else teacher.name,
+            "templates": list(chosen.load()),
+            "max_prompt_tokens": room,
+            "limit": limit,
+            "seed": seed,
+            **({} if shard is None else {"shard": str(shard)}),
+        },
+        sampled={"prompts": report.prompts, **report.counts},
+        solve_rates={"pairs": report.solve_rates},
+    )
+    print(f"{report}\nwritten to {output}, with its card {card_path(Path(output))}")
+
+
+def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
+    """Put the shards of one command together.
+
+    Writes exactly the set that the same command writes without --shard, with its card. No model is asked, and no
+    weights are read: the shards' journals, beside their outputs, have all answers. They are joined into the journal of
+    OUTPUT.
+
+    Args:
+        shards: Pattern of the shards' outputs, such as 'out-*.jsonl'.
+        output: File to write, .jsonl or .parquet.
+        pairs: The labelled pairs, if they are not where the first shard has read them.
+    """
+    refuse_unknown_suffix(Path(output))
+    found = find_shards(shards)
+    first, journal = found[0], journal_path(Path(output))
+    if any(Path(output).absolute() == one.output.absolute() for one in found):
+        raise UserError(f"output: found {output}, which is the output of a shard, expected another name")
+    command = make_command(COMMANDS, first.command, {**first.settings, "output": output, "shard": None})
+    arguments = command.arguments()
+    if pairs is not None:
+        arguments["pairs"] = pairs
+    kept = [one.journal for one in found if one.journal.is_file()]
+    for one in kept:
+        Journal(journal).take(one)
+    if arguments["teacher"] is not None:
+        arguments["teacher"] = arguments["teacher"].from_journals()
+    if command.function is warmup:
+        warmup(**arguments)
+        return
+    used = _first(arguments.pop("pairs"), arguments["limit"])
+    spec = EngineSpec(**{field.name: arguments.pop(field.name) for field in fields(EngineSpec)})
+    _enhance(used, **arguments, spec=spec, load=lambda spec: recorded_engine(spec, journal, "judge"))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"warmup": warmup, "enhancement": enhancement, "merge": merge}
+"""The functions that `judgelit synthesize` calls, by name."""
 
 
 def main(argv: list[str]) -> None:
     """Run `judgelit synthesize`."""
-    call({"warmup": warmup, "enhancement": enhancement}, argv, "judgelit synthesize")
-
-
-def _journal(output: str) -> Path:
-    """The file beside the output that keeps a model's answers."""
-    return Path(output).with_name(Path(output).name + ".journal.sqlite")
+    command = read_command(COMMANDS, argv, "judgelit synthesize")
+    settings = command.settings
+    output, shard = Path(settings["output"]), settings.pop("shard", None)
+    if shard is None:
+        command.run()
+        return
+    del settings["output"]
+    begun = ShardFile(shard_path(output), command.name, Shard.parse(shard), settings, None)
+    begun.write()
+    command.run()
+    replace(begun, answers=begun.count_answers()).write()
 
 
 def _first(pairs: Sources, limit: int | None) -> list[PreferencePair]:

@@ -28,6 +28,16 @@ class EnhancementReport:
     tokens: dict[str, int]
     """Tokens of the prompts that were asked, and of the texts; 0 where the engine does not count."""
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of sampled judgments, for the data card."""
+        return {
+            "judgments": self.sampled,
+            "right": self.right,
+            "without_verdict": self.without_verdict,
+            "cut_by_the_limit": self.cut,
+        }
+
     def __str__(self) -> str:
         cut = f", {self.cut} cut by the limit" if self.cut else ""
         written = f" {self.written} more judgments written;" if self.written else ""

@@ -6,6 +6,7 @@ speak of something that it has not seen.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.template import Language, Template
@@ -88,4 +89,4 @@ def hint_prompt(
         return add_hint(template.render(pair), template.language, label)
 
     fitted = fit_prompt(prompt.pair, render, tokenizer.count, max_tokens)
-    return None if fitted is None else JudgePrompt(prompt.pair, prompt.order, prompt.template, fitted.messages)
+    return None if fitted is None else replace(prompt, messages=fitted.messages)

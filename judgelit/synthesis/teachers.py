@@ -3,12 +3,14 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.generation.engine import EngineSpec, Generated, load_engine
+from judgelit.generation.engine import Engine, EngineSpec, Generated, load_engine
 from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.recorded import recorded_engine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.template import Template
@@ -34,6 +36,10 @@ class Teacher(ABC):
             seed: Seed of all draws.
         """
 
+    def from_journals(self) -> "Teacher":
+        """This teacher, with the answers of its journal alone: it asks no model."""
+        return self
+
 
 class EngineTeacher(Teacher):
     """A model as teacher."""
@@ -58,15 +64,25 @@ class EngineTeacher(Teacher):
         self.sampling = Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
         self.spec = EngineSpec(**engine)
         self.name = self.spec.model
+        self._asks = True
+
+    def from_journals(self) -> "EngineTeacher":
+        """This teacher, with the answers of its journal alone: it asks no model."""
+        teacher = copy(self)
+        teacher._asks = False
+        return teacher
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, Generated]]:
         """Ask the model; each answer is kept in the journal."""
-        engine = JournaledEngine(load_engine(self.spec), journal, "teacher")
+        engine = JournaledEngine(self._engine(journal), journal, "teacher")
         conversations = [prompt.messages for prompt in prompts]
         for index, (answer,) in engine.answer(conversations, self.sampling, seed=seed):
             yield index, answer
+
+    def _engine(self, journal: Path) -> Engine:
+        return load_engine(self.spec) if self._asks else recorded_engine(self.spec, journal, "teacher")
 
 
 class TaskTeacher(Teacher):
