@@ -49,7 +49,7 @@ def test_any_other_model_is_the_judge_itself(run: Path, tmp_path: Path) -> None:
 def test_a_training_that_has_not_ended_is_an_error(run: Path) -> None:
     add_stage(run, "07-dpo", "DPO", ended=False)
     with pytest.raises(
-        UserError, match="round: found 2, but .* judge trained by DPO; continue the run, or name"
+        UserError, match=r"round: found 2, but .* judge trained by DPO; continue the run, or name"
     ) as error:
         judge_of_round(str(run), 2)
     assert "\n" not in str(error.value)
