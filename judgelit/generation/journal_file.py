@@ -91,10 +91,11 @@ class Journal:
                 )
 
     def take(self, other: Path) -> None:
-        """Copy the answers and the settings of another journal. Answers that are here already stay.
+        """Copy the answers and the settings of another journal.
 
         Raises:
-            UserError: The other file is not a journal of this version, or was made for other settings than this one.
+            UserError: The other file is not a journal of this version, was made for other settings than this one, or
+                has another answer to the same prompt.
         """
         if not other.is_file():
             raise UserError(f"{other}: no such file, expected a journal")
@@ -111,8 +112,15 @@ class Journal:
                     )
             self.keep_settings(purpose, found)
         with self._errors(), part._errors(), self._connection:
-            answers = part._connection.execute("SELECT key, generated FROM answers")
-            self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?)", answers)
+            for key, generated in part._connection.execute("SELECT key, generated FROM answers"):
+                self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?)", (key, generated))
+                row = self._connection.execute("SELECT generated FROM answers WHERE key = ?", (key,)).fetchone()
+                if row[0] != generated:
+                    raise UserError(
+                        f"{other}: found another answer than {self.path} to the same prompt, expected that each prompt "
+                        "is asked once; where all shards ask for rewrites of the judge prompts, start the others with "
+                        "a copy of the first one's journal"
+                    )
 
     @contextmanager
     def only_asker(self) -> Iterator[None]:

@@ -44,7 +44,8 @@ T = TypeVar("T")
 DEFAULT_TEMPLATE = "rise"
 """The shipped template that is closest to the prompt of RISE-Judge."""
 
-_SHIPPED = Path(__file__).parent / "templates"
+SHIPPED = Path(__file__).parent / "templates"
+"""Folder of the shipped templates."""
 _FIELDS = ("language", "role", "criteria", "format", "style")
 _VALUES = {"question", "answer_a", "answer_b", "context", "role", "criteria", "format", "language"}
 _ENVIRONMENT = BoundedEnvironment()
@@ -95,7 +96,7 @@ def load_templates(names: Sequence[str], folder: str | None = None) -> dict[str,
     Raises:
         UserError: A broken template, a user's template with the id of a shipped one, or a name without a template.
     """
-    templates = read_folder(_SHIPPED)
+    templates = read_folder(SHIPPED)
     if folder is not None:
         for template_id, template in read_folder(Path(folder)).items():
             if template_id in templates:

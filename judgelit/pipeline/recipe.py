@@ -13,6 +13,7 @@ from judgelit.records.sources import Sources
 from judgelit.shipped_configs import shipped
 from judgelit.synthesis.enhancement import Enhancement
 from judgelit.synthesis.teachers import Teacher
+from judgelit.synthesis.warmup import Warmup
 
 
 class ConfigFile(Path_fr):
@@ -53,6 +54,8 @@ class Recipe:
     """The model to train, in place of the one that the file of `sft` names."""
     templates: Templates = Templates()  # noqa: RUF009 (frozen)
     """Judge prompts for training and evaluation; one is drawn for each pair."""
+    warmup: Warmup = Warmup()  # noqa: RUF009 (frozen)
+    """How judgments for the warm-up are asked for and chosen."""
     enhancement: Enhancement = Enhancement()  # noqa: RUF009 (frozen)
     """How judgments of the warm judge are sampled and paired."""
     enhancement_pairs: int | None = None

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.enhancement import synthesize_enhancement
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.synthesis.warmup import synthesize_warmup, write_warmup_card
 from judgelit.training.cli import TrainingCLI
 
 _EXPORT_BEGUN = "begun"
@@ -121,10 +121,13 @@ class Run:
             self.tokenizer,
             folder / "journal.sqlite",
             max_prompt_tokens=self.tokenizer.context - self.recipe.max_new_tokens,
+            settings=self.recipe.warmup,
             seed=self.recipe.seed,
         )
         write_records(folder / "sft.jsonl", examples)
-        _write_card(folder / "README.md", "Judgments for the warm-up", str(report), report.templates)
+        settings = {"teacher": self.recipe.teacher.settings(), "seed": self.recipe.seed, **asdict(self.recipe.warmup)}
+        name = self.base.name_or_path
+        write_warmup_card(folder / "README.md", examples, report, self.tokenizer, name, settings)
         print(report)
         return self.tokens_in(example.completion for example in examples)
 

@@ -21,7 +21,7 @@ from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.shard_files import ShardFile, find_shards, journal_path, shard_path
 from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
-from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
 
 
 def warmup(
@@ -31,17 +31,16 @@ def warmup(
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     tokenizer: str = "nano",
     max_prompt_tokens: int | None = None,
-    both_orders: bool = False,
-    balance_labels: bool = True,
-    balance_length: bool = True,
     limit: int | None = None,
     seed: int = 0,
+    shard: str | None = None,
+    **settings: Any,
 ) -> None:
     """Make the SFT set: a teacher's step-by-step judgments of labelled pairs, kept if they agree with the label.
 
     Each pair is shown in an order drawn at random. By default the set is balanced between A and B, and between better
-    answers that are longer and shorter. Dropped judgments are counted. After a kill, the same command continues and
-    asks the teacher nothing twice.
+    answers that are longer and shorter. What is dropped is counted. OUTPUT.card.md describes the set. After a kill, the
+    same command continues and asks the teacher nothing twice.
 
     Args:
         pairs: Labelled pairs.
@@ -50,28 +49,32 @@ def warmup(
         templates: Judge prompts, one drawn for each pair.
         tokenizer: The model to be trained; its tokenizer measures the prompts.
         max_prompt_tokens: Longest prompt; by default half of the model's context.
-        both_orders: Keep a judgment only if the teacher is right in both orders.
-        balance_labels: Drop judgments at random until as many have label A as B.
-        balance_length: Drop judgments at random until as many have a longer better answer as a shorter one.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
+        shard: Ask only the questions of part I of N, as I/N, on this machine; `merge` puts the parts together.
+        settings: The fields of `Warmup`.
     """
     refuse_unknown_suffix(Path(output))
+    part, chosen = None if shard is None else Shard.parse(shard), Warmup(**settings)
     chat = ChatTokenizer.load(tokenizer)
+    room = _room(max_prompt_tokens, chat.context // 2)
     examples, report = synthesize_warmup(
         _first(pairs, limit),
         teacher,
         templates,
         chat,
         journal_path(Path(output)),
-        max_prompt_tokens=_room(max_prompt_tokens, chat.context // 2),
-        both_orders=both_orders,
-        balance_labels=balance_labels,
-        balance_length=balance_length,
+        max_prompt_tokens=room,
+        settings=chosen,
         seed=seed,
+        shard=part,
     )
     write_records(Path(output), examples)
-    print(f"{report}\nwritten to {output}")
+    used = {"teacher": teacher.settings(), "templates": asdict(templates), "max_prompt_tokens": room, "limit": limit}
+    used |= {} if part is None else {"shard": str(part)}
+    card = card_path(Path(output))
+    write_warmup_card(card, examples, report, chat, tokenizer, {**used, "seed": seed, **asdict(chosen)})
+    print(f"{report}\nwritten to {output}; {card} describes it")
 
 
 def enhancement(
@@ -155,14 +158,14 @@ def _enhance(
         judge.tokenizer,
         tokenizer=spec.model,
         summary=str(report),
-        dropped=report.dropped,
+        dropped={reason: count for reason, count in report.dropped.items() if count},
         cost={"sampled": report.sampled, "written": report.written, **report.tokens},
         settings={
             "model": spec.model,
             "round": round,
             **asdict(settings),
-            "teacher": "none" if teacher is None else teacher.name,
-            "templates": list(chosen.load()),
+            "teacher": None if teacher is None else teacher.settings(),
+            "templates": {"names": list(chosen.load()), "seed": chosen.seed},
             "max_prompt_tokens": room,
             "limit": limit,
             "seed": seed,
@@ -171,7 +174,7 @@ def _enhance(
         sampled={"prompts": report.prompts, **report.counts},
         solve_rates={"pairs": report.solve_rates},
     )
-    print(f"{report}\nwritten to {output}, with its card {card_path(Path(output))}")
+    print(f"{report}\nwritten to {output}; {card_path(Path(output))} describes it")
 
 
 def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
@@ -199,7 +202,7 @@ def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
     for one in kept:
         Journal(journal).take(one)
     if arguments["teacher"] is not None:
-        arguments["teacher"] = arguments["teacher"].from_journals()
+        arguments["teacher"] = arguments["teacher"].from_journal(journal)
     if command.function is warmup:
         warmup(**arguments)
         return

@@ -4,6 +4,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ class Teacher(ABC):
 
     name: str
 
+    def settings(self) -> dict[str, Any]:
+        """What a data card says about the teacher."""
+        return {"name": self.name}
+
     @abstractmethod
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
@@ -36,8 +42,8 @@ class Teacher(ABC):
             seed: Seed of all draws.
         """
 
-    def from_journals(self) -> "Teacher":
-        """This teacher, with the answers of its journal alone: it asks no model."""
+    def from_journal(self, journal: Path) -> "Teacher":
+        """This teacher, with the answers of a journal alone; one that asks no model stays as it is."""
         return self
 
 
@@ -64,25 +70,30 @@ class EngineTeacher(Teacher):
         self.sampling = Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
         self.spec = EngineSpec(**engine)
         self.name = self.spec.model
-        self._asks = True
 
-    def from_journals(self) -> "EngineTeacher":
-        """This teacher, with the answers of its journal alone: it asks no model."""
+    def from_journal(self, journal: Path) -> "EngineTeacher":
+        """This teacher, with the answers of a journal alone."""
         teacher = copy(self)
-        teacher._asks = False
+        teacher.engine = recorded_engine(self.spec, journal, "teacher")
         return teacher
+
+    def settings(self) -> dict[str, Any]:
+        """The model and how it is sampled."""
+        return {**super().settings(), **asdict(self.sampling)}
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded once."""
+        return load_engine(self.spec)
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int
     ) -> Iterator[tuple[int, Generated]]:
         """Ask the model; each answer is kept in the journal."""
-        engine = JournaledEngine(self._engine(journal), journal, "teacher")
+        engine = JournaledEngine(self.engine, journal, "teacher")
         conversations = [prompt.messages for prompt in prompts]
         for index, (answer,) in engine.answer(conversations, self.sampling, seed=seed):
             yield index, answer
-
-    def _engine(self, journal: Path) -> Engine:
-        return load_engine(self.spec) if self._asks else recorded_engine(self.spec, journal, "teacher")
 
 
 class TaskTeacher(Teacher):
@@ -103,6 +114,10 @@ class TaskTeacher(Teacher):
         if not 0 <= glance_rate <= 1:
             raise UserError(f"glance_rate: found {glance_rate}, expected 0 to 1")
         self.glance_rate = glance_rate
+
+    def settings(self) -> dict[str, Any]:
+        """The teacher and its share of glances."""
+        return {**super().settings(), "glance_rate": self.glance_rate}
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int

@@ -1,18 +1,73 @@
 """The warm-up (SFT) set: a teacher's judgments of labelled pairs, filtered by the label and balanced."""
 
-import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
+from judgelit.judging.template import Template
+from judgelit.judging.variation import vary
 from judgelit.progress import track
-from judgelit.records.records import Order, PreferencePair, SFTExample, swap_label
+from judgelit.records.records import Order, PreferencePair, SFTExample
+from judgelit.records.sources import Sources
+from judgelit.synthesis.balance import choose_balanced
+from judgelit.synthesis.card import write_card
+from judgelit.synthesis.decontamination import decontaminate, read_evaluation_sets
+from judgelit.synthesis.duplicates import drop_near_duplicates
+from judgelit.synthesis.example_kinds import JUDGMENT, Judged, replace_shares
+from judgelit.synthesis.rewriting import Rewrites, rewrite_templates
+from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How the judgments of the warm-up are asked for and chosen."""
+
+    both_orders: bool = False
+    """Keep a judgment only if the teacher is right in both orders."""
+    balance_labels: bool = True
+    """Drop judgments at random until as many have label A as B."""
+    balance_length: bool = True
+    """Drop judgments at random until as many have a longer better answer as a shorter one, in characters."""
+    vary: bool = True
+    """Draw the role, the criteria and the form of the judgment of each prompt apart from the template's text, from the
+    values of all chosen templates of its language and a short list. Evaluation asks with the templates alone."""
+    rewrite_prompts: bool = False
+    """Let the teacher rewrite the text of the templates. Each pair draws one of the rewrites; the template itself is
+    used where it has failed the check."""
+    rewrites: int = 8
+    """Rewrites of each template, if `rewrite_prompts` is set."""
+    near_duplicates: float | None = 0.8
+    """Drop all but one of the questions whose word 5-grams have this Jaccard similarity or more, and all but one of the
+    pairs with the same question and answers. Several pairs of one question stay. null: drop none."""
+    decontaminate: dict[str, Sources] | Sources | None = None
+    """Evaluation sets by name, or one. Pairs are dropped whose question shares 13 words in a row with one of theirs,
+    or is shorter and equal."""
+    verdict_only: float = 0.0
+    """Share of the examples that ask for the verdict alone, in place of their judgment."""
+    reconstruction: float = 0.0
+    """Share of the examples that ask to deduce the two answers from the judgment."""
+
+    def __post_init__(self) -> None:
+        for name in ("verdict_only", "reconstruction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: found {getattr(self, name)}, expected a share, 0 to 1")
+        if self.verdict_only + self.reconstruction > 1:
+            raise UserError(
+                f"verdict_only, reconstruction: found {self.verdict_only} and {self.reconstruction}, expected at most "
+                "1 together"
+            )
+        if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
+            raise UserError(f"near_duplicates: found {self.near_duplicates}, expected above 0, at most 1, or null")
+        if self.rewrites < 1:
+            raise UserError(f"rewrites: found {self.rewrites}, expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -23,11 +78,29 @@ class WarmupReport:
     kept: int
     dropped: dict[str, int]
     """Number of dropped pairs by reason."""
-    templates: dict[str, int] = field(default_factory=dict)
-    """Number of kept judgments by template."""
+    decontamination: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Number of questions of each evaluation set, and of pairs that it holds."""
+    rewriting: dict[str, Any] = field(default_factory=dict)
+    """If the teacher has rewritten the templates: how many rewrites it wrote, how many failed by reason, and how many
+    prompts were asked in the template's own words."""
+    cost: dict[str, int] = field(default_factory=dict)
+    """Prompts and tokens of all answers of the teacher."""
+    kinds: dict[str, int] = field(default_factory=dict)
+    """Number of examples by kind."""
 
     def __str__(self) -> str:
-        return f"{self.pairs} pairs: {self.kept} judgments kept; dropped: {list_counts(self.dropped) or 'none'}"
+        text = f"{self.pairs} pairs: {self.kept} judgments kept"
+        if others := {kind: count for kind, count in self.kinds.items() if kind != JUDGMENT}:
+            text += f", of these {' and '.join(f'{n} as {kind}' for kind, n in others.items())}"
+        text += f"; dropped: {list_counts(self.dropped) or 'none'}"
+        if self.decontamination:
+            held = {f"in {name}": of_set["pairs"] for name, of_set in self.decontamination.items()}
+            text += f"; pairs that evaluation sets hold: {list_counts(held) or 'none'}"
+        if self.rewriting:
+            failed = sum(self.rewriting["failed"].values())
+            text += f"; {self.rewriting['rewrites']} rewrites of templates, {failed} failed the check"
+            text += f", {self.rewriting['prompts_not_rewritten']} prompts in a template's own words"
+        return text
 
 
 def list_counts(counts: dict[str, int]) -> str:
@@ -43,16 +116,16 @@ def synthesize_warmup(
     journal: Path,
     *,
     max_prompt_tokens: int,
-    both_orders: bool = False,
-    balance_labels: bool = True,
-    balance_length: bool = True,
+    settings: Warmup = Warmup(),
     seed: int = 0,
+    shard: Shard | None = None,
 ) -> tuple[list[SFTExample], WarmupReport]:
-    """Judgments for the warm-up, at most one for each pair.
+    """Examples for the warm-up, at most one for each pair.
 
-    A template and an order are drawn for each pair. A judgment is kept if its verdict is the label; with `both_orders`
-    only if the teacher is right in the other order too. Then judgments are dropped at random until the set is balanced,
-    unless that is switched off.
+    Pairs whose question is in an evaluation set or almost like another one are dropped. A template, its wording and an
+    order are drawn for each pair. A judgment is kept if its verdict is the label; with `both_orders` only if the
+    teacher is right in the other order too. Then judgments are dropped at random until the set is balanced, and shares
+    of the rest become examples of other kinds.
 
     Args:
         pairs: Labelled pairs; ties are dropped.
@@ -61,83 +134,159 @@ def synthesize_warmup(
         tokenizer: Measures the prompts.
         journal: File that keeps the teacher's answers.
         max_prompt_tokens: Longest prompt.
-        both_orders: Ask the teacher in both orders.
-        balance_labels: Keep as many judgments with label A as with B.
-        balance_length: Keep as many judgments with a longer better answer as with a shorter one.
+        settings: How the judgments are asked for and chosen.
         seed: Seed of all draws.
+        shard: The part of the questions to ask about. None: all.
 
     Raises:
-        UserError: No judgment is kept.
+        UserError: No judgment is kept, except in a shard.
     """
-    rng = random.Random(f"{seed}/warmup")
+    # All shards choose from all pairs, so that together they ask what an undivided run asks.
+    usable, dropped, decontamination = _usable_pairs(pairs, settings, seed)
+    usable = usable if shard is None else shard.part(usable)
     template_by_id = templates.load()
-    usable = [pair for pair in pairs if pair.label != "tie"]
-    dropped = Counter({"ties": len(pairs) - len(usable)})
-    prompts, report = judge_prompts(usable, template_by_id, tokenizer, max_prompt_tokens, seed=templates.seed)
+    rewrites = Rewrites()
+    if settings.rewrite_prompts:
+        rewrites = rewrite_templates(template_by_id, teacher, settings.rewrites, journal, seed)
+    numbers: dict[str, int | None] = {}
+
+    def reword(template: Template, pair_id: str) -> Template:
+        if settings.vary:
+            template = vary(template, template_by_id, pair_id, templates.seed)
+        template, numbers[pair_id] = rewrites.drawn(template, pair_id, seed)
+        return template
+
+    prompts, report = judge_prompts(
+        usable, template_by_id, tokenizer, max_prompt_tokens, seed=templates.seed, reword=reword
+    )
     dropped["too long"] = len(report.skipped)
-    if not both_orders:
+    if not settings.both_orders:
         prompts = in_drawn_order(prompts, seed)
 
-    texts = [""] * len(prompts)
-    answers = teacher.judgments(prompts, template_by_id, journal, seed)
-    for index, answer in track(answers, f"asking {teacher.name}", total=len(prompts)):
-        texts[index] = answer.text
-    verdicts = [verdict.parse(text) for text in texts]
-    right = {(p.pair.id, p.order): said == p.pair.label for p, said in zip(prompts, verdicts, strict=True)}
+    answers: list[Generated] = [Generated("", "stop")] * len(prompts)
+    asked = teacher.judgments(prompts, template_by_id, journal, seed)
+    for index, answer in track(asked, f"asking {teacher.name}", total=len(prompts)):
+        answers[index] = answer
+    right = _right_judgments(prompts, answers, settings.both_orders, dropped, seed)
 
-    correct: list[tuple[JudgePrompt, SFTExample]] = []
-    for prompt, text, said in zip(prompts, texts, verdicts, strict=True):
+    chosen, dropped["for balance of A and B"], dropped["for balance of length"] = choose_balanced(
+        [prompt.pair for prompt, _ in right], settings.balance_labels, settings.balance_length, seed
+    )
+    if not chosen and shard is None:
+        raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
+    judged: list[Judged] = []
+    for prompt, text in (right[index] for index in chosen):
+        number = numbers[prompt.pair.id]
+        more = {} if number is None else {"rewrite": f"{prompt.template} {number}"}
+        meta = prompt.meta(teacher=teacher.name, kind=JUDGMENT, **more)
+        judged.append((prompt, SFTExample(prompt.messages, text, prompt.pair.id, meta)))
+    examples = replace_shares(
+        judged,
+        settings.verdict_only,
+        settings.reconstruction,
+        tokenizer,
+        max_prompt_tokens,
+        labels=settings.balance_labels,
+        seed=seed,
+    )
+    return examples, WarmupReport(
+        pairs=len(pairs),
+        kept=len(examples),
+        dropped=dict(dropped),
+        decontamination=decontamination,
+        rewriting=_rewriting(rewrites, prompts, numbers) if settings.rewrite_prompts else {},
+        cost=_cost(len(prompts), [*rewrites.answers, *answers]),
+        kinds=dict(sorted(Counter(example.meta["kind"] for example in examples).items())),
+    )
+
+
+def write_warmup_card(
+    path: Path,
+    examples: Sequence[SFTExample],
+    report: WarmupReport,
+    tokenizer: ChatTokenizer,
+    name: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the data card of a warm-up set.
+
+    Args:
+        path: File to write.
+        examples: The examples of the data file.
+        report: Report of their synthesis.
+        tokenizer: Counts the tokens.
+        name: Name of the tokenizer.
+        settings: Settings of the command.
+    """
+    write_card(
+        path,
+        "Judgments for the warm-up",
+        examples,
+        tokenizer,
+        tokenizer=name,
+        summary=str(report),
+        dropped={reason: count for reason, count in report.dropped.items() if count},
+        cost=report.cost,
+        settings=settings,
+        pairs={"read": report.pairs, "kept": report.kept},
+        decontamination=report.decontamination,
+        rewriting=report.rewriting,
+    )
+
+
+def _usable_pairs(
+    pairs: Sequence[PreferencePair], settings: Warmup, seed: int
+) -> tuple[list[PreferencePair], Counter[str], dict[str, dict[str, int]]]:
+    """The pairs to ask about, the number of dropped ones by reason, and what each evaluation set holds."""
+    dropped: Counter[str] = Counter()
+    usable = [pair for pair in pairs if pair.label != "tie"]
+    dropped["ties"] = len(pairs) - len(usable)
+    sets = read_evaluation_sets(settings.decontaminate)
+    clean, held = decontaminate(usable, sets)
+    dropped["in evaluation sets"] = len(usable) - len(clean)
+    decontamination = {name: {"questions": of.questions, "pairs": held[name]} for name, of in sets.items()}
+    if settings.near_duplicates is not None:
+        clean, dropped["repeated"], dropped["with a question almost like another"] = drop_near_duplicates(
+            clean, settings.near_duplicates, seed
+        )
+    return clean, dropped, decontamination
+
+
+def _right_judgments(
+    prompts: Sequence[JudgePrompt], answers: Sequence[Generated], both_orders: bool, dropped: Counter[str], seed: int
+) -> list[tuple[JudgePrompt, str]]:
+    """The prompts in their drawn order with the right judgments of them; the others are counted in `dropped`."""
+    verdicts = [verdict.parse(answer.text) for answer in answers]
+    right = {(p.pair.id, p.order): said == p.pair.label for p, said in zip(prompts, verdicts, strict=True)}
+    kept = []
+    for prompt, answer, said in zip(prompts, answers, verdicts, strict=True):
         pair, order = prompt.pair, prompt.order
         if order != drawn_order(pair.id, seed):
             continue
         other: Order = "ba" if order == "ab" else "ab"
-        if said is None:
+        if answer.finish == "length":
+            dropped["cut by the limit of tokens"] += 1
+        elif said is None:
             dropped["without verdict"] += 1
         elif not right[pair.id, order]:
             dropped["wrong"] += 1
         elif both_orders and not right[pair.id, other]:
             dropped["wrong in the other order"] += 1
         else:
-            meta = prompt.meta(teacher=teacher.name)
-            correct.append((prompt, SFTExample(prompt.messages, text.strip(), pair.id, meta)))
-    kept, dropped["for balance of A and B"], dropped["for balance of length"] = _balance(
-        correct, balance_labels, balance_length, rng
-    )
-    if not kept:
-        raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
-    by_template = Counter(str(example.meta["template"]) for example in kept)
-    return kept, WarmupReport(len(pairs), len(kept), dict(dropped), dict(sorted(by_template.items())))
+            kept.append((prompt, answer.text.strip()))
+    return kept
 
 
-def _balance(
-    examples: Sequence[tuple[JudgePrompt, SFTExample]], labels: bool, length: bool, rng: random.Random
-) -> tuple[list[SFTExample], int, int]:
-    """A random choice of the examples with equal numbers, and how many were dropped for each balance.
+def _rewriting(rewrites: Rewrites, prompts: Sequence[JudgePrompt], numbers: Mapping[str, int | None]) -> dict[str, Any]:
+    """What became of the rewrites."""
+    plain = sum(numbers[prompt.pair.id] is None for prompt in prompts)
+    return {"rewrites": len(rewrites.answers), "failed": dict(rewrites.failed), "prompts_not_rewritten": plain}
 
-    Args:
-        examples: Prompts and right judgments.
-        labels: Keep as many with label A as with B, for longer, shorter and equally long better answers alike.
-        length: Keep as many with a longer better answer as with a shorter one.
-        rng: Draws the choice.
 
-    Returns:
-        The chosen examples, in their sequence; the number dropped for the balance of labels; and for that of length.
-    """
-    groups: dict[tuple[str, int], list[int]] = {
-        (label, side): [] for label in ("AB" if labels else " ") for side in (-1, 0, 1)
+def _cost(prompts: int, answers: Sequence[Generated]) -> dict[str, int]:
+    """Prompts and tokens of the answers."""
+    return {
+        "judge_prompts": prompts,
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "new_tokens": sum(answer.new_tokens for answer in answers),
     }
-    for index, (prompt, _) in enumerate(examples):
-        pair = prompt.pair
-        better, worse = pair.answer_a, pair.answer_b
-        if pair.label == swap_label("A"):
-            better, worse = worse, better
-        side = (len(better) > len(worse)) - (len(better) < len(worse))
-        groups[pair.label if labels else " ", side].append(index)
-    sizes = {side: min(len(members) for (_, of), members in groups.items() if of == side) for side in (-1, 0, 1)}
-    before_length = sum(sizes[side] for _, side in groups)
-    if length:
-        sizes[-1] = sizes[1] = min(sizes[-1], sizes[1])
-    kept: list[int] = []
-    for (_, side), members in groups.items():
-        kept += rng.sample(members, sizes[side])
-    return [examples[index][1] for index in sorted(kept)], len(examples) - before_length, before_length - len(kept)

@@ -16,7 +16,7 @@ def test_a_journal_takes_the_answers_and_settings_of_others(tmp_path: Path) -> N
     one.write("a", answer("one"))
     one.keep_settings("judge", {"engine": "e", "seed": 0})
     other.write("b", answer("two"))
-    other.write("a", answer("late"))
+    other.write("a", answer("one"))
     other.keep_settings("judge", {"engine": "e", "seed": 0})
     other.keep_settings("teacher", {"engine": "t"})
     joined.take(one.path)
@@ -44,3 +44,13 @@ def test_a_journal_for_other_settings_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("hello " * 100)
     with pytest.raises(UserError, match="not a journal of judgelit"):
         one.take(tmp_path / "text.sqlite")
+
+
+def test_two_answers_to_one_prompt_are_not_joined(tmp_path: Path) -> None:
+    one, other = (Journal(tmp_path / f"{name}.sqlite") for name in ("one", "other"))
+    one.write("a", answer("one"))
+    other.write("b", answer("two"))
+    other.write("a", answer("another"))
+    with pytest.raises(UserError, match=r"other\.sqlite: found another answer than .*one\.sqlite to the same prompt"):
+        one.take(other.path)
+    assert len(Journal(one.path)) == 1, "nothing of the other journal is kept"

@@ -19,7 +19,7 @@ from judgelit.synthesis.command import main
 from judgelit.synthesis.shard_files import ShardFile, shard_path
 from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from tests.support import short_templates
+from tests.support import make_pair, short_templates
 
 Run = Callable[..., Path]
 
@@ -53,12 +53,17 @@ def run(tmp_path: Path, llama: str) -> Run:
     short_templates(tmp_path / "templates", {"one": "careful", "two": "brief"})
     write_records(tmp_path / "pairs.jsonl", TaskPairs(["sorting"], [1], 16).read(PreferencePair))
 
-    def synthesize(output: str, *more: str) -> Path:
+    def synthesize(output: str, *more: str, command: str = "enhancement") -> Path:
         common = [f"--pairs={tmp_path}/pairs.jsonl", f"--templates.folder={tmp_path}/templates"]
-        settings = ["--templates.names=[one, two]", "--settings.samples=2", "--settings.max_new_tokens=20"]
-        hint = [f"--model={llama}", "--settings.hint=right", "--teacher=EngineTeacher", f"--teacher.model={llama}"]
+        common += ["--templates.names=[one, two]", "--teacher=EngineTeacher", f"--teacher.model={llama}"]
+        settings = {
+            "enhancement": [
+                *("--settings.samples=2", "--settings.max_new_tokens=20", f"--model={llama}", "--settings.hint=right"),
+            ],
+            "warmup": [f"--tokenizer={llama}", "--near_duplicates=0.4"],
+        }
         path = tmp_path / output
-        main(["enhancement", *common, f"--output={path}", *settings, *hint, *more])
+        main([command, *common, f"--output={path}", *settings[command], *more])
         return path
 
     return synthesize
@@ -91,6 +96,30 @@ def test_merged_shards_are_exactly_the_unsharded_set(tmp_path: Path, run: Run, a
     assert card["sampled"]["judgments"] == 64 == 2 * card["sampled"]["prompts"]
     assert card["cost"]["texts"] == 9 * (64 + card["cost"]["written"])
     assert card["settings"]["hint"] == "right" and card["settings"]["round"] == 1
+
+
+def test_merged_shards_of_the_warm_up_drop_balance_and_mix_as_one_run(
+    tmp_path: Path, run: Run, asked: list[str]
+) -> None:
+    # Every fourth question is almost like the one before it. A shard of so few pairs may keep nothing.
+    texts = [" ".join(f"word{n - (n % 4 == 3)}x{at}" for at in range(12)) + " now" * (n % 4 == 3) for n in range(80)]
+    pairs = [
+        make_pair(n, "AB"[n // 2 % 2], "yes" * (1 + n % 3), "no" * 3, question=text) for n, text in enumerate(texts)
+    ]
+    write_records(tmp_path / "pairs.jsonl", pairs)
+    more = ["--verdict_only=0.3"]
+    whole = run("whole.jsonl", *more, command="warmup")
+    of_whole = sorted(asked)
+    asked.clear()
+    for number in range(1, 5):
+        run(f"part-{number}.jsonl", f"--shard={number}/4", *more, command="warmup")
+    assert sorted(asked) == of_whole
+    asked.clear()
+    merged = merge(tmp_path)
+    assert merged.read_bytes() == whole.read_bytes() != b"" and asked == []
+    assert read_card(Path(f"{merged}.card.md")) == read_card(Path(f"{whole}.card.md"))
+    dropped = read_card(Path(f"{whole}.card.md"))["dropped"]
+    assert dropped["with a question almost like another"] and dropped["for balance of length"] and dropped["wrong"]
 
 
 def test_a_killed_shard_is_named_and_continues(

@@ -1,5 +1,7 @@
+import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
 from judgelit.judging.prompts import Templates, drawn_order
 from judgelit.judging.verdict import parse
+from judgelit.records.files import write_records
 from judgelit.records.records import PreferencePair
+from judgelit.synthesis.card import read_card
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
-from judgelit.synthesis.warmup import synthesize_warmup
+from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
 from tests.support import make_pair, short_templates
 
 
@@ -45,10 +49,23 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     templates = short_templates(tmp_path / "templates", {"one": "careful", "two": "brief"})
 
     def synthesize(
-        pairs: list[PreferencePair], teacher: Teacher = RIGHT, templates: Templates = templates, **more: Any
+        pairs: list[PreferencePair],
+        teacher: Teacher = RIGHT,
+        templates: Templates = templates,
+        max_prompt_tokens: int = 400,
+        seed: int = 0,
+        **settings: Any,
     ):
-        settings = {"max_prompt_tokens": 400, **more}
-        return synthesize_warmup(pairs, teacher, templates, chatml, tmp_path / "journal.sqlite", **settings)
+        return synthesize_warmup(
+            pairs,
+            teacher,
+            templates,
+            chatml,
+            tmp_path / "journal.sqlite",
+            max_prompt_tokens=max_prompt_tokens,
+            settings=Warmup(**settings),
+            seed=seed,
+        )
 
     return synthesize
 
@@ -74,7 +91,8 @@ def test_labels_and_longer_answers_are_exactly_balanced(make):
         pair = pairs[example.pair_id].in_order(example.meta["order"])
         better, worse = (pair.answer_a, pair.answer_b) if pair.label == "A" else (pair.answer_b, pair.answer_a)
         cells[pair.label, len(better) > len(worse)] += 1
-    assert len(cells) == 4 and len(set(cells.values())) == 1
+    assert cells["A", True] == cells["B", False] > 0 and cells["A", False] == cells["B", True] > 0
+    assert abs(cells["A", True] - cells["A", False]) <= 1
     assert report.kept == len(examples) == len({example.pair_id for example in examples}) >= 20
 
 
@@ -107,7 +125,7 @@ def test_each_balance_can_be_switched_off_and_says_what_it_dropped(make):
 
 
 def test_each_pair_is_kept_or_counted(make):
-    endless = [make_pair(n, question="why? " * 200) for n in range(200, 203)]
+    endless = [make_pair(n, question=f"why {n}? " * 200) for n in range(200, 203)]
     ties = [make_pair(n, "tie") for n in range(300, 304)]
 
     def say(prompt):
@@ -124,7 +142,6 @@ def test_each_pair_is_kept_or_counted(make):
         "wrong": 6,
     }
     assert report.kept + sum(report.dropped.values()) == report.pairs
-    assert sum(report.templates.values()) == report.kept
     assert f"67 pairs: {report.kept} judgments kept; dropped: 4 ties, 3 too long" in str(report)
     assert not {int(example.pair_id[1:]) % 10 for example in examples} & {0, 1}
 
@@ -144,6 +161,104 @@ def test_with_both_orders_a_teacher_must_be_right_in_both(make):
     assert report.dropped["wrong in the other order"] == 30
     assert report.kept + sum(report.dropped.values()) == report.pairs
     assert all(example.meta["order"] == drawn_order(example.pair_id, 0) for example in strict)
+
+
+def test_judgments_that_were_cut_are_counted_apart(make):
+    class Cut(Says):
+        def judgments(self, prompts, templates, journal, seed):
+            for index, answer in super().judgments(prompts, templates, journal, seed):
+                is_cut = int(prompts[index].pair.id[1:]) < 20
+                yield index, replace(answer, finish="length" if is_cut else "stop", prompt_tokens=7, new_tokens=3)
+
+    examples, report = make(some_pairs(), Cut(RIGHT.say))
+    assert report.dropped["cut by the limit of tokens"] == 20 and "20 cut by the limit of tokens" in str(report)
+    assert all(int(example.pair_id[1:]) >= 20 for example in examples)
+    assert report.cost == {"judge_prompts": 60, "prompt_tokens": 420, "new_tokens": 180}
+
+
+def test_questions_of_evaluation_sets_and_near_duplicates_are_not_asked(make, tmp_path):
+    long = "write a short poem about the sea in winter that a child of five can learn by heart in a day"
+    pairs = [
+        *some_pairs(),
+        make_pair(90, question=f"Please {long}"),
+        make_pair(91, question=f"please, {long}!", right="yes!"),
+        make_pair(92, question="question 1?", right="right", wrong="nope"),
+    ]
+    asked = []
+    held = [{"question": f"question {n} ?"} for n in (2, 3, 777)]
+    (tmp_path / "held.jsonl").write_text("\n".join(map(json.dumps, held)))
+    teacher = Says(lambda prompt: asked.append(prompt.pair.id) or f"[[{prompt.pair.label}]]")
+    examples, report = make(pairs, teacher, decontaminate={"held": str(tmp_path / "held.jsonl")})
+    assert report.decontamination == {"held": {"questions": 3, "pairs": 2}}
+    assert {name: report.dropped[name] for name in list(report.dropped)[1:4]} == {
+        "in evaluation sets": 2,
+        "repeated": 1,
+        "with a question almost like another": 1,
+    }
+    assert "2 in held" in str(report)
+    assert not {"p2", "p3"} & set(asked) and len({"p90", "p91"} & set(asked)) == len({"p1", "p92"} & set(asked)) == 1
+    assert report.kept + sum(report.dropped.values()) == report.pairs == 63
+    shuffled, again = make(pairs[::-1], RIGHT, decontaminate=str(tmp_path / "held.jsonl"))
+    assert {e.pair_id for e in shuffled} == {e.pair_id for e in examples} and again.dropped == report.dropped
+    everything, report = make(pairs, near_duplicates=None, balance_labels=False, balance_length=False)
+    assert len(everything) == 63
+
+
+def test_prompts_vary_and_can_be_plain(make):
+    templates = Templates(names=["en-*", "zh-*"])
+    varied, _ = make(some_pairs(), templates=templates, max_prompt_tokens=4000)
+    plain, _ = make(some_pairs(), templates=templates, max_prompt_tokens=4000, vary=False)
+    loaded = templates.load()
+    assert {e.pair_id for e in varied} == {e.pair_id for e in plain}
+    assert all(e.meta["role"] == loaded[e.meta["template"]].role for e in plain)
+    assert sum(e.meta["role"] != loaded[e.meta["template"]].role for e in varied) > len(varied) / 2
+    assert {e.meta["language"] for e in varied} == {"en", "zh"}
+    assert all(one.completion == other.completion for one, other in zip(varied, plain, strict=True))
+
+
+def test_every_number_of_the_card_follows_from_the_data_file(make, chatml, tmp_path):
+    pairs = [make_pair(n, "AB"[n % 2], "right" * (1 + n % 3), "nope" * (1 + n % 2)) for n in range(200)]
+    examples, report = make(pairs, max_prompt_tokens=900, verdict_only=0.2, reconstruction=0.1)
+    write_records(tmp_path / "sft.jsonl", examples)
+    card = tmp_path / "card.md"
+    write_warmup_card(card, examples, report, chatml, "chatml", {"seed": 0})
+    content = read_card(card)
+    # From here on only the files are used.
+    rows = [json.loads(line) for line in (tmp_path / "sft.jsonl").read_text().splitlines()]
+    data, metas = content["data"], [row["meta"] for row in rows]
+    assert data["examples"] == len(rows) == content["pairs"]["kept"]
+    assert data["pairs"] == len({row["pair_id"] for row in rows})
+    for name in ("kind", "verdict", "order", "language", "template", "role", "criteria", "format", "teacher"):
+        assert data[name] == dict(Counter(meta[name] for meta in metas))
+    assert data["verdict"]["A"] == data["verdict"]["B"]
+    longer = Counter(
+        (m["better_characters"] > m["worse_characters"]) - (m["better_characters"] < m["worse_characters"])
+        for m in metas
+    )
+    assert data["longer_answer"] == {"better": longer[1], "worse": longer[-1], "equal": longer[0], "share": 0.5}
+    assert data["tokens"]["prompt"]["sum"] == sum(len(chatml.prompt_ids(row["prompt"])) for row in rows)
+    lengths = [len(chatml.text_ids(row["completion"][0]["content"])) for row in rows]
+    assert data["tokens"]["completion"]["mean"] == round(sum(lengths) / len(lengths), 1)
+    assert content["pairs"]["read"] == data["examples"] + sum(content["dropped"].values()) == 200
+    by_id = {pair.id: pair for pair in pairs}
+    for row in rows:
+        pair = by_id[row["pair_id"]].in_order(row["meta"]["order"])
+        assert row["meta"]["verdict"] == pair.label
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"verdict_only": 1.5}, "verdict_only: found 1.5, expected a share, 0 to 1"),
+        ({"reconstruction": float("nan")}, "reconstruction: found nan"),
+        ({"verdict_only": 0.6, "reconstruction": 0.6}, "expected at most 1 together"),
+        ({"near_duplicates": 0.0}, "near_duplicates: found 0.0, expected above 0"),
+        ({"rewrites": 0}, "rewrites: found 0, expected 1 or more"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, complaint):
+    with pytest.raises(UserError, match=complaint):
+        Warmup(**settings)
 
 
 def test_the_seed_decides(make):
