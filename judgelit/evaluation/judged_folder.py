@@ -85,7 +85,7 @@ def judge_into(
     """
     from judgelit.generation.loading import templates_of
 
-    chosen, names = templates_of(questions.templates, spec.model), (*results.values(), last)
+    chosen, names = templates_of(questions.templates, spec), (*results.values(), last)
     templates = chosen.load()
     made_from = {
         "model": spec.model,
@@ -104,7 +104,7 @@ def judge_into(
     # Before the model is loaded, so that a used folder is refused at once.
     _refuse_other_results(folder, made_from, names)
     engine = load_engine(spec)
-    made_from |= {"dtype": engine.dtype, "weights": engine.identity}
+    made_from |= engine.made_from
     _refuse_other_results(folder, made_from, names)
     journaled = JournaledEngine(engine, folder / "journal.sqlite")
     prompts = {

@@ -38,6 +38,7 @@ class JournaledEngine:
         self.name = engine.name
         self.tokenizer = engine.tokenizer
         self.identity = engine.identity
+        self.made_from = engine.made_from
         self._journal = Journal(path)
 
     def answer(

@@ -89,21 +89,22 @@ class NamedModel:
         return model
 
 
-def templates_of(given: Templates, model: str) -> Templates | KeptTemplates:
+def templates_of(given: Templates, spec: "EngineSpec") -> Templates | KeptTemplates:
     """The judge prompts to ask a model with: the given ones, else those that its folder or run keeps.
 
     A line says which ones are used if none are given.
 
     Args:
         given: The user's choice; neither names nor a folder mean none.
-        model: The model as in `EngineSpec.model`.
+        spec: The model. A server's model has the judge prompts of the folder that its name gives, if there is one.
     """
+    model = spec.model
     if given.names is not None or given.folder is not None:
         return given
     found: Templates | KeptTemplates | None = None
     if (Path(model) / KEPT).is_dir():
         found = KeptTemplates(model, given.seed)
-    elif _is_run(Path(model)):
+    elif spec.endpoint is None and _is_run(Path(model)):
         found = find_run(model).templates
     if found is None:
         return given

@@ -1,9 +1,9 @@
 """A Hugging Face model on this machine as an engine."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
@@ -42,6 +42,11 @@ class LocalEngine:
     def dtype(self) -> str:
         """The dtype of the weights; of an adapter's model, that of its base."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What results record of the engine."""
+        return {"dtype": self.dtype, "weights": self.identity}
 
     @cached_property
     def identity(self) -> str:

@@ -1,8 +1,9 @@
 """An engine without a model, for a journal that holds all answers."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, Generated, load_engine
@@ -20,6 +21,11 @@ class RecordedEngine:
     tokenizer: PromptCounter
     identity: str
     """Identity of the engine that has answered."""
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What results record of the engine."""
+        return {"engine": self.identity}
 
     def answer(
         self,
@@ -51,7 +57,7 @@ def recorded_engine(spec: EngineSpec, journal: Path, purpose: str) -> RecordedEn
         purpose: What the answers are for.
     """
     identity = str(Journal(journal).settings(purpose).get("engine", ""))
-    if getattr(spec, "endpoint", None) is not None:
+    if spec.endpoint is not None:
         return RecordedEngine(spec.model, load_engine(spec).tokenizer, identity)
     from judgelit.generation.loading import NamedModel, find_device
 

@@ -1,4 +1,4 @@
-"""Detect from generated ids that a judgment is finished by its verdict."""
+"""Detect that a judgment is finished by its verdict: from generated ids, or in a text that went on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +9,25 @@ from judgelit.judging.token_ids import PromptTokenizer
 
 _TAIL = 32
 """Last tokens of a text that are enough for a verdict and the end of its line."""
+
+_LINE_END = 200
+"""Last characters of a line that are enough for the verdict at its end."""
+
+
+def until_verdict(text: str, start: int = 0) -> str | None:
+    """`text` up to the end of the line at which generation would have stopped; None if it would not have.
+
+    Args:
+        text: A judgment.
+        start: Where it may end at the earliest, such as the end of its reasoning.
+    """
+    at = text.find("\n", start)
+    while at >= 0:
+        # Most lines hold no verdict, so the end of the line is read first.
+        if verdict.ends_line(text[max(start, at - _LINE_END) : at + 1]) and verdict.concludes(text[: at + 1]):
+            return text[: at + 1]
+        at = text.find("\n", at + 1)
+    return None
 
 
 @dataclass(frozen=True)

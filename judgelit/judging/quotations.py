@@ -1,11 +1,16 @@
 """Find the text that is the judge's own: after the reasoning, outside of quotations."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 _Span = tuple[int, int | None, int]
 """Beginning of a quotation, beginning of its words if they may be the judge's own, and its end."""
+_Piece = tuple[int, int]
+"""Beginning of a piece of text, after a step and before it."""
 
 _MENTIONED = r"(?<=[`\"'“‘「])<[^<>\n]*+>(?=[`\"'”’」])"
 _REASONING_TAG = re.compile(rf"(?!{_MENTIONED})<(?P<end>/?)(?:think|thinking|reasoning)[^\S\n]*+>", re.I)
@@ -29,33 +34,62 @@ _CLOSING = '\nx"”“»«」』\n' + 20 * "`" + "\n" + 20 * "~" + "\n"
 _QUOTED = " quoted "  # Takes the place of a quotation. It is a word, so it still separates two verdicts.
 
 
-def own_text(text: str, is_own: Callable[[str, int, int], bool]) -> str:
+@dataclass(frozen=True)
+class OwnText:
+    """The judge's own text, with the place of each character in the whole text."""
+
+    text: str
+    kept: tuple[list[_Piece], ...]
+    """The pieces that each step has kept, the first step first."""
+
+    def place(self, own: int) -> int:
+        """Index in the whole text of the character with the index `own` in `text`; it must be of no quotation."""
+        for pieces in reversed(self.kept):
+            start, source = pieces[bisect_right(pieces, own, key=itemgetter(0)) - 1]
+            own = source + own - start
+        return own
+
+
+def own_text(text: str, is_own: Callable[[str, int, int], bool]) -> OwnText:
     """`text` after its reasoning, without the quotations of others. It takes time linear in the length of the text.
 
     Args:
         text: A judgment.
         is_own: Whether the quotation between two places of a text is the judge's own; the others are left out.
     """
-    start, thinking = 0, False
-    for tag in _REASONING_TAG.finditer(text):
-        start, thinking = tag.end(), not tag["end"]
-    text = "" if thinking else text[start:]
+    start = end_of_reasoning(text)
+    text, steps = text[start:], [[(0, start)]]
     for quotations in (_fences, partial(_marked, _BLOCK_QUOTE), _elements, partial(_marked, _INLINE)):
-        kept, at = [], 0
+        kept, at, length = [], 0, 0
+        pieces = [(0, 0)]
         for begin, inside, end in quotations(text):
             if begin < at:
                 continue
             own = inside is not None and is_own(text, begin, end)
             kept.append(text[at:begin] if own else text[at:begin] + _QUOTED)
             at = inside if inside is not None and own else end
+            length += len(kept[-1])
+            pieces.append((length, at))
         text = "".join([*kept, text[at:]])
-    return text
+        steps.append(pieces)
+    return OwnText(text, tuple(steps))
 
 
 def reasons(text: str) -> bool:
     """Whether a reasoning block is open at the end of `text`."""
     tags = [*_REASONING_TAG.finditer(text)]
     return bool(tags) and not tags[-1]["end"]
+
+
+def end_of_reasoning(text: str) -> int:
+    """Where the text after the last reasoning block begins: 0 without one, the end of `text` if one is still open."""
+    tags = [*_REASONING_TAG.finditer(text)]
+    return 0 if not tags else tags[-1].end() if tags[-1]["end"] else len(text)
+
+
+def without_tags(text: str) -> str:
+    """`text` without the tags of reasoning blocks."""
+    return _REASONING_TAG.sub("", text).strip()
 
 
 def closing(text: str) -> str:

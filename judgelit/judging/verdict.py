@@ -1,6 +1,6 @@
 r"""Read the verdict of a judgment, without guessing.
 
-`parse` applies four rules:
+`parse` and `find` apply four rules:
 
 1. **Form.** A verdict is `[[A]]`, `[[B]]` or, for a tie, `[[C]]` or `[[tie]]`, in any case, with spaces or emphasis
    inside. `\[\[A\]\]`, full-width `［［Ａ］］` and `【【A】】` are the same. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and
@@ -115,9 +115,17 @@ def parse(text: str) -> Label | None:
 
     The docstring of this module has the rules. Takes any text and never raises.
     """
-    own = own_text(text.translate(_FOLD), _is_own)
+    found = find(text)
+    return found[0] if found else None
+
+
+def find(text: str) -> tuple[Label, int] | None:
+    """The verdict that `parse` gives, and the index in `text` of its letter (of the first one in `[[tie]]`)."""
+    whole = own_text(text.translate(_FOLD), _is_own)
+    own = whole.text
     found = list(_FIND_VERDICT.finditer(own))[-_LAST:]
     last: Label | None = None
+    place = 0
     denied = set()
     for at in reversed(range(len(found))):
         label = _LABELS[found[at]["label"].lower()]
@@ -127,10 +135,11 @@ def parse(text: str) -> Label | None:
         elif sense is None:
             if label in denied or label != (last or label):
                 return None
-            last = label
+            if last is None:
+                last, place = label, whole.place(found[at].start("label"))
         if last and (at == 0 or not _belong_together(own, found[at - 1], found[at])):
             break
-    return last
+    return (last, place) if last else None
 
 
 def concludes(text: str) -> bool:
@@ -142,7 +151,7 @@ def concludes(text: str) -> bool:
     """
     if not ends_line(text):
         return False
-    own = own_text(text.translate(_FOLD), _is_own).rstrip() + "\n"
+    own = own_text(text.translate(_FOLD), _is_own).text.rstrip() + "\n"
     said = _AT_LINE_END.search(own)
     if said is None:
         return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def enhancement(
     teacher: Teacher | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     max_prompt_tokens: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     limit: int | None = None,
     seed: int = 0,
     round: int = 1,
@@ -103,7 +104,7 @@ def enhancement(
         teacher: Who writes the right judgment of a prompt that the judge never gets right; see also settings.hint.
         templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
         max_prompt_tokens: Longest prompt; by default the model's context less settings.max_new_tokens.
-        batch_size: Judgments generated at once.
+        batch_size: Judgments generated at once by a model that is loaded here. Default: 64.
         limit: Use only the first pairs, this many.
         seed: Seed of all draws.
         round: Number of the round. If the model is the folder of `judgelit run`, round 1 samples from its judge after
@@ -113,8 +114,8 @@ def enhancement(
     """
     refuse_unknown_suffix(Path(output))
     part, spec = None if shard is None else Shard.parse(shard), EngineSpec(batch_size=batch_size, **engine)
-    used = _first(pairs, limit)
-    _enhance(used, output, settings, teacher, templates, max_prompt_tokens, limit, seed, round, part, spec, load_engine)
+    used, load = _first(pairs, limit), partial(load_engine, batch_size=64)
+    _enhance(used, output, settings, teacher, templates, max_prompt_tokens, limit, seed, round, part, spec, load)
 
 
 def _enhance(
@@ -134,9 +135,9 @@ def _enhance(
     """Make the DPO set of the pairs with the judge that `load` gives; the rest as in `enhancement`."""
     from judgelit.generation.loading import templates_of
 
-    if getattr(spec, "endpoint", None) is None:
+    if spec.endpoint is None:
         spec = replace(spec, model=judge_of_round(spec.model, round))
-    chosen, judge = templates_of(templates, spec.model), load(spec)
+    chosen, judge = templates_of(templates, spec), load(spec)
     room = _room(max_prompt_tokens, judge.tokenizer.context - settings.max_new_tokens)
     examples, report = synthesize_enhancement(
         pairs,
@@ -224,10 +225,12 @@ def main(argv: list[str]) -> None:
         command.run()
         return
     del settings["output"]
-    begun = ShardFile(shard_path(output), command.name, Shard.parse(shard), settings, None)
-    begun.write()
+    part, path = Shard.parse(shard), shard_path(output)
+    path.unlink(missing_ok=True)
     command.run()
-    replace(begun, answers=begun.count_answers()).write()
+    journal = journal_path(output)
+    answers = len(Journal(journal)) if journal.is_file() else 0
+    ShardFile(path, command.name, part, settings, answers).write()
 
 
 def _first(pairs: Sources, limit: int | None) -> list[PreferencePair]:

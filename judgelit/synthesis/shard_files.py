@@ -1,7 +1,7 @@
 """The file beside the output of a shard, which says what was run; and the check that the shards fit together."""
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import yaml
 from judgelit.atomic import write_text
 from judgelit.errors import UserError
 from judgelit.generation.journal_file import Journal
+from judgelit.generation.requests import Key
 from judgelit.synthesis.shards import Shard
 from judgelit.yaml_files import read_mapping
 
@@ -22,7 +23,7 @@ knows an answer by its engine, prompt and sampling."""
 
 @dataclass(frozen=True)
 class ShardFile:
-    """What was run for a shard."""
+    """What was run for a shard that has ended."""
 
     path: Path
     command: str
@@ -30,8 +31,8 @@ class ShardFile:
     shard: Shard
     settings: Mapping[str, Any]
     """The other arguments of the command, without output and shard."""
-    answers: int | None
-    """Number of answers in the journal when the shard ended; None if it has not ended."""
+    answers: int
+    """Number of answers in the journal when the shard ended."""
 
     @property
     def output(self) -> Path:
@@ -43,14 +44,12 @@ class ShardFile:
         """The journal of the shard; there is none if no model was asked."""
         return journal_path(self.output)
 
-    def count_answers(self) -> int:
-        """Number of answers in the journal."""
-        return len(Journal(self.journal)) if self.journal.is_file() else 0
-
     def write(self) -> None:
-        """Write the file."""
-        content = {"command": self.command, "shard": str(self.shard), "answers": self.answers}
-        text = yaml.safe_dump({**content, "settings": dict(self.settings)}, sort_keys=False, allow_unicode=True)
+        """Write the file. An endpoint's key is not written, wherever in the settings it stands."""
+        keys = [Key.read(value) for name, value in _flat(self.settings).items() if name.endswith("key_variable")]
+        content: dict[str, Any] = {"command": self.command, "shard": str(self.shard), "answers": self.answers}
+        content["settings"] = _masked(self.settings, keys)
+        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         write_text(self.path, f"# A shard; `judgelit synthesize merge` reads this file.\n{text}")
 
     @classmethod
@@ -64,7 +63,7 @@ class ShardFile:
         try:
             command, shard, answers = content["command"], Shard.parse(content["shard"]), content["answers"]
             settings = dict(content["settings"])
-            if not isinstance(command, str) or not isinstance(answers, int | None):
+            if not isinstance(command, str) or not isinstance(answers, int):
                 raise TypeError
         except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
             raise UserError(
@@ -90,7 +89,7 @@ def find_shards(outputs: str) -> list[ShardFile]:
         outputs: Glob pattern of the shards' outputs.
 
     Raises:
-        UserError: A shard is missing, there twice, not ended or incomplete; or two are of different commands.
+        UserError: A shard is missing, has not ended, is there twice or is incomplete; or two are of different commands.
     """
     paths = [Path(path) for path in sorted(glob.glob(str(Path(outputs).expanduser()) + _SUFFIX))]  # noqa: PTH207
     if not paths:
@@ -106,15 +105,15 @@ def find_shards(outputs: str) -> list[ShardFile]:
     numbers = [one.shard.number for one in shards]
     for number in range(1, first.shard.count + 1):
         if numbers.count(number) != 1:
-            found = "none" if number not in numbers else f"{numbers.count(number)} of them"
+            found, advice = f"{numbers.count(number)} of them", "move away all but one"
+            if number not in numbers:
+                found, advice = "none that has ended", "run its command; after a kill it continues"
             raise UserError(
-                f"shards: {outputs}: shard {number}/{first.shard.count}: found {found}, expected one; "
-                + ("run its command" if found == "none" else "move away all but one")
+                f"shards: {outputs}: shard {number}/{first.shard.count}: found {found}, expected one; {advice}"
             )
     for one in shards:
-        if one.answers is None:
-            raise UserError(f"{one.output}: shard {one.shard} has not ended; run its command again, and it continues")
-        if (count := one.count_answers()) < one.answers:
+        count = len(Journal(one.journal)) if one.journal.is_file() else 0
+        if count < one.answers:
             raise UserError(
                 f"{one.journal}: shard {one.shard} is incomplete: found {count} answers, expected {one.answers}; put "
                 "the whole journal back, or run the shard's command again"
@@ -142,3 +141,15 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         inner = isinstance(value, Mapping) and bool(value)
         flat |= _flat(value, f"{above}{name}.") if inner else {above + name: value}
     return flat
+
+
+def _masked(value: Any, keys: Sequence[Key]) -> Any:
+    """The value with *** in place of the keys in its texts."""
+    if isinstance(value, Mapping):
+        return {name: _masked(inner, keys) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(inner, keys) for inner in value]
+    if isinstance(value, str):
+        for key in keys:
+            value = key.mask(value)
+    return value

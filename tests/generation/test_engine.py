@@ -237,12 +237,12 @@ class TestRun:
         own = short_templates(tmp_path / "own")
         config["data"]["init_args"]["judge"] = {"templates": {"names": own.names, "folder": own.folder, "seed": 3}}
         (root / "config.yaml").write_text(json.dumps(config))
-        found = templates_of(Templates(), str(root))
+        found = templates_of(Templates(), EngineSpec(str(root)))
         assert (found.load(), found.seed) == (own.load(), 3)
         export_run(find_run(root), tmp_path / "judge")
         shutil.rmtree(tmp_path / "own")
-        assert templates_of(Templates(), str(tmp_path / "judge")).load().keys() == {"short"}
-        assert templates_of(Templates(["rise"]), str(tmp_path / "judge")) == Templates(["rise"])
+        assert templates_of(Templates(), EngineSpec(str(tmp_path / "judge"))).load().keys() == {"short"}
+        assert templates_of(Templates(["rise"]), EngineSpec(str(tmp_path / "judge"))) == Templates(["rise"])
         # The user's folder is gone: the model is written all the same.
         export_run(find_run(root), tmp_path / "again")
         assert (tmp_path / "again/config.json").exists() and not (tmp_path / "again/judge_templates").exists()

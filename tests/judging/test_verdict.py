@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from judgelit.judging.verdict import names, parse
+from judgelit.judging.verdict import find, names, parse
 from judgelit.records.records import swap_label
 
 from .verdict_cases import CASES
@@ -155,6 +155,20 @@ def test_a_verdict_inside_any_line_is_read(before, verdict, after):
 def test_no_text_raises(text):
     assert parse(text) in ("A", "B", "tie", None)
     assert parse(text + "[[A]]") in ("A", "B", "tie", None)
+
+
+@given(st.text(), st.sampled_from(QUOTING), st.sampled_from(["{}", '"{}"', "`{}`", "<answer>{}</answer>"]), VERDICTS)
+def test_the_place_of_a_verdict_is_that_of_its_letter_in_the_whole_text(text, form, own, verdict):
+    begin = "<think>[[A]] or [[B]]</think>\n" + form.format(f"x {verdict} y") + "\nSo it is.\n\nVerdict: "
+    place = len(begin) + own.index("{}") + 2
+    assert find(begin + own.format(verdict) + "\n") == (LABELS[verdict], place)
+    assert (find(text) or (None,))[0] == parse(text)
+
+
+@pytest.mark.parametrize("text", ["【【Ｂ】】 😀", "\\[\\[B\\]\\] [[", "[[ **B** ]]. It is clear.", "> [[A]]\n[[b]]"])
+def test_the_place_of_a_verdict_in_other_forms(text):
+    place = max(map(text.find, "BbＢ"))
+    assert find(text) == ("B", place)
 
 
 @pytest.mark.parametrize("form", QUOTING)

@@ -130,12 +130,15 @@ def test_a_killed_shard_is_named_and_continues(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("judgelit.synthesis.command.write_records", killed)
-        run("part-1.jsonl", "--shard=1/1")
-    with pytest.raises(UserError, match=r"part-1\.jsonl: shard 1/1 has not ended; run its command again") as error:
+        run("part-2.jsonl", "--shard=2/2")
+    run("part-1.jsonl", "--shard=1/2")
+    with pytest.raises(
+        UserError, match=r"shard 2/2: found none that has ended, expected one; run its command"
+    ) as error:
         merge(tmp_path)
     assert "\n" not in str(error.value) and not (tmp_path / "all.jsonl").exists()
     asked.clear()
-    run("part-1.jsonl", "--shard=1/1")
+    run("part-2.jsonl", "--shard=2/2")
     assert asked == [] and merge(tmp_path).exists()
     # The pairs have changed since: the journals lack answers.
     write_records(tmp_path / "pairs.jsonl", TaskPairs(["sorting"], [1], 18).read(PreferencePair))

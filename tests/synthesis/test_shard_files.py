@@ -12,7 +12,7 @@ from judgelit.synthesis.shards import Shard
 SETTINGS: dict[str, Any] = {"seed": 0, "device": "cpu", "settings": {"samples": 8, "hint": None}, "teacher": None}
 
 
-def write(folder: Path, number: int, count: int, answers: int | None = 0, name: str = "", **more: Any) -> ShardFile:
+def write(folder: Path, number: int, count: int, answers: int = 0, name: str = "", **more: Any) -> ShardFile:
     path = shard_path(folder / (name or f"part-{number}.jsonl"))
     made = ShardFile(path, more.pop("command", "warmup"), Shard(number, count), {**SETTINGS, **more}, answers)
     made.write()
@@ -37,16 +37,19 @@ def test_a_shard_that_is_missing_or_there_twice_is_named(tmp_path: Path) -> None
     assert "found no file" in refused(tmp_path) and "part-*.jsonl.shard.yaml" in refused(tmp_path)
     write(tmp_path, 1, 3)
     write(tmp_path, 3, 3)
-    assert refused(tmp_path).endswith("shard 2/3: found none, expected one; run its command")
+    assert refused(tmp_path).endswith(
+        "shard 2/3: found none that has ended, expected one; run its command; after a kill it continues"
+    )
     write(tmp_path, 2, 3)
     write(tmp_path, 2, 3, name="part-again.jsonl")
     assert refused(tmp_path).endswith("shard 2/3: found 2 of them, expected one; move away all but one")
 
 
-def test_a_shard_that_has_not_ended_is_named(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2)
-    write(tmp_path, 2, 2, answers=None)
-    assert "part-2.jsonl: shard 2/2 has not ended; run its command again" in refused(tmp_path)
+def test_a_key_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "sk-secret-0123456789")
+    requests = {"key_variable": "MY_KEY", "extra_body": {"key": "sk-secret-0123456789"}}
+    shard = write(tmp_path, 1, 1, requests=requests, teacher={"init_args": {"requests": requests}})
+    assert "secret" not in shard.path.read_text() and "key: '***'" in shard.path.read_text()
 
 
 def test_a_shard_whose_journal_lacks_answers_is_named(tmp_path: Path) -> None:
