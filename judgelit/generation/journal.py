@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from judgelit.generation.engine import Engine, Generated
 from judgelit.generation.journal_file import Journal
@@ -38,8 +39,12 @@ class JournaledEngine:
         self.name = engine.name
         self.tokenizer = engine.tokenizer
         self.identity = engine.identity
-        self.made_from = engine.made_from
         self._journal = Journal(path)
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What results record of the engine."""
+        return self.engine.made_from
 
     def answer(
         self,
