@@ -14,6 +14,8 @@ from judgelit.generation.recorded import recorded_engine
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import make_command, read_command
 from judgelit.records.files import refuse_unknown_suffix, write_records
+from judgelit.records.public_sources import describe_sets
+from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.runs.rounds import judge_of_round
@@ -26,8 +28,9 @@ from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_ca
 
 
 def warmup(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
     teacher: Teacher = TaskTeacher(),  # noqa: B008 (it has no state)
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     tokenizer: str = "nano",
@@ -44,8 +47,10 @@ def warmup(
     same command continues and asks the teacher nothing twice.
 
     Args:
-        pairs: Labelled pairs.
         output: File to write, .jsonl or .parquet; the journal of the teacher's answers is written beside it.
+        pairs: Labelled pairs.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         teacher: Who judges: TaskTeacher, the worked judgments of the offline tasks; or EngineTeacher, a model.
         templates: Judge prompts, one drawn for each pair.
         tokenizer: The model to be trained; its tokenizer measures the prompts.
@@ -60,7 +65,7 @@ def warmup(
     chat = ChatTokenizer.load(tokenizer)
     room = _room(max_prompt_tokens, chat.context // 2)
     examples, report = synthesize_warmup(
-        _first(pairs, limit),
+        _first(named_source(source, pairs), limit),
         teacher,
         templates,
         chat,
@@ -79,8 +84,9 @@ def warmup(
 
 
 def enhancement(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
     settings: Enhancement = Enhancement(),  # noqa: B008 (frozen)
     teacher: Teacher | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen)
@@ -98,8 +104,10 @@ def enhancement(
     a kill, the same command continues and samples nothing twice.
 
     Args:
-        pairs: Labelled pairs.
         output: File to write, .jsonl or .parquet; the journal of samples is written beside it.
+        pairs: Labelled pairs.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         settings: How many judgments are sampled, and how they are sampled and paired.
         teacher: Who writes the right judgment of a prompt that the judge never gets right; see also settings.hint.
         templates: Judge prompts, one drawn for each pair. Default: those that the judge's folder keeps, or `rise`.
@@ -114,7 +122,7 @@ def enhancement(
     """
     refuse_unknown_suffix(Path(output))
     part, spec = None if shard is None else Shard.parse(shard), EngineSpec(batch_size=batch_size, **engine)
-    used, load = _first(pairs, limit), partial(load_engine, batch_size=64)
+    used, load = _first(named_source(source, pairs), limit), partial(load_engine, batch_size=64)
     _enhance(used, output, settings, teacher, templates, max_prompt_tokens, limit, seed, round, part, spec, load)
 
 
@@ -207,7 +215,7 @@ def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
     if command.function is warmup:
         warmup(**arguments)
         return
-    used = _first(arguments.pop("pairs"), arguments["limit"])
+    used = _first(named_source(arguments.pop("source"), arguments.pop("pairs")), arguments["limit"])
     spec = EngineSpec(**{field.name: arguments.pop(field.name) for field in fields(EngineSpec)})
     _enhance(used, **arguments, spec=spec, load=lambda spec: recorded_engine(spec, journal, "judge"))
 
@@ -218,7 +226,7 @@ COMMANDS: dict[str, Callable[..., None]] = {"warmup": warmup, "enhancement": enh
 
 def main(argv: list[str]) -> None:
     """Run `judgelit synthesize`."""
-    command = read_command(COMMANDS, argv, "judgelit synthesize")
+    command = read_command(COMMANDS, argv, "judgelit synthesize", {"source": describe_sets()})
     settings = command.settings
     output, shard = Path(settings["output"]), settings.pop("shard", None)
     if shard is None:
@@ -237,7 +245,7 @@ def _first(pairs: Sources, limit: int | None) -> list[PreferencePair]:
     """The first `limit` pairs of the sources; None: all."""
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    return read_pairs(pairs)[:limit]
+    return read_pairs(pairs, limit)
 
 
 def _room(chosen: int | None, default: int) -> int:
