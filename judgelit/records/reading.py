@@ -152,7 +152,7 @@ def _asked_prompt(row: Row, at: str, place: str) -> Prompt | None:
     *context, last = prompt
     if last["role"] != "user":
         raise _not_the_users(last, at)
-    return Prompt(_given_id(row) or _made_id((), prompt, place), last["content"], tuple(context))
+    return Prompt(_given_id(row) or made_id((), prompt, place), last["content"], tuple(context))
 
 
 def _with_own_question(row: Row) -> Row:
