@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +45,23 @@ def preferences() -> list[TokenizedPreference]:
     ]
 
 
+@pytest.fixture(scope="session")
+def mixed(
+    preferences: list[TokenizedPreference], completions: list[TokenizedCompletion]
+) -> list[TokenizedPreference | TokenizedCompletion]:
+    """Twelve pairs and eight general examples, some of them with tags."""
+    pairs = [replace(row, tag="hard" if number % 2 == 0 else "") for number, row in enumerate(preferences[:12])]
+    general = [replace(row, tag="general") for row in completions[:8]]
+    order = random.Random(2).sample(range(20), 20)
+    return [[*pairs, *general][number] for number in order]
+
+
 def loader(rows: Sequence[Any], batch_size: int) -> DataLoader:
     """Load batches of the rows without shuffling."""
-    collate = flatten_completions if isinstance(rows[0], TokenizedCompletion) else flatten_preferences
+    pairs = any(isinstance(row, TokenizedPreference) for row in rows)
+    collate: Any = partial(
+        flatten_preferences if pairs else flatten_completions, tags=tuple(sorted({row.tag for row in rows} - {""}))
+    )
     batches = BatchSampler([len(row) for row in rows], batch_size, shuffle=False)
     return DataLoader(rows, batch_sampler=batches, collate_fn=collate)  # type: ignore[arg-type]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -21,8 +21,6 @@ from torch.utils.data import DataLoader
 
 from judgelit.batches.flat_batch import (
     Batch,
-    TokenizedCompletion,
-    TokenizedPreference,
     flatten_completions,
     flatten_preferences,
 )
@@ -39,18 +37,29 @@ _PARTS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 _Sampler = TypeVar("_Sampler", bound=BatchSampler)
 
 
+class _Opened(NamedTuple):
+    """A source, the setting of `data` that names it, and its store."""
+
+    setting: str
+    source: Source
+    store: TokenStore
+
+    @property
+    def tag(self) -> str:
+        return self.source.tag or ("general" if self.setting == "general" else "")
+
+
 class TrainingDataModule(JudgeDataModule, ABC):
     """Examples to train on. A subclass sets their kind and how they become batches."""
 
     kind: ClassVar[type[Example]]
-    row: ClassVar[type[Row]]
     prepare_rows: Callable[[str, TokenRows], None] | None = None
     """Hook, called with the name of a part of the data and its rows before they are first loaded."""
 
     @staticmethod
     @abstractmethod
-    def collate(rows: Any) -> Batch:
-        """Return rows as a batch."""
+    def collate(rows: Any, tags: tuple[str, ...]) -> Batch:
+        """Return rows as a batch; `tags` are those of all rows of the data set."""
 
     def __init__(
         self,
@@ -119,7 +128,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
         self.cache = cache
-        self._stores: dict[str, list[tuple[Source, TokenStore]]] = {}
+        self._stores: dict[str, list[_Opened]] = {}
         self._rows: dict[str, TokenRows] = {}
         self._shares: list[tuple[int, float]] = []
         self._prepared: dict[str, Callable[[str, TokenRows], None]] = {}
@@ -213,26 +222,32 @@ class TrainingDataModule(JudgeDataModule, ABC):
         processed: int = loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
         return divmod(processed, int(loop.max_batches))
 
-    def _open(self, part: str) -> list[tuple[Source, TokenStore]]:
+    def _open(self, part: str) -> list[_Opened]:
         """Open the stores of a part; those of `train` if validation examples are held out of it."""
         if part == "val" and self.val is None:
             return self._open("train") if self.val_fraction else []
         if part not in self._stores:
-            sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
             self._stores[part] = [
-                (source, open_store(source, self.kind, self.tokenizer, self.cache_folder, part)) for source in sources
+                _Opened(setting, source, open_store(source, kind, self.tokenizer, self.cache_folder, setting))
+                for setting, source, kind in self._sources(part)
             ]
         return self._stores[part]
 
+    def _sources(self, part: str) -> list[tuple[str, Source, type[Example]]]:
+        """The sources of a part, each with the setting that names it and the kind of its examples."""
+        sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
+        return [(part, source, self.kind) for source in sources]
+
     def _select_train(self) -> TokenRows:
         """Select the rows of `train` that are neither held out nor too long."""
-        selected, self._shares = [], []
-        for source, store in self._open("train"):
-            numbers = np.flatnonzero(~store.held_out(self.val_fraction, self.seed))
-            kept = self._drop_too_long("train", [(store, numbers)])
+        selected, tags, self._shares = [], [], []
+        for opened in self._open("train"):
+            numbers = np.flatnonzero(~opened.store.held_out(self.val_fraction, self.seed))
+            kept = self._drop_too_long(opened.setting, [(opened.store, numbers)])
             selected += kept
-            self._shares.append((len(kept[0][1]), source.weight))
-        rows = TokenRows(selected, self.row)
+            tags.append(opened.tag)
+            self._shares.append((len(kept[0][1]), opened.source.weight))
+        rows = TokenRows(selected, tags)
         if not rows:
             raise UserError("data.train: found no example to train on, expected at least one")
         if not any(visits(*share) for share in self._shares):
@@ -244,13 +259,13 @@ class TrainingDataModule(JudgeDataModule, ABC):
 
     def _select_held_out(self, part: str) -> TokenRows:
         """Select the rows of `val` or `test` that are not too long."""
-        stores = [store for _, store in self._open(part)]
+        stores, tags = ([getattr(one, name) for one in self._open(part)] for name in ("store", "tag"))
         if part == "val" and self.val is None:
             held_out = [(store, np.flatnonzero(store.held_out(self.val_fraction, self.seed))) for store in stores]
             # What is held out of several sources is one set of examples: it may be empty for one of them.
-            return TokenRows(self._drop_too_long(part, held_out), self.row)
+            return TokenRows(self._drop_too_long(part, held_out), tags)
         everything = [(store, np.arange(len(store))) for store in stores]
-        return TokenRows([kept for one in everything for kept in self._drop_too_long(part, [one])], self.row)
+        return TokenRows([kept for one in everything for kept in self._drop_too_long(part, [one])], tags)
 
     def _drop_too_long(
         self, part: str, rows: list[tuple[TokenStore, np.ndarray]]
@@ -305,26 +320,50 @@ class TrainingDataModule(JudgeDataModule, ABC):
         )
 
 
-def _collate_or_placeholder(collate: Callable[[Any], Batch], rows: TokenRows, chosen: Sequence[Row]) -> Batch:
+def _collate_or_placeholder(
+    collate: Callable[[Any, tuple[str, ...]], Batch], rows: TokenRows, chosen: Sequence[Row]
+) -> Batch:
     """Return chosen rows as a batch; a placeholder if there are none.
 
     A placeholder names no examples and counts nothing. It holds a row only so that the rank takes part in each forward
     and backward pass, as a sharded model requires.
     """
-    return collate(chosen) if chosen else replace(collate([rows[0]]), ids=(), tokens=0)
+    return collate(chosen, rows.tags) if chosen else replace(collate([rows[0]], rows.tags), ids=(), tokens=0)
 
 
 class SFTDataModule(TrainingDataModule):
     """Prompts with one completion, in judgelit's own, TRL's, ShareGPT's or Alpaca's form."""
 
     kind = SFTExample
-    row = TokenizedCompletion
     collate = staticmethod(flatten_completions)
 
 
 class DPODataModule(TrainingDataModule):
-    """Prompts with a chosen and a rejected completion, in judgelit's own, TRL's or ShareGPT's form."""
+    """Prompts with a chosen and a rejected completion, in judgelit's own, TRL's or ShareGPT's form.
+
+    General examples, with one completion, may be mixed in.
+    """
 
     kind = PreferenceExample
-    row = TokenizedPreference
     collate = staticmethod(flatten_preferences)
+
+    def __init__(self, tokenizer: str, train: Sources, general: Sources | None = None, **settings: Any) -> None:
+        """Store the settings. The data are read by `prepare_data` and `setup`.
+
+        Args:
+            tokenizer: Hub name, folder or `nano`. The command line takes it from the adapter or, if that has none, from
+                the model.
+            train: Examples to train on.
+            general: SFT examples to mix with `train`, which keep general ability: the negative log-likelihood of their
+                completions is part of the loss. Their loss is logged apart, as loss/general unless a source has
+                another tag. `val_fraction` holds out a share of them too.
+            **settings: Those of `TrainingDataModule`.
+        """
+        super().__init__(tokenizer, train, **settings)
+        self.general = general
+
+    def _sources(self, part: str) -> list[tuple[str, Source, type[Example]]]:
+        pairs = super()._sources(part)
+        general = as_sources(self.general or []) if part == "train" else []
+        # The pairs come first: their numbers are those of the reference's values.
+        return [*pairs, *(("general", source, SFTExample) for source in general)]

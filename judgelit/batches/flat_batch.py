@@ -22,11 +22,12 @@ from judgelit.batches.attention_plan import AttentionPlan
 
 @dataclass(frozen=True)
 class TokenizedCompletion:
-    """A prompt and one completion as ids; `id` names the record in messages about it."""
+    """A prompt and one completion as ids; `id` names the record in messages about it, `tag` is that of its source."""
 
     id: str
     prompt: Sequence[int]
     completion: Sequence[int]
+    tag: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -37,7 +38,7 @@ class TokenizedPreference:
     """A prompt and its two completions as ids.
 
     `reference` holds the reference's log-probability of each scored token, the chosen completion first, if it is
-    precomputed.
+    precomputed. `tag` is that of its source.
     """
 
     id: str
@@ -45,6 +46,7 @@ class TokenizedPreference:
     chosen: Sequence[int]
     rejected: Sequence[int]
     reference: Sequence[float] | None = None
+    tag: str = ""
 
     def __len__(self) -> int:
         return len(self.prompt) + max(len(self.chosen), len(self.rejected))
@@ -79,6 +81,9 @@ class Batch:
     segments: the row's prompts and completions, in order; the completions among them are numbers 0 to K - 1.
     ids: names of the examples; none if the batch is a placeholder, which counts nothing.
     tokens: tokens of the examples, each counted with its own prompt.
+    tags: the tags of all sources, whose losses are logged apart; the same in each batch of a data set.
+    tagged: [E] int64, the number of each example's tag in `tags`, -1 without a tag. The examples are the completions in
+        their order; in a `PreferenceBatch` the pairs, then the general examples.
     """
 
     input_ids: Tensor
@@ -90,6 +95,8 @@ class Batch:
     segments: tuple[Segment, ...]
     ids: tuple[str, ...]
     tokens: int
+    tags: tuple[str, ...]
+    tagged: Tensor
 
     @property
     def unpadded_tokens(self) -> int:
@@ -157,23 +164,28 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class PreferenceBatch(Batch):
-    """P pairs of completions. Equal completions of one prompt stand in the row once.
+    """P pairs of completions and G general examples. Equal completions of a prompt's pairs stand in the row once.
 
     chosen, rejected: [P] int64, the number of each pair's completion.
-    reference: [N] float32, the reference's log-probability of each scored token; None if it is not precomputed.
+    general: [G] int64, the number of each general example's completion.
+    reference: [N] float32, the reference's log-probability of each scored token, 0 for general examples; None if it is
+        not precomputed.
     """
 
     chosen: Tensor
     rejected: Tensor
+    general: Tensor
     reference: Tensor | None = None
 
     @property
     def pairs(self) -> int:
-        return len(self.ids)
+        return len(self.chosen)
 
 
-def flatten_completions(rows: Sequence[TokenizedCompletion]) -> Batch:
+def flatten_completions(rows: Sequence[TokenizedCompletion], tags: tuple[str, ...] = ()) -> Batch:
     """Make a batch of examples. Those with one prompt share it.
+
+    `tags` are those of all examples of the data set.
 
     With prompts [1, 2], [3] and [1, 2] and completions [7, 8], [9] and [5], `input_ids` is [1, 2, 7, 8, 5, 3, 9] and
     `position_ids` is [0, 1, 2, 3, 2, 0, 1].
@@ -181,34 +193,62 @@ def flatten_completions(rows: Sequence[TokenizedCompletion]) -> Batch:
     tree = _Tree()
     for row in rows:
         tree.add(row.prompt, row.completion)
-    return Batch(**tree.flat(), ids=tuple(row.id for row in rows), tokens=sum(map(len, rows)))
+    return Batch(
+        **tree.flat(),
+        ids=tuple(row.id for row in rows),
+        tokens=sum(map(len, rows)),
+        tags=tags,
+        tagged=_tagged([rows[handle] for handle in tree.numbers()], tags),
+    )
 
 
-def flatten_preferences(rows: Sequence[TokenizedPreference]) -> PreferenceBatch:
+def flatten_preferences(
+    rows: Sequence[TokenizedPreference | TokenizedCompletion], tags: tuple[str, ...] = ()
+) -> PreferenceBatch:
     """Make a batch of preference pairs: [prompt | chosen | rejected | more where pairs share a prompt].
 
-    A completion that several pairs of a prompt share stands in the row once.
+    A completion that several pairs of a prompt share stands in the row once. Rows with one completion are general
+    examples. `tags` are those of all rows of the data set.
     """
+    pairs = [row for row in rows if isinstance(row, TokenizedPreference)]
+    general = [row for row in rows if isinstance(row, TokenizedCompletion)]
     tree = _Tree()
     places: list[tuple[int, int]] = []
     values: dict[int, Sequence[float]] = {}
-    for row in rows:
+    for row in pairs:
         chosen = tree.add(row.prompt, row.chosen, once=True)
         rejected = tree.add(row.prompt, row.rejected, once=True)
         places.append((chosen, rejected))
         if row.reference is not None:
-            scored = len(row.chosen) - (0 if len(row.prompt) else 1)
+            scored = _scored(row.prompt, row.chosen)
             values[chosen], values[rejected] = row.reference[:scored], row.reference[scored:]
+    alone = [tree.add(row.prompt, row.completion) for row in general]
+    values |= {handle: [0.0] * _scored(row.prompt, row.completion) for handle, row in zip(alone, general, strict=True)}
     number = tree.numbers()
-    reference = [value for handle in number for value in values[handle]] if values else None
+    reference = None
+    if all(row.reference is not None for row in pairs):
+        reference = torch.tensor([value for handle in number for value in values[handle]], dtype=torch.float32)
+    examples: list[TokenizedPreference | TokenizedCompletion] = [*pairs, *general]
     return PreferenceBatch(
         **tree.flat(),
-        ids=tuple(row.id for row in rows),
-        tokens=sum(2 * len(row.prompt) + len(row.chosen) + len(row.rejected) for row in rows),
-        chosen=torch.tensor([number[chosen] for chosen, _ in places]),
-        rejected=torch.tensor([number[rejected] for _, rejected in places]),
-        reference=None if reference is None else torch.tensor(reference, dtype=torch.float32),
+        ids=tuple(row.id for row in examples),
+        tokens=sum(2 * len(row.prompt) + len(row.chosen) + len(row.rejected) for row in pairs) + sum(map(len, general)),
+        tags=tags,
+        tagged=_tagged(examples, tags),
+        chosen=torch.tensor([number[chosen] for chosen, _ in places], dtype=torch.long),
+        rejected=torch.tensor([number[rejected] for _, rejected in places], dtype=torch.long),
+        general=torch.tensor([number[handle] for handle in alone], dtype=torch.long),
+        reference=reference,
     )
+
+
+def _scored(prompt: Sequence[int], completion: Sequence[int]) -> int:
+    """How many tokens of a completion are scored."""
+    return len(completion) - (0 if len(prompt) else 1)
+
+
+def _tagged(rows: Sequence[TokenizedPreference | TokenizedCompletion], tags: tuple[str, ...]) -> Tensor:
+    return torch.tensor([tags.index(row.tag) if row.tag in tags else -1 for row in rows], dtype=torch.long)
 
 
 class _Tree:

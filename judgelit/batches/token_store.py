@@ -43,6 +43,11 @@ COMPLETIONS: dict[type[Example], tuple[str, ...]] = {
     PreferenceExample: ("chosen", "rejected"),
 }
 """The fields of an example that hold its completions."""
+_ROWS: dict[tuple[str, ...], type[Row]] = {
+    ("prompt", *COMPLETIONS[SFTExample]): TokenizedCompletion,
+    ("prompt", *COMPLETIONS[PreferenceExample]): TokenizedPreference,
+}
+"""The class of a store's rows, by its columns of ids."""
 
 CHUNK = 256
 """Examples that are tokenised and written together."""
@@ -68,6 +73,7 @@ class TokenStore:
         self._table = map_arrow(path).read_all()
         names = self._table.column_names
         self.columns = names[names.index("prompt") :]
+        self.kind = _ROWS[tuple(self.columns)]
         self._ids = [self._table[name] for name in self.columns]
         self._names = self._table["id"]
         self._scores: dict[int, np.ndarray] = {}
@@ -290,17 +296,18 @@ class TokenRows(Dataset[Row]):
     It holds the numbers of the rows; their ids stay on disk. A loader's process opens the stores again.
 
     Args:
-        parts: Stores, each with the numbers of its selected rows, ascending.
-        kind: Class of a row.
+        parts: Stores, each with the numbers of its selected rows, ascending. Stores of pairs come before stores of
+            general examples.
+        tags: The tag of each store's source; "" without a tag.
     """
 
     reference: ReferenceValues | None = None
-    """Log-probabilities of the reference, if they were computed before training."""
+    """Log-probabilities of the reference for the pairs, if they were computed before training."""
 
-    def __init__(self, parts: Sequence[tuple[TokenStore, np.ndarray]], kind: type[Row]) -> None:
+    def __init__(self, parts: Sequence[tuple[TokenStore, np.ndarray]], tags: Sequence[str] = ()) -> None:
         # If all rows of a store are selected, their numbers need not be kept.
         self._parts = [(store, None if len(rows) == len(store) else rows.astype(np.int64)) for store, rows in parts]
-        self._kind: Callable[..., Row] = kind
+        self._tags = tags or [""] * len(parts)
         self._ends = list(accumulate(len(rows) for _, rows in parts))
 
     def __len__(self) -> int:
@@ -312,10 +319,23 @@ class TokenRows(Dataset[Row]):
         store, rows = self._parts[number]
         place = index - (self._ends[number - 1] if number else 0)
         name, ids = store.row(place if rows is None else int(rows[place]))
-        row = self._kind(name, *ids)
+        kind: Callable[..., Row] = store.kind
+        row = kind(name, *ids, tag=self._tags[number])
         if self.reference is None or not isinstance(row, TokenizedPreference):
             return row
         return replace(row, reference=self.reference[index])
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the selected rows, in the order of the stores."""
+        sizes = np.diff([0, *self._ends])
+        return tuple(dict.fromkeys(tag for tag, size in zip(self._tags, sizes, strict=True) if tag and size))
+
+    @property
+    def pairs(self) -> "TokenRows":
+        """The rows with two completions. They have the same numbers as here."""
+        pairs = [(store, rows) for store, rows in self._parts if store.kind is TokenizedPreference]
+        return TokenRows([(store, np.arange(len(store)) if rows is None else rows) for store, rows in pairs])
 
     def __getstate__(self) -> dict[str, Any]:
         # A loader's process does not need the cached arrays.

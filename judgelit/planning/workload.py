@@ -111,8 +111,10 @@ def _assumed_examples(data: Any, run: PlannedRun, assumed: AssumedLengths) -> li
     for number in range(count):
         prompt = [number] * assumed.prompt
         sides = [[side] * assumed.completion for side in range(completions)]
-        kind = TokenizedCompletion if completions == 1 else TokenizedPreference
-        examples.append(kind(str(number), prompt, *sides))
+        if completions == 1:
+            examples.append(TokenizedCompletion(str(number), prompt, sides[0]))
+        else:
+            examples.append(TokenizedPreference(str(number), prompt, sides[0], sides[1]))
     return examples
 
 

@@ -22,6 +22,7 @@ _PYTHON_TURNS = re.compile(r"\[?\s*\{\s*'(role|content|from|value)'\s*:")
 _KNOWN_ROLES = {*_ROLES, "tool", "function", "observation", "function_call"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _TOOLS = ("tool_calls", "function_call")
+_WEIGHTS = ("weight", "train")
 _TEXT_PARTS = ("text", "input_text", "output_text", None)
 
 
@@ -168,6 +169,35 @@ def read_exchange(value: object, name: str, at: str) -> tuple[list[Message], str
     if not prompt:
         raise bad_field(at, name, value, "a conversation with turns before the answer")
     return prompt, last["content"]
+
+
+def read_weights(turns: Sequence[Mapping[str, Any]], roles: Sequence[str], name: str, at: str) -> list[bool] | None:
+    """Whether each turn is trained on, as its `weight` (0 or 1) or `train` says; None if no answer has either.
+
+    As in OpenAI's fine-tuning form, an answer without a weight has the weight 1 if another one has a weight. Weights of
+    the user's turns mean nothing.
+
+    Raises:
+        UserError: A weight is neither 0 nor 1, no answer is trained on, or one to which nothing was asked.
+    """
+    marks = [next((mark for mark in _WEIGHTS if turn.get(mark) is not None), None) for turn in turns]
+    answers = [number for number, role in enumerate(roles) if role == "assistant"]
+    marked = [(number, mark) for number in answers if (mark := marks[number]) is not None]
+    if not marked:
+        return None
+    asked = roles.index("user") if "user" in roles else len(roles)
+    trained = [role == "assistant" and number > asked for number, role in enumerate(roles)]
+    for number, mark in marked:
+        value, where = turns[number][mark], f"{name}[{number}].{mark}"
+        if value not in (0, 1):
+            raise bad_field(at, where, value, "0 or 1")
+        if value and number < asked:
+            raise bad_field(at, where, value, "0, since the user has not spoken before")
+        trained[number] = bool(value)
+    if not any(trained):
+        number, mark = marked[-1]
+        raise bad_field(at, f"{name}[{number}].{mark}", turns[number][mark], "an answer to train on")
+    return trained
 
 
 def read_dialogue(text: str) -> list[Message] | None:

@@ -39,6 +39,7 @@ from judgelit.records.conversations import (
     read_helpsteer_turns,
     read_prompt,
     read_turns,
+    read_weights,
     refuse_blank_turns,
     refuse_list_of_answers,
 )
@@ -71,6 +72,8 @@ class Exchange(NamedTuple):
     answer: str
     name: str
     """The row's field that holds the answer."""
+    trained: Sequence[bool] | None = None
+    """For each turn, the answer included, whether its weight says to train on it; None if no turn has a weight."""
 
 
 class Comparison(NamedTuple):
@@ -120,11 +123,8 @@ def _messages(row: Row, at: str) -> Exchange | None:
     for name in ("messages", "conversations", "conversation"):
         if name in row:
             prompt, answer = read_exchange(row[name], name, at)
-            for mark in ("weight", "train"):
-                if row[name][-1].get(mark) in (0, False):
-                    where = f"{name}[{len(row[name]) - 1}].{mark}"
-                    raise bad_field(at, where, row[name][-1][mark], "an answer to train on")
-            return Exchange(prompt, answer, name)
+            roles = [*(turn["role"] for turn in prompt), "assistant"]
+            return Exchange(prompt, answer, name, read_weights(row[name], roles, name, at))
     return None
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from judgelit.errors import UserError
 from judgelit.records.conversations import decode_turns
@@ -36,6 +36,7 @@ from judgelit.records.records import (
 
 R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
+LossOn = Literal["last", "all"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _BAD = ("false", "0", "bad", "rejected", "undesirable", "negative")
@@ -43,13 +44,19 @@ _BAD = ("false", "0", "bad", "rejected", "undesirable", "negative")
 
 
 def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
-    """Read a row in any known form as a record.
+    """Read a row as a record, as `read_records` does; of several examples, the last one."""
+    return read_records(row, at, kind, place)[-1]
+
+
+def read_records(row: Row, at: str, kind: type[R], place: str, loss_on: LossOn = "last") -> list[R]:
+    """Read a row in any known form as a record, or for SFT as an example for each answer to train on.
 
     Args:
         row: Row of a file.
         at: Its place, for error messages.
         kind: PreferencePair, AnswerSet, Prompt, SFTExample or PreferenceExample.
         place: Its place within its source, from which the id of a pair without one is made.
+        loss_on: Which answers of a conversation are trained on, if its turns have no weights.
 
     Raises:
         UserError: The row has no known form, or is invalid.
@@ -57,35 +64,56 @@ def read_record(row: Row, at: str, kind: type[R], place: str) -> R:
     if isinstance(row, BrokenRow):
         raise row.error
     filled = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
-    found: SFTExample | PreferenceExample | PreferencePair | AnswerSet | Prompt | None
+    found: Sequence[SFTExample | PreferenceExample | PreferencePair | AnswerSet | Prompt | None]
     if kind is SFTExample:
-        found = _sft_example(filled, at)
+        found = _sft_examples(filled, at, loss_on)
     elif kind is PreferenceExample:
-        found = _preference(filled, at)
+        found = [_preference(filled, at)]
     elif kind is AnswerSet:
-        found = _answer_set(filled, at, place)
+        found = [_answer_set(filled, at, place)]
     elif kind is Prompt:
-        found = _asked_prompt(filled, at, place)
+        found = [_asked_prompt(filled, at, place)]
     else:
-        found = _pair(filled, at, place)
-    if found is None:
+        found = [_pair(filled, at, place)]
+    if found[0] is None:
         raise _no_form(filled, [name for name in row if name not in filled], kind, at)
-    return cast(R, found)
+    return cast(list[R], found)
 
 
-def _sft_example(row: Row, at: str) -> SFTExample | None:
+def _sft_examples(row: Row, at: str, loss_on: LossOn) -> Sequence[SFTExample | None]:
+    """The examples of a row, one for each answer to train on; [None] if it has no known form.
+
+    The prompt of an answer is all turns before it. So its ids are those that a model sees when it answers there, also
+    where the chat template changes earlier turns, as those of thinking models do.
+    """
     found = _first(EXCHANGES, row, at)
     if found is None:
-        return None
+        return [None]
     for name in ("label", "kto_tag"):
         if str(row.get(name)).strip().lower() in _BAD:
             raise bad_field(at, name, row[name], "an answer to train on; a bad answer is no SFT example")
     for name in _REASONING:
         if isinstance(row.get(name), str) and row[name].strip():
             raise bad_field(at, name, row[name], f"the reasoning as part of the field {found.name!r}")
-    refuse_blank(found.name, found.answer, at)
-    prompt = tuple(complete_prompt(row, found.prompt, at))
-    return SFTExample(prompt, found.answer, _given_id(row), _kept(row) | _meta(row))
+    prompt = complete_prompt(row, found.prompt, at)
+    turns = [*prompt, {"role": "assistant", "content": found.answer}]
+    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
+    trained = answers[-1:]
+    if found.trained is not None:
+        first = len(turns) - len(found.trained)  # The row's system text may stand before the conversation.
+        trained = [first + number for number, is_trained in enumerate(found.trained) if is_trained]
+    elif loss_on == "all":
+        asked = next((number for number, turn in enumerate(turns) if turn["role"] == "user"), len(turns))
+        trained = [number for number in answers if number > asked] or trained
+    for number in trained:
+        name = f"answer {answers.index(number) + 1} of {len(answers)}"
+        refuse_blank(name if number in answers[:-1] else found.name, turns[number]["content"], at)
+    whole = SFTExample(tuple(prompt), found.answer, _given_id(row), _kept(row) | _meta(row))
+    if trained == answers[-1:]:
+        return [whole]
+    # A split into training and validation keeps the answers of a conversation on one side.
+    meta = {"question": whole.group} | whole.meta
+    return [SFTExample(tuple(turns[:number]), turns[number]["content"], whole.pair_id, meta) for number in trained]
 
 
 def _preference(row: Row, at: str) -> PreferenceExample | None:

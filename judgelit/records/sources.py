@@ -4,6 +4,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ import xxhash
 
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
-from judgelit.records.reading import R, read_record
-from judgelit.records.records import AnswerSet, PreferencePair
+from judgelit.records.reading import LossOn, R, read_records
+from judgelit.records.records import AnswerSet, PreferencePair, SFTExample
 
 _READING = 3
 """Version of the readers. Raise it when the same rows would give other records."""
+_TAG = re.compile(r"[\w.-]+")
 
 
 class Source(ABC):
@@ -29,6 +31,8 @@ class Source(ABC):
 
     weight: float = 1.0
     """Passes over this source in one epoch: 0.5 is half of it, 2 is twice."""
+    tag: str = ""
+    """Name under which training logs the loss of this source's examples apart, as loss/TAG."""
 
     @abstractmethod
     def read(self, kind: type[R]) -> list[R]:
@@ -70,8 +74,16 @@ class FileSource(Source):
     """Most rows to read, from the first."""
     skip_invalid: bool = False
     """Leave out rows that cannot be read, and say how many. Otherwise the first such row is an error."""
+    tag: str = ""
+    """Name under which training logs the loss of this source's examples apart, as loss/TAG."""
+    loss_on: LossOn = "last"
+    """Answers of a conversation to train on, for SFT: its last or all. With all, each answer is an example whose prompt
+    is all turns before it, so a conversation of k answers costs up to k times as much as its last answer. Where turns
+    have a `weight` of 0 or 1 in the data, the weights decide."""
 
     def __post_init__(self) -> None:
+        if self.tag and not _TAG.fullmatch(self.tag):
+            raise UserError(f"{self.path}: tag: found {self.tag!r}, expected letters, digits, '-', '_' and '.'")
         if not 0 < self.weight < math.inf:
             raise UserError(f"{self.path}: weight: found {self.weight}, expected more than 0")
         if self.limit is not None and self.limit < 1:
@@ -83,6 +95,8 @@ class FileSource(Source):
 
     def stream(self, kind: type[R]) -> Iterator[tuple[str, R]]:
         """Yield the records one at a time, each with its file and line."""
+        if self.loss_on != "last" and kind is not SFTExample:
+            raise UserError(f"{self.path}: loss_on: found {self.loss_on!r}, expected it only for SFT examples")
         # Ids contain the place relative to the folder, so they stay the same if the folder is moved.
         base = f"{self._files()[0]}{os.sep}" if looks_like_file(self.path) else ""
         first: UserError | None = None
@@ -90,14 +104,14 @@ class FileSource(Source):
         for at, row in islice(self.rows(), self.limit):
             number += 1
             try:
-                record = read_record(row, at, kind, at.removeprefix(base))
+                records = read_records(row, at, kind, at.removeprefix(base), self.loss_on)
             except UserError as error:
                 if not self.skip_invalid:
                     raise
                 first = first or error
                 invalid += 1
                 continue
-            yield at, record
+            yield from ((at, record) for record in records)
         if first is not None and invalid == number:
             raise UserError(f"{self.path}: none of the {number} rows is valid; the first: {first}")
         if first is not None:
@@ -111,7 +125,7 @@ class FileSource(Source):
         """A hash of the settings and of the files' names and contents, or of the fingerprint of the hub's data set."""
         if type(self) is not FileSource:
             return None  # A subclass may read other records from the same files.
-        settings = (_READING, self.split, self.name, self.limit, self.skip_invalid)
+        settings = (_READING, self.split, self.name, self.limit, self.skip_invalid, self.loss_on)
         content = xxhash.xxh3_128(repr(settings).encode())
         if not looks_like_file(self.path):
             content.update(repr((self.path, self._hub_dataset()._fingerprint)).encode())

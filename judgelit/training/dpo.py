@@ -36,7 +36,8 @@ _ROUNDINGS = 8
 class DPOModule(FineTuningModule):
     """DPO (Rafailov et al. 2023, arXiv 2305.18290) with a length-normalised NLL term (Pang et al. 2024).
 
-    The loss, `dpo_loss`, is averaged over the pairs of the global batch, accumulation and ranks included.
+    The loss, `dpo_loss`, is averaged over the pairs of the global batch, accumulation and ranks included. A general
+    example counts like a pair.
     """
 
     reference: Reference
@@ -69,6 +70,7 @@ class DPOModule(FineTuningModule):
         super().__init__(backbone, optimizer, lr_scheduler, layout)
         self.loss = loss
         self.reference_kind = reference
+        self._start_unchecked = True
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-batch as `GlobalMean` wants it."""
@@ -102,6 +104,7 @@ class DPOModule(FineTuningModule):
 
     def on_fit_start(self) -> None:
         """Move the reference to the policy's device: Lightning moves the module only after `configure_model`."""
+        self._start_unchecked = True
         self.reference.to(self.device)
 
     def on_validation_start(self) -> None:
@@ -113,9 +116,11 @@ class DPOModule(FineTuningModule):
         self.reference.to(self.device)
 
     def on_train_batch_start(self, batch: PreferenceBatch, batch_idx: int) -> None:
-        """Check on the first micro-batch of a new run that the reference is the policy's start."""
+        """Check on the first micro-batch of a new run with pairs that the reference is the policy's start."""
         super().on_train_batch_start(batch, batch_idx)
-        if self.trainer.global_step == 0 and self.trainer.fit_loop.total_batch_idx == 0:
+        # A sharded model needs all ranks in a forward pass, so they check together, once one of them has pairs.
+        if self._start_unchecked and self.trainer.global_step == 0 and not self._on_all_ranks(not batch.pairs):
+            self._start_unchecked = False
             with torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 self._check_start(batch)
 
@@ -125,7 +130,8 @@ class DPOModule(FineTuningModule):
         # Precomputed values come from batches of other rows, which differ by rounding; half precision shows it.
         precomputed = self.reference_kind == "precomputed"
         rounding = _ROUNDINGS * torch.finfo(compute_dtype(self.policy.model)).eps if precomputed else 0.0
-        worst = ((policy.sums - reference.sums).abs() - rounding * policy.lengths).max().item()
+        gaps = (policy.sums - reference.sums).abs() - rounding * policy.lengths
+        worst = gaps[torch.cat([batch.chosen, batch.rejected])].max().item() if batch.pairs else 0.0
         if worst > _START_TOLERANCE:
             raise UserError(
                 f"policy and reference differ by up to {worst:.3g} nats before the first step, expected 0: the "
@@ -148,7 +154,7 @@ class DPOModule(FineTuningModule):
             )
 
     def _precompute(self, part: str, rows: TokenRows) -> None:
-        rows.reference = precompute(self, part, rows)
+        rows.reference = precompute(self, part, rows.pairs)
 
 
 def disable_dropout(model: nn.Module) -> None:

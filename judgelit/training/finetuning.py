@@ -118,6 +118,7 @@ class FineTuningModule(L.LightningModule):
             return
         means, tokens = self.global_mean.divide()
         for name, value in means.items():
+            # NaN is logged too: Lightning would log the value of an earlier step for a name that is left out.
             self.log(f"train/{name}", value, prog_bar=name == "loss")
         self.tokens_seen += tokens
 
@@ -136,12 +137,11 @@ class FineTuningModule(L.LightningModule):
         """
         part = "test" if self.trainer.testing else "val"
         terms = terms.counted(batch)
-        count = len(terms.loss)
         for name, values in {"loss": terms.loss, **terms.logged}.items():
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
             metric: Any = self._validation[name]
-            metric.update(values.detach().sum() / max(count, 1), weight=count)
+            metric.update(values.detach().sum() / max(len(values), 1), weight=len(values))
             # Lightning looks the attribute up only once, before the later metrics are made.
             self.log(
                 f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"

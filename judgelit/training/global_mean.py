@@ -28,6 +28,7 @@ class GlobalMean:
         """Start with an empty global batch of a module's run."""
         self._module = module
         self._sums: dict[str, Tensor] = {}
+        """Sum and count of each quantity, [2] float32."""
         self._micro_batches: list[tuple[Tensor, tuple[str, ...]]] = []
 
     @property
@@ -39,7 +40,7 @@ class GlobalMean:
         """Add a micro-batch and return what `training_step` must return.
 
         Args:
-            terms: Its loss and logged quantities, one value for each token or pair.
+            terms: Its loss and logged quantities. All ranks have the same names.
             batch: The micro-batch, whose ids are reported if the loss is not finite.
 
         Returns:
@@ -48,14 +49,10 @@ class GlobalMean:
         trainer = self._module.trainer
         terms = terms.counted(batch)
         loss = terms.loss.sum()
-        sums = {
-            "loss": loss.detach(),
-            **{name: value.sum() for name, value in terms.logged.items()},
-            "count": loss.new_tensor(len(terms.loss)),
-            "tokens": loss.new_tensor(batch.tokens),
-        }
-        for name, value in sums.items():
-            self._sums[name] = self._sums.get(name, loss.new_zeros(())) + value.float()
+        tokens = loss.new_tensor([batch.tokens])
+        for name, values in {"loss": terms.loss.detach(), **terms.logged, "tokens": tokens}.items():
+            sum_and_count = torch.stack([values.sum().float(), loss.new_tensor(len(values)).float()])
+            self._sums[name] = self._sums.get(name, torch.zeros_like(sum_and_count)) + sum_and_count
         self._micro_batches.append((loss.detach(), batch.ids))
         return loss * trainer.accumulate_grad_batches * trainer.world_size
 
@@ -63,7 +60,8 @@ class GlobalMean:
         """Divide gradients and sums by the count of the global batch, once its last backward pass is over.
 
         Returns:
-            The means to log, by name, and the tokens of the global batch's examples.
+            The means to log, by name, and the tokens of the global batch's examples. A quantity that no micro-batch has
+            values of is NaN.
 
         Raises:
             UserError: The loss is not finite. It is raised on all ranks, before the weights change.
@@ -72,14 +70,15 @@ class GlobalMean:
         names = sorted(self._sums)
         totals = trainer.strategy.reduce(torch.stack([self._sums[name] for name in names]), reduce_op="sum")
         sums: dict[str, Tensor] = dict(zip(names, totals, strict=True))
-        if not torch.isfinite(sums["loss"]):
-            raise self._not_finite(sums["loss"])
-        count, tokens = sums.pop("count"), int(sums.pop("tokens"))
+        loss, count = sums["loss"]
+        if not torch.isfinite(loss):
+            raise self._not_finite(loss)
         for weight in self._module.parameters():
             if weight.grad is not None:
                 weight.grad.div_(count)
+        tokens = int(sums.pop("tokens")[0])
         self._sums, self._micro_batches = {}, []
-        return {name: value / count for name, value in sums.items()}, tokens
+        return {name: total / count for name, (total, count) in sums.items()}, tokens
 
     def _not_finite(self, total: Tensor) -> UserError:
         """Report the examples of the first micro-batch whose loss is not finite."""

@@ -18,10 +18,11 @@ from judgelit.likelihood.logprobs import LogProbs
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss of a micro-batch and the quantities to log, one value for each of n scored tokens or pairs.
+    """The loss of a micro-batch and the quantities to log.
 
-    loss: [n] float32, with its gradient.
-    logged: further quantities by name, [n] float32 each, without gradient.
+    loss: [n] float32, with its gradient: one value for each scored token (SFT), or each pair and general example (DPO).
+    logged: further quantities by name, float32, without gradient. Each is averaged over its own values, and may have
+        none. All micro-batches of a data set have the same names.
     """
 
     loss: Tensor
@@ -160,7 +161,7 @@ else:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The preference loss and its weights."""
+    """The preference loss and its weights, and the weight of general examples."""
 
     kind: LossKind = "sigmoid"
     """sigmoid is DPO, ld is length-desensitised DPO."""
@@ -173,6 +174,8 @@ class PreferenceLoss:
     ld_alpha: float | None = None
     """Weight of the tokens beyond the length of the pair's shorter completion, for ld: 1 is DPO, 0 ignores them. By
     default 0.5."""
+    general_weight: float = 1.0
+    """Weight of the length-normalised negative log-likelihood of a general example, which stands for a pair's loss."""
 
     def __post_init__(self) -> None:
         if self.kind not in LOSSES:
@@ -185,30 +188,40 @@ class PreferenceLoss:
             raise UserError(f"label_smoothing: has no meaning for the {self.kind} loss")
         if not self.nll_weight >= 0:
             raise UserError(f"nll_weight: found {self.nll_weight}, expected 0 or more")
+        if not self.general_weight > 0:
+            raise UserError(f"general_weight: found {self.general_weight}, expected more than 0")
         if self.ld_alpha is not None and self.kind != "ld":
             raise UserError(f"ld_alpha: has no meaning for the {self.kind} loss")
         if self.ld_alpha is not None and not 0 <= self.ld_alpha <= 1:
             raise UserError(f"ld_alpha: found {self.ld_alpha}, expected 0 <= ld_alpha <= 1")
 
 
-def sft_loss(policy: LogProbs) -> LossTerms:
-    """The negative log-likelihood of each completion token, [N]."""
-    return LossTerms(-policy.tokens, {})
+def sft_loss(policy: LogProbs, batch: Batch) -> LossTerms:
+    """The negative log-likelihood of each completion token, [N].
+
+    Logged: `loss/TAG`, that of the examples with a tag.
+    """
+    nll = -policy.tokens
+    return LossTerms(nll, _by_tag(nll, batch.tagged[policy.rows], batch))
 
 
 def dpo_loss(policy: LogProbs, reference: LogProbs, batch: PreferenceBatch, settings: PreferenceLoss) -> LossTerms:
-    """The preference loss plus `nll_weight` times the length-normalised NLL of the chosen completion, [P].
+    """The loss of each pair and of each general example, [P + G].
 
-    The NLL term is that of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): -log pi(y_w|x) / |y_w|.
+    A pair's is the preference loss plus `nll_weight` times the length-normalised NLL of the chosen completion. This
+    term is that of iterative RPO (Pang et al. 2024, arXiv 2404.19733, eq. 1): -log pi(y_w|x) / |y_w|. The loss of a
+    general example is `general_weight` times the length-normalised NLL of its completion.
 
-    Logged: `nll`; `rewards/...`, beta times the log-ratios; `log_ratio`, the margin; `logps/...`, log pi(y|x); and
-    `kl`, Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the tokens of the data: the mean of
-    exp(-r) - 1 + r over the log-ratios r of a completion's tokens, averaged over the pair.
+    Logged, over the pairs: `nll`; `rewards/...`, beta times the log-ratios; `log_ratio`, the margin; `logps/...`,
+    log pi(y|x); and `kl`, Schulman's k3 estimate of KL(pi || pi_ref), never negative, on the tokens of the data: the
+    mean of exp(-r) - 1 + r over the log-ratios r of a completion's tokens, averaged over the pair. And `loss/TAG`, over
+    the examples with a tag: the loss of pairs, the NLL of general examples before it is weighted.
     """
     ratios = LogRatios.of(policy, reference, batch)
     chosen_logps, rejected_logps = policy.sums[batch.chosen], policy.sums[batch.rejected]
     nll = -chosen_logps / ratios.chosen_tokens
     loss = LOSSES[settings.kind](ratios, settings) + settings.nll_weight * nll
+    general = -policy.sums[batch.general] / policy.lengths[batch.general]
     of_tokens = (-ratios.tokens).exp() - 1 + ratios.tokens
     kl = torch.zeros_like(policy.sums).index_add(0, ratios.rows, of_tokens) / policy.lengths
     logged = {
@@ -221,5 +234,13 @@ def dpo_loss(policy: LogProbs, reference: LogProbs, batch: PreferenceBatch, sett
         "kl": (kl[batch.chosen] + kl[batch.rejected]) / 2,
         "logps/chosen": chosen_logps,
         "logps/rejected": rejected_logps,
+        **_by_tag(torch.cat([loss, general]), batch.tagged, batch),
     }
-    return LossTerms(loss, {name: value.detach() for name, value in logged.items()})
+    return LossTerms(
+        torch.cat([loss, settings.general_weight * general]), {name: value.detach() for name, value in logged.items()}
+    )
+
+
+def _by_tag(values: Tensor, tagged: Tensor, batch: Batch) -> dict[str, Tensor]:
+    """The values of each tag, without gradient; `tagged` is the number of each value's tag in `batch.tags`."""
+    return {f"loss/{tag}": values.detach()[tagged == number] for number, tag in enumerate(batch.tags)}

@@ -39,9 +39,10 @@ class SFTModule(FineTuningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a micro-batch as `GlobalMean` wants it."""
         policy = self.policy.logprobs(batch)
-        terms = sft_loss(policy)
+        terms = sft_loss(policy, batch)
         return self.global_mean(terms, batch)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the loss over the whole validation set."""
-        self.log_terms(sft_loss(self.policy.logprobs(batch)), batch)
+        policy = self.policy.logprobs(batch)
+        self.log_terms(sft_loss(policy, batch), batch)

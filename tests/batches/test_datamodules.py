@@ -33,7 +33,7 @@ from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.records.files import write_records
 from judgelit.records.records import PreferenceExample, SFTExample
-from judgelit.records.sources import FileSource, read_pairs, split_by_group
+from judgelit.records.sources import FileSource, Mixture, read_pairs, split_by_group
 from judgelit.training.dpo import DPOModule
 from judgelit.training.finetuning import FineTuningModule
 from judgelit.training.schedule import WarmupCosine
@@ -174,6 +174,60 @@ def test_dpo_rows_hold_both_completions_of_a_prompt(tmp_path: Path, llama: str) 
         for name, number in zip(batch.ids, sides.tolist(), strict=True):
             completion = batch.targets[batch.rows == number].tolist()
             assert data.tokenizer.decode(completion) == f"{word} {name[1:]}"
+
+
+def test_general_examples_are_mixed_with_pairs(tmp_path: Path, llama: str, caplog: pytest.LogCaptureFixture) -> None:
+    write_records(tmp_path / "a.jsonl", [preference(number) for number in range(20)])
+    general = sft_file(tmp_path / "g.jsonl", range(100, 116))
+    mixture = Mixture([FileSource(general, weight=0.5), FileSource(general, tag="code")])
+    settings: dict[str, Any] = {"val_fraction": 0.3, "batch_size": 4}
+    with caplog.at_level(logging.INFO):
+        data = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), mixture, **settings))
+    assert "general: " in caplog.text
+    rows = {part: data.rows(part) for part in ("train", "val")}
+    held_out = {row.id for row in rows["val"]} & {f"e{number}" for number in range(100, 116)}
+    assert 0 < len(held_out) < 16 and rows["train"].tags == rows["val"].tags == ("general", "code")
+    batches: list[PreferenceBatch] = list(data.train_dataloader())
+    seen = Counter(name for batch in batches for name in batch.ids)
+    count = 16 - len(held_out)
+    assert sum(seen[f"e{number}"] for number in range(100, 116)) == count + round(count / 2)
+    assert all(seen[row.id] == 1 for row in rows["train"].pairs)
+    assert all(batch.tags == ("general", "code") for batch in batches), "also where no row has a tag"
+    by_tag = sum(torch.bincount(batch.tagged + 1, minlength=3) for batch in batches)
+    assert by_tag.tolist() == [len(rows["train"].pairs), round(count / 2), count]  # type: ignore[union-attr]
+    assert sum(batch.pairs for batch in batches) == len(rows["train"].pairs)
+    assert [row.id for row in rows["train"].pairs] == [row.id for row in rows["train"]][: len(rows["train"].pairs)]
+    # Without general data, the pairs and their order in the store are the same.
+    alone = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), **settings)).rows("train")
+    assert list(alone) == list(rows["train"].pairs) and alone.fingerprint == rows["train"].pairs.fingerprint
+    assert alone.tags == ()
+
+
+def test_a_run_is_not_continued_with_other_general_data(tmp_path: Path, llama: str) -> None:
+    write_records(tmp_path / "a.jsonl", [preference(number) for number in range(6)])
+    general = sft_file(tmp_path / "g.jsonl", range(4))
+
+    def data(**more: Any) -> TrainingDataModule:
+        made = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), **more))
+        made.trainer = L.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False)
+        return made
+
+    state = {"epoch": 0, "batches": 1, "made_from": data(general=general)._made_from}
+    data(general=general).load_state_dict(state)
+    # A tag does not change the batches.
+    data(general=FileSource(general, tag="chat")).load_state_dict(state)
+    for other in ({}, {"general": FileSource(general, weight=2)}):
+        with pytest.raises(UserError, match=r"data\.train: found .*, expected .*with which the run"):
+            data(**other).load_state_dict(state)
+
+
+def test_general_examples_must_be_sft_examples(tmp_path: Path, llama: str) -> None:
+    write_records(tmp_path / "a.jsonl", [preference(number) for number in range(6)])
+    with pytest.raises(UserError, match=r"a\.jsonl:1: found .*expected an SFT example"):
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")))
+    long = sft_file(tmp_path / "g.jsonl", range(4), completion="word " * 400)
+    with pytest.raises(UserError, match=r"all 4 examples of data\.general are longer"):
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), long))
 
 
 def test_the_split_of_several_sources_is_that_of_their_records(tmp_path: Path, llama: str) -> None:

@@ -82,6 +82,17 @@ class TestCompletions:
         assert batch.input_ids.tolist() == [1, 2, 2]
         assert batch.rows.tolist() == [0, 1]
 
+    def test_tags_are_numbered_in_the_order_of_the_completions(self) -> None:
+        rows = [
+            TokenizedCompletion("x", [1], [2], tag="b"),
+            TokenizedCompletion("y", [3], [4]),
+            TokenizedCompletion("z", [1], [5], tag="a"),
+        ]
+        batch = flatten_completions(rows, ("a", "b", "c"))
+        assert batch.input_ids.tolist() == [1, 2, 5, 3, 4]
+        assert (batch.tags, batch.tagged.tolist()) == (("a", "b", "c"), [1, 0, -1])
+        assert flatten_completions(rows).tags == ()
+
     @given(rows=COMPLETIONS)
     def test_all_examples_are_there_and_each_prompt_once(self, rows: list[TokenizedCompletion]) -> None:
         batch = flatten_completions(rows)
@@ -125,6 +136,27 @@ class TestPreferences:
         assert batch.unpadded_tokens == 13 and batch.padded_tokens == 16
         assert batch.reference is None
         assert batch.chosen.dtype == batch.rejected.dtype == torch.long
+
+    def test_general_examples_are_beside_the_pairs(self) -> None:
+        rows = [
+            TokenizedCompletion("g", [1], [2, 3], tag="general"),
+            TokenizedPreference("p", [1], [2, 3], [4], [-1.0, -2.0, -3.0], tag="hard"),
+            TokenizedCompletion("h", [5], [6]),
+        ]
+        batch = flatten_preferences(rows, ("hard", "general"))
+        # The completion of "g" is the chosen one of "p", which stands apart all the same.
+        assert batch.input_ids.tolist() == [1, 2, 3, 4, 2, 3, 5, 6]
+        assert (batch.chosen.tolist(), batch.rejected.tolist(), batch.general.tolist()) == ([0], [1], [2, 3])
+        assert (batch.pairs, batch.ids, batch.tokens) == (1, ("p", "g", "h"), 2 + 2 + 1 + 3 + 2)
+        assert batch.tagged.tolist() == [0, 1, -1]
+        assert batch.reference is not None
+        assert batch.reference.tolist() == [-1.0, -2.0, -3.0, 0.0, 0.0, 0.0]
+
+    def test_a_batch_may_hold_general_examples_alone(self) -> None:
+        batch = flatten_preferences([TokenizedCompletion("g", [1], [2, 3])])
+        assert (batch.pairs, batch.chosen.tolist(), batch.general.tolist()) == (0, [], [0])
+        assert batch.chosen.dtype == batch.rejected.dtype == batch.general.dtype == torch.long
+        assert batch.reference is not None and batch.reference.tolist() == [0.0, 0.0]
 
     def test_what_pairs_of_a_prompt_have_in_common_stands_once(self) -> None:
         rows = [
@@ -205,7 +237,7 @@ class TestMoving:
     def test_to_a_device_takes_every_tensor_along(self, batch: PreferenceBatch) -> None:
         moved = batch.to("meta")
         assert isinstance(moved, PreferenceBatch)
-        assert len(tensors(moved)) == len(tensors(batch)) == 9
+        assert len(tensors(moved)) == len(tensors(batch)) == 11
         assert {tensor.device.type for tensor in tensors(moved).values()} == {"meta"}
         assert (moved.segments, moved.ids, moved.tokens) == (batch.segments, batch.ids, batch.tokens)
         for name, tensor in tensors(batch.to("cpu")).items():

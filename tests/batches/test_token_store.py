@@ -145,7 +145,7 @@ def test_many_chunks_on_disk_are_one_sequence(
 def test_no_examples_are_an_empty_store(folder: Path, chatml: ChatTokenizer) -> None:
     store = open_store(Given([]), PreferenceExample, chatml, folder, "train")
     assert len(store) == 0 and len(store.lengths) == len(store.prompt_keys) == 0
-    assert len(TokenRows([(store, np.arange(0))], TokenizedPreference)) == 0
+    assert len(TokenRows([(store, np.arange(0))])) == 0
 
 
 def test_names_and_groups_that_are_no_unicode(folder: Path, chatml: ChatTokenizer) -> None:
@@ -375,6 +375,26 @@ def test_a_change_makes_a_new_store(
     assert len(first) == 4 and len(left_in(folder)) == 2
 
 
+def test_each_answer_of_a_conversation_has_the_prompt_that_inference_renders(
+    tmp_path: Path, chat: ChatTokenizer
+) -> None:
+    # Templates of thinking models drop the reasoning of earlier turns, and that of the last turn stays.
+    said = ["<think>\nfirst\n</think>\n\none", "two", "<think>\nthird\n</think>\n\nthree"]
+    turns = [
+        {"role": role, "content": text}
+        for number, answer in enumerate(said)
+        for role, text in (("user", f"q{number}"), ("assistant", answer))
+    ]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": turns}))
+    source = FileSource(str(tmp_path / "a.jsonl"), loss_on="all")
+    store = open_store(source, SFTExample, chat, tmp_path, "train")
+    assert [store.row(number)[1] for number in range(len(store))] == [
+        [chat.prompt_ids(turns[: 2 * number + 1]), chat.completion_ids(answer)] for number, answer in enumerate(said)
+    ]
+    assert open_store(FileSource(str(tmp_path / "a.jsonl")), SFTExample, chat, tmp_path, "train").path != store.path
+    assert not store.held_out(0.5, 0).any() or store.held_out(0.5, 0).all(), "a conversation is on one side"
+
+
 @dataclass(frozen=True)
 class Given(Source):
     """Somebody's own source, which gives what it was given."""
@@ -584,7 +604,7 @@ def stores(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> list[TokenSto
 
 
 def test_rows_are_those_chosen_of_each_store(stores: list[TokenStore], chatml: ChatTokenizer) -> None:
-    rows = TokenRows([(stores[0], np.array([1, 4, 5])), (stores[1], np.arange(6))], TokenizedPreference)
+    rows = TokenRows([(stores[0], np.array([1, 4, 5])), (stores[1], np.arange(6))])
     made = wanted(preferences(10), chatml)
     made = [made[number] for number in (1, 4, 5)] + wanted(preferences(16)[10:], chatml, "b.jsonl:{}")
     assert list(rows) == [TokenizedPreference(name, *ids) for name, ids in made]
@@ -602,7 +622,7 @@ def test_rows_are_those_chosen_of_each_store(stores: list[TokenStore], chatml: C
 
 def test_completions_are_rows_too(tmp_path: Path, folder: Path, chatml: ChatTokenizer) -> None:
     store = open_store(source_of(tmp_path / "a.jsonl", completions(3)), SFTExample, chatml, folder, "train")
-    rows = TokenRows([(store, np.array([2]))], TokenizedCompletion)
+    rows = TokenRows([(store, np.array([2]))])
     name, ids = wanted(completions(3), chatml)[2]
     assert list(rows) == [TokenizedCompletion(name, *ids)]
     assert rows.lengths.tolist() == [len(rows[0])]
@@ -610,7 +630,7 @@ def test_completions_are_rows_too(tmp_path: Path, folder: Path, chatml: ChatToke
 
 def test_a_fingerprint_stands_for_these_rows_in_this_order(stores: list[TokenStore]) -> None:
     def fingerprint(*parts: tuple[TokenStore, list[int]]) -> str:
-        return TokenRows([(store, np.array(rows)) for store, rows in parts], TokenizedPreference).fingerprint
+        return TokenRows([(store, np.array(rows)) for store, rows in parts]).fingerprint
 
     a, b = stores
     everything = [*range(10)]
@@ -636,12 +656,12 @@ def test_rows_of_a_file_that_was_renamed_keep_their_fingerprint(
         store = open_store(
             source_of(tmp_path / f"{name}.jsonl", completions(count)), SFTExample, chatml, folder, "train"
         )
-        found.add(TokenRows([(store, np.arange(count))], TokenizedCompletion).fingerprint)
+        found.add(TokenRows([(store, np.arange(count))]).fingerprint)
     assert len(found) == 2
 
 
 def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:
-    rows = TokenRows([(stores[0], np.arange(10)), (stores[1], np.arange(6))], TokenizedPreference)
+    rows = TokenRows([(stores[0], np.arange(10)), (stores[1], np.arange(6))])
     before = len(pickle.dumps(rows))
     assert len(rows.lengths) == len(rows.prompt_keys) == 16
     packed = pickle.dumps(rows)
@@ -653,7 +673,7 @@ def test_rows_are_pickled_as_paths(stores: list[TokenStore]) -> None:
 
 
 def test_reference_values_come_with_their_rows(stores: list[TokenStore]) -> None:
-    rows = TokenRows([(stores[0], np.array([3, 7])), (stores[1], np.array([2]))], TokenizedPreference)
+    rows = TokenRows([(stores[0], np.array([3, 7])), (stores[1], np.array([2]))])
     assert rows[1].reference is None  # type: ignore[union-attr]
     rows.reference = [[-1.0, -2.0], [-3.0], [-4.0]]
     assert [row.reference for row in rows] == [[-1.0, -2.0], [-3.0], [-4.0]]  # type: ignore[union-attr]

@@ -21,6 +21,8 @@ from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
 from judgelit.training.sft import SFTModule
 
+TAGS = ("general", "judge", "judge", "", "judge")
+
 
 class UnevenData(L.LightningDataModule):
     """Rows of very different length, distributed over the ranks by the batch sampler."""
@@ -30,11 +32,14 @@ class UnevenData(L.LightningDataModule):
         draw = random.Random(0)
         ids = [[[draw.randrange(300) for _ in range(draw.randint(1, 15))] for _ in range(3)] for _ in range(24)]
         if kind == "sft":
-            self.rows: list[Any] = [TokenizedCompletion(str(i), p, c) for i, (p, c, _) in enumerate(ids)]
-            self.collate: Any = flatten_completions
+            self.rows: list[Any] = [TokenizedCompletion(str(i), p, c, TAGS[i % 5]) for i, (p, c, _) in enumerate(ids)]
+            self.collate: Any = partial(flatten_completions, tags=("general", "judge"))
         else:
-            self.rows = [TokenizedPreference(str(i), *row) for i, row in enumerate(ids)]
-            self.collate = flatten_preferences
+            self.rows = [
+                TokenizedCompletion(str(i), p, c, "general") if i % 5 == 0 else TokenizedPreference(str(i), p, c, other)
+                for i, (p, c, other) in enumerate(ids)
+            ]
+            self.collate = partial(flatten_preferences, tags=("general", "judge"))
 
     def train_dataloader(self) -> DataLoader:
         assert self.trainer is not None
@@ -74,8 +79,8 @@ def train(kind: str, ranks: int, accumulate: int, folder: str, adapter: str) -> 
     )
     trainer.fit(module, datamodule=UnevenData(kind))
     after = {name: weight.detach() for name, weight in module.named_parameters() if weight.requires_grad}
-    loss = float(trainer.callback_metrics["train/loss"])
-    return {"start": start, "weights": after, "loss": loss, "steps": trainer.global_step}
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {"start": start, "weights": after, "logged": logged, "steps": trainer.global_step}
 
 
 def main(folder: str, adapter: str, out: str) -> None:

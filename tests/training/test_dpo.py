@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from judgelit.batches.flat_batch import TokenizedPreference, flatten_preferences
+from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference, flatten_preferences
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
@@ -156,6 +156,53 @@ class TestStep:
                 wanted = {name: wanted[name] + float(pair[name]) / len(rows) for name in LOGGED}
             got = {name: seen.logged[step][f"train/{name}"] for name in LOGGED}
             assert got == pytest.approx(wanted, rel=1e-3, abs=2e-5)
+
+    def test_general_examples_are_in_the_loss_alone(
+        self, llama: str, mixed: list[Any], fit: Any, recorder: Any
+    ) -> None:
+        seen = recorder()
+        settings = PreferenceLoss(beta=0.3, nll_weight=0.7, general_weight=0.4)
+        module = DPOModule(Backbone(llama), settings, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
+        trainer = fit(module, mixed, 5, accumulate_grad_batches=2, callbacks=[seen], val=mixed)
+        model: Any = Backbone(llama).build().eval()
+
+        @torch.no_grad()
+        def nll(prompt: Any, completion: Any) -> float:
+            return -plain_logprobs(model, prompt, completion).mean().item()
+
+        def means(rows: list[Any]) -> dict[str, float]:
+            pairs = [row for row in rows if isinstance(row, TokenizedPreference)]
+            general = [nll(row.prompt, row.completion) for row in rows if isinstance(row, TokenizedCompletion)]
+            chosen = [nll(row.prompt, row.chosen) for row in pairs]
+            of_pairs = [math.log(2) + 0.7 * value for value in chosen]
+            hard = [value for value, row in zip(of_pairs, pairs, strict=True) if row.tag]
+            return {
+                "loss": (sum(of_pairs) + 0.4 * sum(general)) / len(rows),
+                "loss/general": sum(general) / len(general),
+                "loss/hard": sum(hard) / len(hard),
+                "nll": sum(chosen) / len(chosen),
+                "rewards/margin": 0.0,
+            }
+
+        found = [*seen.logged, trainer.callback_metrics]
+        for part, logged, rows in zip(("train", "train", "val"), found, (mixed[:10], mixed[10:], mixed), strict=True):
+            wanted = means(rows)
+            assert {name: float(logged[f"{part}/{name}"]) for name in wanted} == pytest.approx(wanted, rel=1e-4)
+
+    def test_batches_without_a_pair_train_and_the_start_is_checked_later(
+        self, llama: str, mixed: list[Any], fit: Any, recorder: Any
+    ) -> None:
+        rows = sorted(mixed, key=lambda row: isinstance(row, TokenizedPreference))
+        seen = recorder()
+        fit(DPOModule(Backbone(llama)), rows, 2, accumulate_grad_batches=2, callbacks=[seen])
+        assert [math.isnan(logged["train/rewards/margin"]) for logged in seen.logged] == [True] * 2 + [False] * 3
+        assert all(math.isfinite(logged["train/loss"]) for logged in seen.logged)
+        module = DPOModule(Backbone(llama))
+        module.configure_model()
+        with torch.no_grad():
+            module.model.lm_head.weight.mul_(1.01)  # type: ignore[union-attr]
+        with pytest.raises(UserError, match="before the first step"):
+            fit(module, rows[6:], 1, accumulate_grad_batches=4)
 
     def test_names_of_logged_values(self, llama: str, preferences: Any, fit: Any, loader_of: Any) -> None:
         module = DPOModule(Backbone(llama, lora=LoRA(r=2)))

@@ -15,7 +15,7 @@ from judgelit.errors import UserError
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.records.files import write_records
-from judgelit.records.records import PreferenceExample
+from judgelit.records.records import PreferenceExample, SFTExample
 from judgelit.training.dpo import DPOModule
 from judgelit.training.losses import PreferenceLoss
 
@@ -53,11 +53,12 @@ class Runs:
 
     def __init__(self, folder: Path, file: str, backbone: Backbone) -> None:
         self.folder, self.file, self.backbone = folder, file, backbone
+        self.loss = PreferenceLoss(nll_weight=0.2)
 
     def fit(self, reference: Any, steps: int = 8, resume: Path | None = None, **data: Any) -> Any:
         torch.manual_seed(0)
         logged = Logged()
-        module = DPOModule(self.backbone, PreferenceLoss(nll_weight=0.2), reference=reference, optimizer=OPTIMIZER)
+        module = DPOModule(self.backbone, self.loss, reference=reference, optimizer=OPTIMIZER)
         settings = {"batch_size": 4, "val_fraction": 0.2, "cache": str(self.folder / "cache"), **data}
         trainer = L.Trainer(
             default_root_dir=self.folder,
@@ -101,6 +102,32 @@ def test_training_equals_that_with_a_second_model(runs: Runs, workers: int) -> N
     assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
         frozen.trainer.callback_metrics["val/loss"].item(), rel=1e-4
     )
+
+
+def test_ld_dpo_with_general_examples_equals_that_with_a_second_model(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general = [
+        SFTExample(({"role": "user", "content": f"general {number}"},), "g" * (number + 1)) for number in range(9)
+    ]
+    write_records(tmp_path / "general.jsonl", general)
+    runs.loss = PreferenceLoss("ld", nll_weight=0.2, ld_alpha=0.3)
+    settings = {"general": str(tmp_path / "general.jsonl"), "batch_size": 6}
+    # A step without a pair has no margin: its value is NaN.
+    _, frozen, expected = runs.fit("frozen", steps=6, **settings)
+    trainer, _, found = runs.fit("precomputed", steps=6, **settings)
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=1e-4, atol=1e-5, equal_nan=True)
+    for name in ("val/loss", "val/loss/general"):
+        value = frozen.trainer.callback_metrics[name].item()
+        assert trainer.callback_metrics[name].item() == pytest.approx(value, rel=1e-4)
+    forbid_computing(monkeypatch)
+    # General examples have no values of the reference, so the same pairs need no other ones.
+    begun, _, first = runs.fit("precomputed", steps=3, **settings)
+    begun.save_checkpoint(runs.folder / "run.ckpt")
+    runs.fit("precomputed", steps=1)
+    _, _, second = runs.fit("precomputed", steps=6, resume=runs.folder / "run.ckpt", **settings)
+    continued, whole = torch.tensor(first + second), torch.tensor(found)
+    torch.testing.assert_close(continued, whole, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_a_second_run_uses_the_stored_values(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

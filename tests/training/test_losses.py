@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from judgelit.batches.flat_batch import PreferenceBatch, TokenizedPreference, flatten_preferences
+from judgelit.batches.flat_batch import (
+    PreferenceBatch,
+    TokenizedCompletion,
+    TokenizedPreference,
+    flatten_completions,
+    flatten_preferences,
+)
 from judgelit.errors import UserError
 from judgelit.likelihood.logprobs import LogProbs
 from judgelit.training.losses import LOSSES, LogRatios, PreferenceLoss, dpo_loss, sft_loss
@@ -94,9 +100,33 @@ class TestByHand:
         for name, values in expected.items():
             assert terms.logged[name].tolist() == pytest.approx(values, abs=1e-5), name
 
+    def test_general_examples_add_their_nll_and_nothing_else(self) -> None:
+        pair = TokenizedPreference("p", [1], [2, 3], [4], tag="hard")
+        general = [TokenizedCompletion("g", [5], [6, 7], tag="general"), TokenizedCompletion("h", [1], [8])]
+        mixed = flatten_preferences([general[0], pair, general[1]], ("hard", "general"))
+        alone = flatten_preferences([pair])
+        of_prompt_1, of_prompt_5 = [-1.0, -2.0, -4.0], [-3.0, -1.0]
+        # Pairs come first in the row: [1 | 2 3 | 4 | 8 | 5 | 6 7].
+        policy = LogProbs.of(torch.tensor([*of_prompt_1, -0.5, *of_prompt_5], requires_grad=True), mixed)
+        reference = LogProbs.of(torch.tensor([-2.0, -2.0, -3.0, 9.0, 9.0, 9.0]), mixed)
+        settings = PreferenceLoss(beta=0.5, nll_weight=0.1, general_weight=0.3)
+        terms = dpo_loss(policy, reference, mixed, settings)
+        # The pair's loss is computed in the test above. The general ones: 0.3 * (3 + 1) / 2 and 0.3 * 0.5 / 1.
+        assert terms.loss.tolist() == pytest.approx([0.313262 + 0.15, 0.6, 0.15], abs=1e-5)
+        assert terms.logged.pop("loss/hard").tolist() == pytest.approx([0.463262], abs=1e-5)  # type: ignore[attr-defined]
+        assert terms.logged.pop("loss/general").tolist() == [2.0]  # type: ignore[attr-defined]
+        of_pair = dpo_loss(
+            LogProbs.of(torch.tensor(of_prompt_1), alone),
+            LogProbs.of(torch.tensor([-2.0, -2.0, -3.0]), alone),
+            alone,
+            settings,
+        )
+        assert terms.logged.keys() == of_pair.logged.keys()
+        assert all(terms.logged[name].tolist() == values.tolist() for name, values in of_pair.logged.items())
+
     def test_sft_is_the_negative_log_likelihood_of_each_token(self) -> None:
-        batch = flatten_preferences([TokenizedPreference("1", [1], [2, 3], [4])])
-        assert sft_loss(LogProbs.of(torch.tensor([-1.0, -2.0, -0.5]), batch)).loss.tolist() == [1.0, 2.0, 0.5]
+        batch = flatten_completions([TokenizedCompletion("1", [1], [2, 3]), TokenizedCompletion("2", [1], [4])])
+        assert sft_loss(LogProbs.of(torch.tensor([-1.0, -2.0, -0.5]), batch), batch).loss.tolist() == [1.0, 2.0, 0.5]
 
     def test_preference_loss_of_a_batch(self) -> None:
         chosen, rejected = torch.tensor([1.0, -2.0]), torch.tensor([-1.0, 2.0])
@@ -319,6 +349,7 @@ class TestLengthDesensitised:
         ({"kind": "hinge", "label_smoothing": 0.1}, "no meaning for the hinge loss"),
         ({"nll_weight": -1.0}, "nll_weight"),
         ({"kind": "sigmiod"}, "kind"),
+        ({"general_weight": 0.0}, "general_weight"),
         ({"kind": "ld", "ld_alpha": -0.1}, "ld_alpha"),
         ({"kind": "ld", "ld_alpha": 1.1}, "ld_alpha"),
         ({"kind": "ld", "ld_alpha": float("nan")}, "ld_alpha"),

@@ -1,5 +1,7 @@
 """SFT: its loss compared with a plain computation, its logged values, its predictions."""
 
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +28,26 @@ def test_the_loss_is_the_mean_over_completion_tokens(
     assert len(seen.logged) == 1
     assert seen.logged[0]["train/loss"] == pytest.approx(wanted, rel=1e-5)
     assert module.tokens_seen == sum(len(row) for row in completions[:8])
+
+
+def test_the_loss_of_each_tag_is_logged_apart(
+    llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any
+) -> None:
+    tags = ["general", "", "judge", "general", "judge", "judge", "judge", "", "judge"]
+    rows = [replace(row, tag=tag) for row, tag in zip(completions, tags, strict=False)]
+    model, seen = Backbone(llama).build().eval(), recorder()
+    module = SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.0))
+    # Global batches of 4, 4 and 1; one micro-batch of the first has no general example.
+    trainer = fit(module, rows, 2, accumulate_grad_batches=2, callbacks=[seen], val=rows)
+    for step, part in enumerate((rows[:4], rows[4:8], rows[8:])):
+        for tag in ("general", "judge"):
+            tagged = [row for row in part if row.tag == tag]
+            wanted = plain_loss(model, tagged) if tagged else math.nan
+            assert seen.logged[step][f"train/loss/{tag}"] == pytest.approx(wanted, rel=1e-5, nan_ok=True)
+        assert seen.logged[step]["train/loss"] == pytest.approx(plain_loss(model, part), rel=1e-5)
+    for tag in ("general", "judge"):
+        found = float(trainer.callback_metrics[f"val/loss/{tag}"])
+        assert found == pytest.approx(plain_loss(model, [row for row in rows if row.tag == tag]), rel=1e-5)
 
 
 def test_validation_and_test_are_means_over_the_whole_set(
