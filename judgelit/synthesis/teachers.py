@@ -3,6 +3,7 @@
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from judgelit.errors import UserError
 from judgelit.generation.endpoint_tally import Tally
 from judgelit.generation.engine import Engine, EngineSpec, Generated, load_engine
 from judgelit.generation.journal import JournaledEngine
+from judgelit.generation.recorded import recorded_engine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.template import Template
@@ -45,6 +47,10 @@ class Teacher(ABC):
             seed: Seed of all draws.
         """
 
+    def from_journal(self, journal: Path) -> "Teacher":
+        """This teacher, with the answers of a journal alone; one that asks no model stays as it is."""
+        return self
+
 
 class EngineTeacher(Teacher):
     """A model as teacher."""
@@ -69,6 +75,12 @@ class EngineTeacher(Teacher):
         self.sampling = Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
         self.spec = EngineSpec(**engine)
         self.name = self.spec.model
+
+    def from_journal(self, journal: Path) -> "EngineTeacher":
+        """This teacher, with the answers of a journal alone."""
+        teacher = copy(self)
+        teacher.engine = recorded_engine(self.spec, journal, "teacher")
+        return teacher
 
     def settings(self) -> dict[str, Any]:
         """The model and how it is sampled."""

@@ -22,6 +22,7 @@ from judgelit.synthesis.decontamination import decontaminate, read_evaluation_se
 from judgelit.synthesis.duplicates import drop_near_duplicates
 from judgelit.synthesis.example_kinds import JUDGMENT, RECONSTRUCTION, VERDICT_ONLY, Judged, replace_shares
 from judgelit.synthesis.rewriting import Rewrites, rewrite_templates
+from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import Teacher
 
 
@@ -118,6 +119,7 @@ def synthesize_warmup(
     max_prompt_tokens: int,
     settings: Warmup = Warmup(),
     seed: int = 0,
+    shard: Shard | None = None,
 ) -> tuple[list[SFTExample], WarmupReport]:
     """Examples for the warm-up, at most one for each pair.
 
@@ -135,11 +137,14 @@ def synthesize_warmup(
         max_prompt_tokens: Longest prompt.
         settings: How the judgments are asked for and chosen.
         seed: Seed of all draws.
+        shard: The part of the questions to ask about. None: all.
 
     Raises:
-        UserError: No judgment is kept.
+        UserError: No judgment is kept, except in a shard.
     """
+    # All shards choose from all pairs, so that together they ask what an undivided run asks.
     usable, dropped, decontamination = _usable_pairs(pairs, settings, seed)
+    usable = usable if shard is None else shard.part(usable)
     template_by_id = templates.load()
     rewrites = Rewrites()
     if settings.rewrite_prompts:
@@ -168,7 +173,7 @@ def synthesize_warmup(
     chosen, dropped["for balance of A and B"], dropped["for balance of length"] = choose_balanced(
         [prompt.pair for prompt, _ in right], settings.balance_labels, settings.balance_length, seed
     )
-    if not chosen:
+    if not chosen and shard is None:
         raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
     judged: list[Judged] = []
     for prompt, text in (right[index] for index in chosen):

@@ -282,7 +282,7 @@ def test_an_answer_that_is_no_list_of_texts_is_refused(tmp_path: Path, texts: st
 
 
 def test_a_journal_that_another_process_has_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("judgelit.generation.journal._PATIENCE", 0.1)
+    monkeypatch.setattr("judgelit.generation.journal_file._PATIENCE", 0.1)
     path = tmp_path / "journal.sqlite"
     journaled = JournaledEngine(Counting(), path)
     holder = sqlite3.connect(path, isolation_level=None)

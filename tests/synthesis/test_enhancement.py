@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,8 @@ from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair, swap_label
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
-from judgelit.synthesis.teachers import Teacher
+from judgelit.synthesis.shards import Shard
+from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from tests.support import ScriptedEngine, make_pair, short_templates
 
 HOT = {"max_new_tokens": 20, "temperature": 1.0, "top_p": 1.0}
@@ -72,7 +74,14 @@ def mixed(number: int, sample: int) -> bool | None:
 @pytest.fixture
 def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     def synthesize(
-        judge: ScriptedEngine, pairs=PAIRS, teacher=None, journal: str = "j.sqlite", seed: int = 0, **more: Any
+        judge: ScriptedEngine,
+        pairs=PAIRS,
+        teacher=None,
+        journal: str = "j.sqlite",
+        seed: int = 0,
+        round: int = 1,
+        shard: Shard | None = None,
+        **more: Any,
     ):
         judge.tokenizer = chatml
         return synthesize_enhancement(
@@ -84,6 +93,8 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
             settings=Enhancement(**{"samples": 4, **HOT, **more}),
             teacher=teacher,
             seed=seed,
+            round=round,
+            shard=shard,
         )
 
     return synthesize
@@ -115,7 +126,7 @@ def test_prompts_without_a_right_and_a_wrong_judgment_are_counted(make):
 def test_whether_a_judgment_without_verdict_may_be_the_wrong_one(make):
     rejected = {parse(example.rejected) for example in make(judge_by(mixed))[0]}
     assert None in rejected
-    examples, report = make(judge_by(mixed), unparsed_as_rejected=False)
+    examples, report = make(judge_by(mixed), unparsed="dropped")
     assert {example.meta["pair_id"] for example in examples} == {"p4", "p5"}
     assert all(parse(example.rejected) is not None for example in examples)
     assert report.dropped["always right"] == 4 and report.dropped["without a wrong one to use"] == 4
@@ -138,9 +149,7 @@ def test_samples_and_teachers_stop_at_the_verdict_as_evaluation_does():
 
 def test_a_prompt_without_any_verdict_is_not_called_always_right(make):
     rule = {**MIXED, 0: [None]}
-    _, report = make(
-        judge_by(lambda number, sample: rule[number][sample % len(rule[number])]), unparsed_as_rejected=False
-    )
+    _, report = make(judge_by(lambda number, sample: rule[number][sample % len(rule[number])]), unparsed="dropped")
     assert (report.dropped["always right"], report.dropped["never right"]) == (2, 6)
 
 
@@ -165,6 +174,183 @@ def test_pairs_of_a_prompt_are_distinct_and_at_most_as_many_as_set(make):
         assert len({(e.messages[-1]["content"], e.chosen, e.rejected) for e in examples}) == len(examples)
     same = ScriptedEngine(lambda prompt, sample: "[[A]]" if sample % 2 else "[[B]]")
     assert len(make(same, samples=8, journal="same.sqlite")[0]) == 16, "equal texts make one pair"
+
+
+def test_the_couples_of_a_prompt_are_of_similar_length(make):
+    def say(prompt: str, sample: int) -> str:
+        right = "A" if "A: yes" in prompt else "B"
+        return "x" * (10 * (sample // 2)) + f" [[{right if sample % 2 else swap_label(right)}]]"
+
+    examples, _ = make(ScriptedEngine(say), samples=8, pairs_per_prompt=4)
+    assert all(len(example.chosen) == len(example.rejected) for example in examples) and len(examples) == 64
+    drawn, _ = make(ScriptedEngine(say), samples=8, pairs_per_prompt=4, similar_length=False, journal="drawn.sqlite")
+    assert any(len(example.chosen) != len(example.rejected) for example in drawn)
+
+
+def test_the_solve_rate_is_kept_in_the_records(make):
+    def rule(number: int, sample: int) -> bool:
+        return sample < (1 if number % 2 else 3)
+
+    judge = judge_by(rule)
+    say = judge.say
+    # In order ba question 1 is never right.
+    judge.say = lambda prompt, sample: (
+        "[[A]]" if "question 1?" in prompt and "A: yes" not in prompt else say(prompt, sample)
+    )
+    examples, report = make(judge)
+    rates = {(e.meta["pair_id"], e.meta["order"]): (e.meta["solve_rate"], e.meta["pair_solve_rate"]) for e in examples}
+    assert rates["p0", "ab"] == rates["p0", "ba"] == (0.75, 0.75)
+    order = "ba" if PAIRS[1].label == "B" else "ab"
+    assert {key: rates[key] for key in rates if key[0] == "p1"} == {("p1", order): (0.25, 0.125)}
+    assert report.solve_rates["10-19%"] == 1 and sum(report.solve_rates.values()) == len(PAIRS)
+    assert report.solve_rates["70-79%"] == 4 and report.solve_rates["20-29%"] == 3
+
+
+def test_examples_of_a_pair_do_not_depend_on_other_pairs(make):
+    half = judge_by(lambda number, sample: sample % 2 == 0)
+    examples, _ = make(half, samples=8)
+    alone, _ = make(half, PAIRS[3:5], samples=8, journal="alone.sqlite")
+    assert alone == [example for example in examples if example.meta["pair_id"] in ("p3", "p4")]
+
+
+def test_right_in_both_orders(make):
+    def say(prompt: str, sample: int) -> str:
+        number = int(prompt.split("question ")[1].split("?")[0])
+        right = "A" if "A: yes" in prompt else "B"
+        # Even questions: A, whatever the order; but one sample says B. Odd ones: right in every second sample.
+        said = ("B" if sample == 0 and right == "A" else "A") if number % 2 == 0 else "AB"[sample % 2]
+        return f"thought {sample} [[{said}]]"
+
+    one, _ = make(ScriptedEngine(say))
+    assert {example.meta["pair_id"] for example in one} == {pair.id for pair in PAIRS}
+    both, report = make(ScriptedEngine(say), right="both_orders")
+    assert {number_of(pair) % 2 for pair in PAIRS if pair.id in {e.meta["pair_id"] for e in both}} == {1}
+    assert report.dropped["right in one order only"] == 4 and report.dropped["never right"] == 4
+
+
+class Obeys(ScriptedEngine):
+    """A judge that is never right by itself; with a hint it says what the hint says, in the words of `speak`."""
+
+    def __init__(self, speak: Callable[[str, int], str]) -> None:
+        super().__init__(self.answer_to)
+        self.speak = speak
+
+    def answer_to(self, prompt: str, sample: int) -> str:
+        hint = re.search(r"reach the verdict \[\[([AB])]]", prompt)
+        wrong = "B" if "A: yes" in prompt else "A"
+        return f"thought {sample} [[{wrong}]]" if hint is None else self.speak(hint[1], sample)
+
+
+def test_a_judge_that_is_shown_the_label_writes_the_right_judgment(make):
+    judge = Obeys(lambda label, sample: f"Because {sample}, [[{label}]]")
+    examples, report = make(judge, hint="right")
+    assert len({(e.meta["pair_id"], e.meta["order"]) for e in examples}) == 16 and report.written == 64
+    for example in examples:
+        assert example.chosen.startswith("Because") and parse(example.chosen) == example.meta["verdict"]
+        assert example.rejected.startswith("thought") and parse(example.rejected) == swap_label(example.meta["verdict"])
+        assert "prefer" not in example.messages[-1]["content"], "the example has the prompt without the hint"
+        assert (example.meta["hint"], example.meta["solve_rate"]) == ("right", 0.0)
+    again = Obeys(judge.speak)
+    assert make(again, hint="right") == (examples, report) and again.asked == []
+
+
+def test_both_judgments_may_be_written_with_a_hint(make):
+    examples, _ = make(Obeys(lambda label, sample: f"Because {sample}, [[{label}]]"), hint="both")
+    assert examples
+    for example in examples:
+        assert example.chosen.startswith("Because") and example.rejected.startswith("Because")
+        assert parse(example.chosen) == example.meta["verdict"] == swap_label(parse(example.rejected))
+    # A writer that knows the label does not write the wrong judgment.
+    teacher = Knows(*range(8))
+    with pytest.raises(UserError, match="16 no wrong one with the hint"):
+        make(judge_by(lambda number, sample: False), teacher=teacher, hint="both", journal="teacher.sqlite")
+    with pytest.raises(UserError, match=r"settings.hint: found both, but the teacher of the tasks"):
+        make(judge_by(mixed), teacher=TaskTeacher(), hint="both")
+
+
+def test_a_judgment_that_mentions_the_hint_is_dropped(make):
+    def speak(label: str, sample: int) -> str:
+        return f"People prefer Answer {label}. [[{label}]]" if sample else f"It is shorter. [[{label}]]"
+
+    examples, _ = make(Obeys(speak), hint="right")
+    assert {example.chosen.split("[")[0] for example in examples} == {"It is shorter. "}
+    always = Obeys(lambda label, sample: speak(label, 1))
+    with pytest.raises(UserError, match="16 mentions the hint"):
+        make(always, hint="right", journal="always.sqlite")
+    stubborn = Obeys(lambda label, sample: f"No: [[{swap_label(label)}]]")
+    with pytest.raises(UserError, match="16 never right"):
+        make(stubborn, hint="right", journal="stubborn.sqlite")
+
+
+def test_a_teacher_is_shown_the_label(make):
+    teacher = Knows(2, 3)
+    examples, _ = make(judge_by(mixed), teacher=teacher, hint="right")
+    for prompt in teacher.asked:
+        assert f"reach the verdict [[{prompt.pair.label}]]" in prompt.messages[-1]["content"]
+    taught = [example for example in examples if example.meta["hint"] == "right"]
+    assert {example.meta["pair_id"] for example in taught} == {"p2", "p3"}
+    assert {example.meta["judge"] for example in taught} == {"scripted, right one by knows"}
+
+
+def test_a_hint_shortens_the_answers_rather_than_the_room(make, chatml: ChatTokenizer):
+    long = [make_pair(number, right="yes" + " very" * 150, wrong="no") for number in range(2)]
+    judge = Obeys(lambda label, sample: f"Because {sample}, [[{label}]]")
+    examples, _ = make(judge, long, hint="right")
+    assert {example.meta["pair_id"] for example in examples} == {"p0", "p1"}
+    assert max(chatml.count([{"role": "user", "content": prompt}]) for prompt in judge.asked) <= 400
+
+
+def test_easy_pairs_come_first(make):
+    def rule(number: int, sample: int) -> bool:
+        return sample < 1 + number % 3
+
+    plain, _ = make(judge_by(rule))
+    ordered, _ = make(judge_by(rule), easy_to_hard=True)
+    rates = [example.meta["pair_solve_rate"] for example in ordered]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 3
+    assert ordered != plain and sorted(ordered, key=plain.index) == plain
+    assert [e for e in ordered if e.meta["solve_rate"] == 0.5] == [e for e in plain if e.meta["solve_rate"] == 0.5]
+
+
+def test_another_round_draws_other_samples_and_says_so(make):
+    seeds: list[int] = []
+
+    class Noted(ScriptedEngine):
+        def answer(self, conversations, sampling, *, samples=1, seed=0, done=()):
+            seeds.append(seed)
+            return super().answer(conversations, sampling, samples=samples, seed=seed, done=done)
+
+    for number in (1, 2):
+        examples, _ = make(Noted(judge_by(mixed).say), journal=f"{number}.sqlite", round=number)
+        assert {example.meta["round"] for example in examples} == {number}
+    assert len(set(seeds)) == 2 and seeds[0] == 0
+    with pytest.raises(UserError, match="round: found 0, expected 1 or more"):
+        make(judge_by(mixed), round=0)
+
+
+def test_shards_together_make_the_whole_set(make):
+    pairs = [make_pair(number, "AB"[number % 2]) for number in range(30)]
+    # Two pairs of one question are in one shard.
+    pairs += [make_pair(100 + number, question=f"question  {number}?") for number in range(5)]
+    whole, _ = make(judge_by(mixed_of_many), pairs)
+    parts = [
+        make(judge_by(mixed_of_many), pairs, shard=Shard(number, 3), journal=f"{number}.sqlite")[0]
+        for number in (1, 2, 3)
+    ]
+    assert all(parts) and sum(map(len, parts)) == len(whole)
+    questions = [{example.group for example in part} for part in parts]
+    assert all(not one & other for at, one in enumerate(questions) for other in questions[:at])
+    places = {(e.meta["pair_id"], e.meta["order"]): at for at, e in enumerate(whole)}
+    joined = [example for part in parts for example in part]
+    assert sorted(joined, key=lambda e: places[e.meta["pair_id"], e.meta["order"]]) == sorted(
+        whole, key=lambda e: places[e.meta["pair_id"], e.meta["order"]]
+    )
+    # A shard may keep nothing.
+    assert make(judge_by(lambda number, sample: True), pairs[:1], shard=Shard(1, 1), journal="none.sqlite")[0] == []
+
+
+def mixed_of_many(number: int, sample: int) -> bool | None:
+    return mixed(number % 8, sample)
 
 
 def test_one_drawn_order_of_each_pair(make):
@@ -210,6 +396,7 @@ def test_a_judge_that_is_never_wrong_is_an_error(make):
         ({"temperature": 0.0}, "temperature above 0"),
         ({"samples": 1}, "samples of 2 or more"),
         ({"pairs_per_prompt": 0}, "pairs_per_prompt: found 0"),
+        ({"right": "both_orders", "both_orders": False}, "right: found both_orders with both_orders false"),
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict[str, Any], complaint: str) -> None:
