@@ -103,7 +103,7 @@ def rewrite_templates(
     """Let the teacher rewrite each template `count` times. Its answers are kept in the journal.
 
     Raises:
-        UserError: The teacher is no model.
+        UserError: The teacher is no model, or no template can be rewritten.
     """
     if not isinstance(teacher, EngineTeacher):
         raise UserError(
@@ -111,6 +111,11 @@ def rewrite_templates(
             "choose it or leave rewrite_prompts out"
         )
     able = {name: text for name, template in templates.items() if (text := with_placeholders(template)) is not None}
+    if not able:
+        raise UserError(
+            f"rewrite_prompts: found no template that can be rewritten among {', '.join(sorted(templates))}, expected "
+            "some that ask for [[A]] or [[B]] and use each value once; choose others or leave rewrite_prompts out"
+        )
     names = sorted(able)
     requests = [_request(templates[name], able[name]) for name in names]
     engine = JournaledEngine(teacher.engine, journal, "rewriter")

@@ -9,11 +9,13 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec
+from judgelit.generation.journal_file import Journal
 from judgelit.judging.prompts import Templates
 from judgelit.judging.template import Template, load_templates
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
 from judgelit.synthesis.rewriting import read_rewrite, rewrite_templates, with_placeholders
+from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup
 from tests.support import ScriptedEngine, make_pair
@@ -122,7 +124,7 @@ def scripted(chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after
     return engine
 
 
-def synthesize(chatml: ChatTokenizer, folder: Path, **settings: Any) -> Any:
+def synthesize(chatml: ChatTokenizer, folder: Path, shard: Shard | None = None, **settings: Any) -> Any:
     pairs = [
         make_pair(n, "AB"[n % 2], "yes" * (1 + n // 2 % 2), "no" * 3, question=f"{n}: the right answer is hidden")
         for n in range(80)
@@ -135,6 +137,7 @@ def synthesize(chatml: ChatTokenizer, folder: Path, **settings: Any) -> Any:
         folder / "journal.sqlite",
         max_prompt_tokens=4000,
         settings=Warmup(rewrite_prompts=True, rewrites=4, balance_labels=False, balance_length=False, **settings),
+        shard=shard,
     )
 
 
@@ -177,9 +180,28 @@ def test_a_killed_run_asks_for_no_rewrite_twice(
     assert examples == wanted and sorted(asked) == sorted(unbroken.asked)
 
 
+def test_shards_ask_in_the_words_of_the_first_one(
+    chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted(chatml, monkeypatch)
+    with pytest.raises(UserError, match=r"shard 2/2: found no rewrites .* start shard 1 first and copy its journal"):
+        synthesize(chatml, tmp_path / "second", Shard(2, 2))
+    assert not engine.asked
+    first, _ = synthesize(chatml, tmp_path / "first", Shard(1, 2))
+    Journal(tmp_path / "second/journal.sqlite").take(tmp_path / "first/journal.sqlite")
+    second, _ = synthesize(chatml, tmp_path / "second", Shard(2, 2))
+    assert len([prompt for prompt in engine.asked if "<prompt>" in prompt]) == len(load_templates(["en-*"]))
+    whole, _ = synthesize(chatml, tmp_path / "whole")
+    in_parts = sorted([*first, *second], key=lambda example: int(example.pair_id[1:]))
+    assert in_parts == whole
+
+
 def test_only_a_model_can_rewrite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rewrite_prompts: found the teacher 'tasks', expected EngineTeacher"):
         rewrite_templates({"rise": RISE}, TaskTeacher(), 2, tmp_path / "journal.sqlite", 0)
+    nano = load_templates(["nano-*"])
+    with pytest.raises(UserError, match="found no template that can be rewritten among nano-brief, nano-check"):
+        rewrite_templates(nano, EngineTeacher(model="T"), 2, tmp_path / "journal.sqlite", 0)
     assert not list(tmp_path.iterdir())
 
 
