@@ -32,6 +32,8 @@ _FIND_REWRITE = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.S)
 _VERDICTS = re.compile(r"\[\[.*?\]\]", re.S)
 _LONGEST = 4
 """A rewrite may have so many times the characters of the template."""
+_LEAST_ROOM = 256
+"""Fewest tokens that the teacher's context must leave for a rewrite."""
 _CONTEXT = {
     "en": "{% if context %}\nEarlier turns of the conversation:\n{% for turn in context %}\n{{ turn.role }}: "
     "{{ turn.content }}\n{% endfor %}\n\nThe question that the answers are about:\n{% endif %}\n",
@@ -123,8 +125,14 @@ def rewrite_templates(
     failed: Counter[str] = Counter()
     failed["of templates that cannot be rewritten"] = count * (len(templates) - len(able))
     answers: list[Generated] = []
-    room = engine.tokenizer.context - max(map(engine.tokenizer.count, requests), default=0)
-    sampling = replace(SAMPLING, max_new_tokens=max(1, min(SAMPLING.max_new_tokens, room)))
+    longest = max(map(engine.tokenizer.count, requests))
+    room = engine.tokenizer.context - longest
+    if room < _LEAST_ROOM:
+        raise UserError(
+            f"rewrite_prompts: {teacher.name}: found a context of {engine.tokenizer.context} tokens, expected "
+            f"{longest + _LEAST_ROOM} or more; choose a teacher with a longer one or leave rewrite_prompts out"
+        )
+    sampling = replace(SAMPLING, max_new_tokens=min(SAMPLING.max_new_tokens, room))
     for index, generated in engine.answer(requests, sampling, samples=count, seed=seed):
         template = templates[names[index]]
         checked = [read_rewrite(answer.text, template) for answer in generated]

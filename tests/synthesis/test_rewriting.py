@@ -109,7 +109,9 @@ def test_templates_that_ask_for_no_verdict_form_are_not_rewritten() -> None:
         assert with_placeholders(template), name
 
 
-def scripted(chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after: int | None = None) -> Any:
+def scripted(
+    chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after: int | None = None, context: int = 8000
+) -> Any:
     """A teacher that rewrites every other time as it should, and always judges the longer answer better."""
 
     def say(prompt: str, sample: int) -> str:
@@ -119,7 +121,7 @@ def scripted(chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after
         label = re.search(r"right answer is (A|B)", prompt)
         return f"Because.\n[[{label[1] if label else 'A'}]]"
 
-    engine = ScriptedEngine(say, fails_after, chatml)
+    engine = ScriptedEngine(say, fails_after, replace(chatml, context=context))
     monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", lambda spec: engine)
     return engine
 
@@ -194,6 +196,15 @@ def test_shards_ask_in_the_words_of_the_first_one(
     whole, _ = synthesize(chatml, tmp_path / "whole")
     in_parts = sorted([*first, *second], key=lambda example: int(example.pair_id[1:]))
     assert in_parts == whole
+
+
+def test_a_teacher_without_room_for_a_rewrite_is_refused(
+    chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted(chatml, monkeypatch, context=700)
+    with pytest.raises(UserError, match=r"rewrite_prompts: T: found a context of 700 tokens, expected \d+ or more"):
+        synthesize(chatml, tmp_path)
+    assert not engine.asked
 
 
 def test_only_a_model_can_rewrite(tmp_path: Path) -> None:
