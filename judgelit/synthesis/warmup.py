@@ -9,6 +9,7 @@ from typing import Any
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
+from judgelit.generation.journal_file import Journal
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
 from judgelit.judging.template import Template
@@ -140,7 +141,7 @@ def synthesize_warmup(
         shard: The part of the questions to ask about. None: all.
 
     Raises:
-        UserError: No judgment is kept, except in a shard.
+        UserError: No judgment is kept, except in a shard; or a shard lacks the rewrites of the first one.
     """
     # All shards choose from all pairs, so that together they ask what an undivided run asks.
     usable, dropped, decontamination = _usable_pairs(pairs, settings, seed)
@@ -148,6 +149,12 @@ def synthesize_warmup(
     template_by_id = templates.load()
     rewrites = Rewrites()
     if settings.rewrite_prompts:
+        if shard is not None and shard.number > 1 and not Journal(journal).settings("rewriter"):
+            raise UserError(
+                f"{journal}: shard {shard}: found no rewrites of the judge prompts, expected those of shard "
+                f"1/{shard.count}, so that all shards ask in the same words; start shard 1 first and copy its journal "
+                "here"
+            )
         rewrites = rewrite_templates(template_by_id, teacher, settings.rewrites, journal, seed)
     numbers: dict[str, int | None] = {}
 
