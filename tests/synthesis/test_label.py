@@ -39,7 +39,7 @@ def run(folder: Path, model: str, pairs: Any, **more: Any) -> tuple[list[Prefere
 
 
 def write_judgments(folder: Path, model: str, pairs: Any, **more: Any) -> None:
-    settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, "form": "preferences", **more}
+    settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
     label(str(folder / "out"), pairs, model=model, **settings)
 
 
@@ -74,9 +74,8 @@ def test_pairs_with_agreed_winners_become_preferences(
 def test_verdicts_alone_leave_no_preferences(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
     write_records(tmp_path / "pairs.jsonl", [make_pair(1, "B", "bad", "good")])
     write_judgments(tmp_path, llama, str(tmp_path / "pairs.jsonl"), form="verdicts")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {"judgments.jsonl", "verdicts.jsonl"} and "preferences.jsonl" not in names
-    run(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"judgments.jsonl", "verdicts.jsonl"}
+    run(tmp_path, llama, str(tmp_path / "pairs.jsonl"), form="preferences")
     assert len(by_answer) == 2, "the other form asks nothing again"
 
 
@@ -190,7 +189,7 @@ def test_many_pairs_are_asked_in_parts(
     tmp_path: Path, llama: str, by_answer: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("judgelit.synthesis.pair_judge.AT_ONCE", 4)
-    monkeypatch.setattr("judgelit.synthesis.labelling.AT_ONCE", 4)
+    monkeypatch.setattr("judgelit.synthesis.labelling.PAIRS_OF_A_ROUND", 4)
     write_records(tmp_path / "pairs.jsonl", [make_pair(number, "B", "bad", "good") for number in range(10)])
     examples, judgments = run(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
     assert len(examples) == 10 and [one.pair_id for one in judgments[::2]] == [f"p{number}" for number in range(10)]
@@ -329,3 +328,13 @@ def test_from_the_command_line(tmp_path: Path, llama: str, by_answer: list[str])
     assert len(FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)) == 1
     with pytest.raises(UserError, match=r"^as: found 'both', expected verdicts or preferences$"):
         main([f"--model={llama}", "--output=x", "--pairs=y.jsonl", "--as=both"])
+
+
+def test_a_public_source_is_labelled_without_its_labels(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
+    row = {"instruction": "q", "output_1": "good 1", "output_2": "2", "label": 2, "id": "o"}
+    (tmp_path / "native.jsonl").write_text(json.dumps(row) + "\n")
+    short_templates(tmp_path / "templates")
+    files = [f"--pairs={tmp_path}/native.jsonl", f"--output={tmp_path}/out", f"--templates.folder={tmp_path}/templates"]
+    main([f"--model={llama}", "--source=offsetbias", *files, "--templates.names=[short]", "--max_new_tokens=4"])
+    (example,) = FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)
+    assert (example.chosen, example.rejected, len(by_answer)) == ("good 1", "2", 2)
