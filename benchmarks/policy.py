@@ -80,7 +80,10 @@ def main() -> None:
 
 
 class Benchmark:
-    """One seed: the policy before and after, in a folder. Steps whose output is there are not repeated."""
+    """One seed: the policy before and after, in a folder.
+
+    Steps whose output is there are not repeated, so an interrupted benchmark continues.
+    """
 
     def __init__(self, judge: Path, seed: int, folder: Path) -> None:
         """Find the questions.
@@ -164,6 +167,8 @@ class Benchmark:
             )
             if ended.returncode:
                 raise SystemExit(ended.stderr)
+            if command[0] in ("answer", "judge"):
+                print(ended.stdout, flush=True)
         return output
 
     def about_labels(self, answers: Path, labels: Path) -> str:

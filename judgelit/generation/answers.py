@@ -26,7 +26,7 @@ class AnswerReport:
     answers: int
     """Number of answers."""
     alike: int
-    """Number of prompts whose answers are all equal, so that no two of them can be compared."""
+    """Number of prompts with several answers, all equal."""
     blank: int
     """Number of answers without text."""
     cut: int
@@ -37,18 +37,15 @@ class AnswerReport:
     """Number of rows that were left out because an earlier one has the same prompt."""
 
     def __str__(self) -> str:
-        text = f"{self.answers} answers to {self.prompts} prompts"
-        if self.too_long:
-            text += f"; {self.too_long} prompts are left out as too long"
-        if self.repeated:
-            text += f"; {self.repeated} rows are left out because they repeat a prompt"
-        if self.answers > self.prompts:
-            text += f"\n{self.alike} prompts have equal answers alone"
-        if self.blank:
-            text += f"\n{self.blank} answers are blank"
-        if self.cut:
-            text += f"\n{self.cut} answers are cut off; raise --max_new_tokens if this is too many"
-        return text
+        counts = {
+            "prompts left out as too long": self.too_long,
+            "rows left out because they repeat a prompt": self.repeated,
+            "prompts with nothing to compare, since all answers are equal": self.alike,
+            "blank answers": self.blank,
+            "answers cut off at max_new_tokens": self.cut,
+        }
+        lines = [f"{what}: {count}" for what, count in counts.items() if count]
+        return "\n".join([f"{self.answers} answers to {self.prompts} prompts", *lines])
 
 
 def answer_prompts(
@@ -89,7 +86,7 @@ def answer_prompts(
     return sets, AnswerReport(
         prompts=len(sets),
         answers=sum(len(one.answers) for one in sets),
-        alike=sum(len(set(one.answers)) == 1 for one in sets),
+        alike=sum(len(set(one.answers)) == 1 < len(one.answers) for one in sets),
         blank=sum(not answer for one in sets for answer in one.answers),
         cut=cut,
         too_long=len(prompts) - len(fitting),
