@@ -97,23 +97,31 @@ def _sft_examples(row: Row, at: str, loss_on: LossOn) -> Sequence[SFTExample | N
             raise bad_field(at, name, row[name], f"the reasoning as part of the field {found.name!r}")
     prompt = complete_prompt(row, found.prompt, at)
     turns = [*prompt, {"role": "assistant", "content": found.answer}]
-    answers = [number for number, turn in enumerate(turns) if turn["role"] == "assistant"]
-    trained = answers[-1:]
-    if found.trained is not None:
-        first = len(turns) - len(found.trained)  # The row's system text may stand before the conversation.
-        trained = [first + number for number, is_trained in enumerate(found.trained) if is_trained]
-    elif loss_on == "all":
-        asked = next((number for number, turn in enumerate(turns) if turn["role"] == "user"), len(turns))
-        trained = [number for number in answers if number > asked] or trained
+    trained = _trained(turns, found.trained, loss_on)
     for number in trained:
-        name = f"answer {answers.index(number) + 1} of {len(answers)}"
-        refuse_blank(name if number in answers[:-1] else found.name, turns[number]["content"], at)
+        name = found.name if number == len(turns) - 1 else f"turn {number + 1} of {len(turns)}"
+        refuse_blank(name, turns[number]["content"], at)
     whole = SFTExample(tuple(prompt), found.answer, _given_id(row), _kept(row) | _meta(row))
-    if trained == answers[-1:]:
+    if trained == [len(turns) - 1]:
         return [whole]
     # A split into training and validation keeps the answers of a conversation on one side.
-    meta = {"question": whole.group} | whole.meta
+    meta = {**whole.meta, "question": whole.group}
     return [SFTExample(tuple(turns[:number]), turns[number]["content"], whole.pair_id, meta) for number in trained]
+
+
+def _trained(turns: Sequence[Message], weights: Sequence[bool] | None, loss_on: LossOn) -> list[int]:
+    """The turns to train on: as their weights say if they have some, otherwise the last answer or all.
+
+    `weights` are those of the last turns: the row's system text may stand before the conversation.
+    """
+    if weights is not None:
+        first = len(turns) - len(weights)
+        return [first + number for number, is_trained in enumerate(weights) if is_trained]
+    last = len(turns) - 1
+    if loss_on == "last":
+        return [last]
+    asked = next((number for number, turn in enumerate(turns) if turn["role"] == "user"), last)
+    return [number for number, turn in enumerate(turns) if turn["role"] == "assistant" and number > asked] or [last]
 
 
 def _preference(row: Row, at: str) -> PreferenceExample | None:

@@ -86,7 +86,7 @@ def test_weights_decide_whatever_the_setting(loss_on: Any) -> None:
         ((("user", "q"), ("assistant", "a", 0.5)), "messages[1].weight"),
         ((("user", "q"), ("assistant", "a", "1")), "messages[1].weight"),
         ((("assistant", "hi", 1), ("user", "q"), ("assistant", "a", 1)), "messages[0].weight"),
-        ((("user", "q"), ("assistant", " ", 1), ("user", "q"), ("assistant", "a")), "answer 1 of 2"),
+        ((("user", "q"), ("assistant", " ", 1), ("user", "q"), ("assistant", "a")), "turn 2 of 4"),
     ],
 )
 def test_wrong_weights_and_empty_answers_are_refused(turns: Any, field: str) -> None:

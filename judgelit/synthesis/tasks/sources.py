@@ -29,6 +29,8 @@ class TaskJudgments(Source):
     """Share of judgments with `brief` templates that the teacher guesses. Wrong guesses are left out."""
     weight: float = 1.0
     """Passes over this source in one epoch."""
+    tag: str = ""
+    """Name under which training logs the loss of this source's examples apart, as loss/TAG."""
 
     def read(self, kind: type[R]) -> list[R]:
         """The judgments as SFTExample."""
@@ -57,6 +59,8 @@ class TaskPreferences(Source):
     """Judge templates. Each pair draws one."""
     weight: float = 1.0
     """Passes over this source in one epoch."""
+    tag: str = ""
+    """Name under which training logs the loss of this source's examples apart, as loss/TAG."""
 
     def read(self, kind: type[R]) -> list[R]:
         """The judgments as PreferenceExample."""
