@@ -55,7 +55,8 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def speak(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
         for index, texts in answer(self, conversations, *args, **more):
             asked.append(conversations[index][-1]["content"])
-            yield index, [f"[[{'AB'[ord((text or 'A')[0]) % 2]}]]" for text in texts]
+            said = [f"[[{'AB'[ord((answer.text or 'A')[0]) % 2]}]]" for answer in texts]
+            yield index, [Generated(text, "stop") for text in said]
 
     monkeypatch.setattr(LocalEngine, "answer", speak)
     return asked

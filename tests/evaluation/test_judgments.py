@@ -2,6 +2,7 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.evaluation.judgments import judge, judged_pairs, make_judgment
+from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
 from judgelit.records.records import Judgment
@@ -24,8 +25,8 @@ def test_judgments_have_the_sequence_of_the_prompts(prompts):
 
 
 def test_a_text_without_verdict_is_kept(prompts):
-    judgment = make_judgment(prompts[0], "hard to say", "judge", 0)
-    assert (judgment.verdict, judgment.text) == (None, "hard to say")
+    judgment = make_judgment(prompts[0], Generated("hard to say", "length"), "judge", 0)
+    assert (judgment.verdict, judgment.text, judgment.finish) == (None, "hard to say", "length")
 
 
 def test_each_judged_pair_is_there_once_and_in_the_order_ab(prompts):

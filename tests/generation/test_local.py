@@ -81,7 +81,7 @@ def test_a_part_of_the_conversations_gets_the_same_texts(llama: str, attention: 
 def test_tokens_are_counted(engine: LocalEngine) -> None:
     for index, (first, second) in engine.answer(CONVERSATIONS, SAMPLED, samples=2):
         assert first.prompt_tokens == engine.tokenizer.count(CONVERSATIONS[index]) and second.prompt_tokens == 0
-        assert first.finish in ("stop", "length") and first.new_tokens == 8 or first.finish == "stop"
+        assert (first.finish in ("stop", "length") and first.new_tokens == 8) or first.finish == "stop"
 
 
 def test_done_batches_are_not_generated(engine: LocalEngine) -> None:

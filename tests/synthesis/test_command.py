@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from judgelit.errors import UserError
-from judgelit.generation.engine import EngineSpec
+from judgelit.generation.engine import EngineSpec, Generated
 from judgelit.generation.local import LocalEngine
 from judgelit.judging.verdict import parse
 from judgelit.records.files import write_records
@@ -83,7 +83,8 @@ def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
         for index in range(len(conversations)):
             if index not in done:
                 asked.append(index)
-                yield index, [f"thought {sample} [[{'AB'[sample % 2]}]]" for sample in range(samples)]
+                texts = [f"thought {sample} [[{'AB'[sample % 2]}]]" for sample in range(samples)]
+                yield index, [Generated(text, "stop") for text in texts]
 
     monkeypatch.setattr(LocalEngine, "answer", speak)
     settings = [f"--model={llama}", "--settings.samples=4", "--settings.max_new_tokens=20"]

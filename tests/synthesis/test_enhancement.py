@@ -7,6 +7,7 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
@@ -31,7 +32,7 @@ class Knows(Teacher):
         self.asked += prompts
         for index, prompt in enumerate(prompts):
             label = prompt.pair.label if number_of(prompt.pair) in self.numbers else swap_label(prompt.pair.label)
-            yield index, f"The teacher says [[{label}]]\n"
+            yield index, Generated(f"The teacher says [[{label}]]\n", "stop")
 
 
 def number_of(pair: PreferencePair) -> int:

@@ -50,7 +50,7 @@ def by_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def speak(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
         for index, _ in answer(self, conversations, *args, **more):
             asked.append(conversations[index][-1]["content"])
-            yield index, ["[[B]]" if "\nB: good" in asked[-1] else "[[A]]"]
+            yield index, [Generated("[[B]]" if "\nB: good" in asked[-1] else "[[A]]", "stop")]
 
     monkeypatch.setattr(LocalEngine, "answer", speak)
     return asked

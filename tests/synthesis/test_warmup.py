@@ -7,6 +7,7 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.generation.engine import Generated
 from judgelit.judging.prompts import Templates, drawn_order
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
@@ -26,7 +27,7 @@ class Says(Teacher):
 
     def judgments(self, prompts, templates, journal, seed):
         for index in reversed(range(len(prompts))):
-            yield index, self.say(prompts[index])
+            yield index, Generated(self.say(prompts[index]), "stop")
 
 
 RIGHT = Says(lambda prompt: f" It is [[{prompt.pair.label}]]\n")
