@@ -90,7 +90,7 @@ def general_rows(general: Mapping[str, Mapping[str, Estimate]], judged: Results)
             yield (f"judge accuracy, {name}", *("-" if found is None else show(found) for found in of_models))
     for metric in dict.fromkeys(metric for of_model in general.values() for metric in of_model):
         of_models = [of_model.get(metric) for of_model in general.values()]
-        figures = ("-" if found is None else _show_general(metric, found) for found in of_models)
+        figures = ("-" if found is None else show_general(metric, found) for found in of_models)
         yield (GENERAL_HEADINGS.get(metric, metric), *figures)
 
 
@@ -105,7 +105,7 @@ GENERAL_HEADINGS = {
 """Headings of metrics of general ability. Those of the harness's tasks have none: their units are the task's."""
 
 
-def _show_general(metric: str, found: Estimate) -> str:
+def show_general(metric: str, found: Estimate) -> str:
     """A figure of general ability: shares in percent, others as numbers."""
     if metric in GENERAL_HEADINGS and metric != "general_loss":
         return show(found)
