@@ -15,6 +15,7 @@ _ROOMS = {
     "EngineTeacher": "synthesis.teachers",
     "FSDP2": "training.fsdp",
     "FileSource": "records.sources",
+    "GeneralAbility": "evaluation.general.callback",
     "GlobalBatch": "training.global_batch",
     "JudgeDataModule": "batches.judge_datamodule",
     "JudgeEvaluation": "evaluation.callbacks",

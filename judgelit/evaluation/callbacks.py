@@ -1,22 +1,17 @@
 """Callbacks that judge held-out pairs during training and write judgments to files."""
 
-import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-import torch.distributed as dist
-from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.trainer.states import TrainerFn
 
 from judgelit.errors import UserError
-from judgelit.evaluation.intervals import Estimate
 from judgelit.evaluation.judgments import judge, judged_pairs, make_judgment
+from judgelit.evaluation.periodic import PeriodicMeasurement, gather, model_name, moment
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.tables import show
 from judgelit.generation.local import LocalEngine, read_generated
@@ -29,7 +24,7 @@ from judgelit.records.files import write_records
 from judgelit.records.records import Judgment
 
 
-class JudgeEvaluation(Callback):
+class JudgeEvaluation(PeriodicMeasurement):
     """Judges the held-out pairs of `data.judge` by generation, in both orders.
 
     Metrics are logged as `judge/<set>/<metric>`, so `ModelCheckpoint(monitor="judge/<set>/consistent_accuracy")` can
@@ -54,24 +49,10 @@ class JudgeEvaluation(Callback):
             samples_logged: Judgments of each set that are logged as text.
             benchmark: How the pairs are read, asked and scored: `pairs` for labelled pairs of any source.
         """
-        if every_n_steps is not None and every_n_steps < 1:
-            raise UserError(f"every_n_steps: found {every_n_steps}, expected 1 or more, or null")
-        self.every_n_steps = every_n_steps
-        self.at_start = at_start
-        self.at_end = at_end
+        super().__init__(every_n_steps, at_start, at_end)
         self.samples_logged = samples_logged
         self.benchmark = find_benchmark(benchmark)
         self._sets: dict[str, list[JudgePrompt]] = {}
-        self._last_step = -1
-        self._metrics: dict[str, float] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The last step that was judged, so that a continued run does not judge it again, and its metrics."""
-        return {"last_step": self._last_step, "metrics": self._metrics}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of a checkpoint."""
-        self._last_step, self._metrics = state_dict["last_step"], state_dict.get("metrics", {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the pairs before training begins, so that a mistake in them is found early."""
@@ -81,59 +62,22 @@ class JudgeEvaluation(Callback):
             if not self._sets:
                 raise UserError("JudgeEvaluation has nothing to judge; set data.judge.sets, or remove the callback")
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge the starting model, unless the run continues an earlier one: then callbacks see that one's metrics."""
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
-        if self.at_start and trainer.global_step == 0 and self._last_step != 0:
-            self._evaluate(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Judge after every `every_n_steps` optimizer steps."""
-        step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step not in (0, self._last_step):
-            self._evaluate(trainer, pl_module)
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge the trained model."""
-        if self.at_end and trainer.global_step != self._last_step:
-            self._evaluate(trainer, pl_module)
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge in the command `validate`; the validation epochs of `fit` do not judge."""
-        if trainer.state.fn == TrainerFn.VALIDATING:
-            self._evaluate(trainer, pl_module)
-
-    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Judge in the command `test`."""
-        self._evaluate(trainer, pl_module)
-
-    def _evaluate(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Judge the pairs of all sets and write the judgments."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self._last_step = trainer.global_step
-        engine = LocalEngine(pl_module.model, data.tokenizer, _judge_name(trainer, pl_module), data.judge.batch_size)  # type: ignore[arg-type]
+        engine = LocalEngine(pl_module.model, data.tokenizer, model_name(trainer, pl_module), data.judge.batch_size)  # type: ignore[arg-type]
         sampling = Sampling(data.judge.max_new_tokens, stop_at_verdict=data.judge.stop_at_verdict)
         for name, prompts in self._sets.items():
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
             with in_lockstep(without_adapter(pl_module.model)):  # type: ignore[arg-type]
                 judgments = judge(engine, of_rank, sampling, description=f"judging {name}")
-            write_or_rescue({_file(trainer, "judgments", f"{name}-{_moment(trainer)}"): judgments})
-            estimates = self.benchmark.estimates(judged_pairs(prompts), gather_judgments(judgments))
-            self._log_metrics(trainer, name, estimates)
+            write_or_rescue({_file(trainer, "judgments", f"{name}-{moment(trainer)}"): judgments})
+            estimates = self.benchmark.estimates(judged_pairs(prompts), gather(judgments))
+            self.log_metrics(trainer, {f"judge/{name}/{metric}": found.value for metric, found in estimates.items()})
             if trainer.is_global_zero:
                 shown = ", ".join(f"{metric} {show(estimates[metric])}" for metric in self.benchmark.shown)
-                print(f"{_moment(trainer)}, {name}: {shown}")
+                print(f"{moment(trainer)}, {name}: {shown}")
                 self._log_texts(trainer, name, judgments)
-
-    def _log_metrics(self, trainer: L.Trainer, name: str, estimates: Mapping[str, Estimate]) -> None:
-        values = {f"judge/{name}/{metric}": estimate.value for metric, estimate in estimates.items()}
-        # `log` is not allowed in hooks at the start and end of training; callback_metrics and loggers always are.
-        trainer.callback_metrics.update({key: torch.tensor(value) for key, value in values.items()})
-        self._metrics |= values
-        for logger in trainer.loggers:
-            known = {key: value for key, value in values.items() if not math.isnan(value)}
-            logger.log_metrics(known, step=trainer.global_step)
 
     def _log_texts(self, trainer: L.Trainer, name: str, judgments: list[Judgment]) -> None:
         for logger in trainer.loggers:
@@ -161,7 +105,7 @@ class JudgmentWriter(BasePredictionWriter):
         """Write the judgments of all sets."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         by_set = predictions if len(data.predict_sets) > 1 else [predictions]
-        engine = _judge_name(trainer, pl_module)
+        engine = model_name(trainer, pl_module)
         files = {}
         for (name, prompts), batches in zip(data.predict_sets.items(), by_set, strict=True):
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
@@ -188,29 +132,6 @@ def write_or_rescue(files: Mapping[Path, list[Judgment]]) -> None:
         for path, judgments in files.items():
             write_records(rescue / path.name, judgments)
         raise UserError(f"{error}; the judgments are in {rescue}") from error
-
-
-def gather_judgments(judgments: list[Judgment]) -> list[Judgment]:
-    """The judgments of all ranks, on every rank; all ranks must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return judgments
-    of_ranks: list[list[Judgment]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(of_ranks, judgments)
-    return [judgment for of_rank in of_ranks for judgment in of_rank]
-
-
-def _moment(trainer: L.Trainer) -> str:
-    """The step during `fit`, else the command; part of file names."""
-    command = trainer.state.fn
-    return f"step{trainer.global_step}" if command in (None, TrainerFn.FITTING) else str(command.value)
-
-
-def _judge_name(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
-    """The engine's name in judgments: the step during `fit`, else the checkpoint or the model."""
-    if trainer.state.fn == TrainerFn.FITTING:
-        return f"step-{trainer.global_step}"
-    backbone = pl_module.backbone
-    return str(trainer.ckpt_path or backbone.adapter or backbone.name_or_path)  # type: ignore[union-attr]
 
 
 def _file(trainer: L.Trainer, folder: str, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""`judgelit evaluate`: measure a judge on labelled pairs, in both orders, and keep every judgment."""
+"""`judgelit evaluate`: measure a judge on labelled pairs and its general ability, and keep every text."""
 
 import re
 from pathlib import Path
@@ -6,11 +6,13 @@ from typing import Any
 
 from judgelit.atomic import check_file_names, write_json
 from judgelit.errors import UserError
+from judgelit.evaluation.general.measure import GeneralMeasurement
+from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
 from judgelit.evaluation.judged_folder import Questions, judge_into
 from judgelit.evaluation.protocols import find_benchmark
-from judgelit.evaluation.protocols.benchmark import GROUPS
-from judgelit.evaluation.tables import print_table
+from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
+from judgelit.evaluation.tables import print_general, print_table
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
@@ -31,9 +33,10 @@ def evaluate(
     stop_at_verdict: bool = True,
     limit: int | None = None,
     seed: int = 0,
+    general: General | None = None,
     **engine: Any,
 ) -> None:
-    """Measure a judge on labelled pairs, in both orders, greedily.
+    """Measure a judge on labelled pairs, in both orders, greedily; and its general ability, with --general.
 
     Writes OUTPUT/results.json and one JSONL line for each judgment, from which every number can be recomputed. After
     a kill, the same command continues. A folder with results of another model, other pairs or other settings is
@@ -52,35 +55,60 @@ def evaluate(
             unless it holds another verdict.
         limit: Judge only the first pairs of each set, this many.
         seed: Seed of the engine.
+        general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
+            check; `--general.examples FILE` also the loss on held-out general examples.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
     spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
-    pairs_of = {name: protocol.read(one, limit) for name, one in _named_sets(pairs, source, sets).items()}
+    alone = general is not None and pairs is None and source is None and sets is None
+    named = {} if alone else _named_sets(pairs, source, sets)
+    pairs_of = {name: protocol.read(one, limit) for name, one in named.items()}
+    if general is not None and general.harness and spec.endpoint is not None:
+        raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
+    more = None if general is None else GeneralMeasurement(general, folder)
     with locked(folder):
         judgments, settings = judge_into(
             folder,
             spec,
             pairs_of,
             Questions(protocol, templates, max_new_tokens, stop_at_verdict, seed),
-            {"command": "evaluate", "benchmark": benchmark, "sets": sorted(pairs_of), "limit": limit},
+            {
+                "command": "evaluate",
+                "benchmark": benchmark,
+                "sets": sorted(pairs_of),
+                "limit": limit,
+                **({} if more is None else {"general": more.made_from}),
+            },
             results={name: f"{name}.judgments.jsonl" for name in pairs_of},
             last="results.json",
+            more=more,
         )
         results = {name: protocol.estimates(of_set, judgments[name]) for name, of_set in pairs_of.items()}
         groups = {name: protocol.estimates_by_group(of_set, judgments[name]) for name, of_set in pairs_of.items()}
         content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
+        if more is not None:
+            content["general"] = as_json(more.found)
         write_json(folder / "results.json", content)
-    print_table({spec.model: results}, protocol.shown)
+    if results:
+        _print_judged(spec.model, results, groups, protocol)
+    if more is not None:
+        print_general({spec.model: more.found})
+    texts = [*(["judgments"] if results else []), *(["general ability's texts and losses"] if more else [])]
+    print(f"{' and '.join([*texts, 'results.json'])} are in {folder}")
+
+
+def _print_judged(model: str, results: Any, groups: Any, protocol: Benchmark) -> None:
+    """Print the tables of all sets and of their groups."""
+    print_table({model: results}, protocol.shown)
     for field in GROUPS:
         by_group = {
             f"{name}, {group}": found for name, of in groups.items() for group, found in of.get(field, {}).items()
         }
         if len(by_group) > len(groups):
             print(f"by {field}:")
-            print_table({spec.model: by_group}, protocol.shown)
-    print(f"judgments and results.json are in {folder}")
+            print_table({model: by_group}, protocol.shown)
 
 
 def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
@@ -107,4 +135,10 @@ def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sourc
 
 def main(argv: list[str]) -> None:
     """Run `judgelit evaluate`."""
+    # `--general` alone stands for all its defaults.
+    others = [one for one in argv if one.startswith("--general.")]
+    for place, one in enumerate(argv):
+        if one == "--general" and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
+            argv = [*argv[:place], *([] if others else ["--general={}"]), *argv[place + 1 :]]
+            break
     call(evaluate, argv, "judgelit evaluate", {"source": describe_sets()})

@@ -9,6 +9,7 @@ from typing import Any
 
 from judgelit.atomic import write_json
 from judgelit.errors import UserError
+from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.judgments import judge, make_prompts
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.generation.engine import EngineSpec, load_engine
@@ -109,6 +110,7 @@ def judge_into(
     settings: Mapping[str, Any],
     results: Mapping[str, str],
     last: str,
+    more: GeneralMeasurement | None = None,
 ) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
     """Judge sets of pairs greedily and write the judgments of each set to a file.
 
@@ -123,6 +125,7 @@ def judge_into(
         settings: The command's other settings.
         results: The file of each set's judgments, by the set's name.
         last: Name of the file that the caller will write when all are judged.
+        more: General ability, measured once all are judged.
 
     Returns:
         The judgments of each set, and the content of SETTINGS.
@@ -150,12 +153,16 @@ def judge_into(
         )
         for name, of_set in pairs.items()
     }
+    if more is not None:
+        more.prepare(opened.engine.engine)
     write_json(folder / SETTINGS, opened.settings)
     sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
     judgments = {}
     for name, of_set in prompts.items():
         judgments[name] = judge(opened.engine, of_set, sampling, questions.seed, f"judging {name}")
         write_records(folder / results[name], judgments[name])
+    if more is not None:
+        more.measure(opened.engine.engine)
     return judgments, opened.settings
 
 

@@ -60,6 +60,61 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         print(line)
 
 
+def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
+    """Print a table of general ability, with a column for each model and a row for each metric.
+
+    Args:
+        general: {model: {metric: estimate}}, as `measure_general` returns them; in a run of the recipe a model is a
+            stage.
+        judged: Judges' metrics of these models. Their accuracy on each set then stands in rows of the same table.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("ability", overflow="fold")
+    for model in general:
+        table.add_column(escape(model), overflow="fold")
+    for row in general_rows(general, judged or {}):
+        table.add_row(*map(escape, row))
+    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
+
+
+def general_rows(general: Mapping[str, Mapping[str, Estimate]], judged: Results) -> Iterator[tuple[str, ...]]:
+    """Rows of the table of `print_general`: the name, then the figure of each model; `-` where one has none."""
+    sets = dict.fromkeys(name for model in general for name in judged.get(model, {}))
+    for name in sets:
+        of_models = [judged.get(model, {}).get(name, {}).get("accuracy") for model in general]
+        if any(of_models):
+            yield (f"judge accuracy, {name}", *("-" if found is None else show(found) for found in of_models))
+    for metric in dict.fromkeys(metric for of_model in general.values() for metric in of_model):
+        of_models = [of_model.get(metric) for of_model in general.values()]
+        figures = ("-" if found is None else show_general(metric, found) for found in of_models)
+        yield (GENERAL_HEADINGS.get(metric, metric), *figures)
+
+
+GENERAL_HEADINGS = {
+    "general_loss": "general loss, nats a token",
+    "instructions": "prompts followed",
+    "instructions_loose": "prompts followed, loosely",
+    "each_instruction": "instructions followed",
+    "each_instruction_loose": "instructions followed, loosely",
+    "instructions_cut": "answers cut by length",
+}
+"""Headings of metrics of general ability. Those of the harness's tasks have none: their units are the task's."""
+
+
+def show_general(metric: str, found: Estimate) -> str:
+    """A figure of general ability: shares in percent, others as numbers."""
+    if metric in GENERAL_HEADINGS and metric != "general_loss":
+        return show(found)
+    if found.value != found.value:
+        return "-"
+    interval = "" if found.low != found.low else f" [{found.low:.3f}, {found.high:.3f}]"
+    return f"{found.value:.3f}{interval}"
+
+
 def _narrow_lines(results: Results, metrics: Mapping[str, str]) -> Iterator[str]:
     width = max(map(len, metrics.values()))
     for name, judge, *figures in table_rows(results, metrics):

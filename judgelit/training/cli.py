@@ -25,6 +25,7 @@ from judgelit.batches.judge_datamodule import JudgeDataModule
 from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.evaluation.general.callback import GeneralAbility
 from judgelit.models.backbone import choose_dtype
 from judgelit.models.lora import loadable_adapter
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -56,7 +57,7 @@ from judgelit.training.stop_together import StopTogether
 from judgelit.training.trainer_settings import as_list, check_trainer_settings, one_line, trainer_refusal
 
 # A configuration may name an imported class without its module.
-BY_SHORT_NAME = (DPODataModule, DPOModule, JudgeEvaluation, SFTDataModule, SFTModule)
+BY_SHORT_NAME = (DPODataModule, DPOModule, GeneralAbility, JudgeEvaluation, SFTDataModule, SFTModule)
 
 
 _PURPOSE = {

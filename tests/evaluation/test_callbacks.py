@@ -222,7 +222,7 @@ def test_a_benchmark_brings_its_own_metrics(bench: Bench, monkeypatch: pytest.Mo
 RANK = """
 import sys
 import torch.distributed as dist
-from judgelit.evaluation.callbacks import gather_judgments
+from judgelit.evaluation.periodic import gather
 from tests.support import make_judgment
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
@@ -230,7 +230,7 @@ dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=ran
 mine = [make_judgment(f"p{number}", "ab", "A") for number in range(3 - 2 * rank)]
 of_rank_0_alone = mine if rank == 0 else []
 for judgments in (mine, of_rank_0_alone):
-    print([judgment.pair_id for judgment in gather_judgments(judgments)])
+    print([judgment.pair_id for judgment in gather(judgments)])
 dist.destroy_process_group()
 """
 
