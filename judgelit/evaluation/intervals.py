@@ -38,6 +38,11 @@ class Estimate(NamedTuple):
         """Fields as JSON values; NaN (the metric is undefined) becomes null."""
         return {name: _null_for_nan(value) for name, value in self._asdict().items()}
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, float | int | None]) -> "Estimate":
+        """The estimate that `to_dict` has written."""
+        return cls(**{name: float("nan") if value is None else value for name, value in fields.items()})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Gain:

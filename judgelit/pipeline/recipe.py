@@ -8,6 +8,7 @@ from jsonargparse.typing import Path_fr, register_type
 
 from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
+from judgelit.evaluation.general.settings import SET, General
 from judgelit.generation.serving import Serving
 from judgelit.judging.prompts import Templates
 from judgelit.records.sources import Sources
@@ -62,6 +63,9 @@ class Recipe:
     """How judgments for the warm-up are asked for and chosen."""
     enhancement: Enhancement = Enhancement()  # noqa: RUF009 (frozen)
     """How judgments of the warm judge are sampled and paired."""
+    general: General | None = None
+    """Also measure the general ability of the base model and of the judge after each training. By default it is not
+    measured."""
     enhancement_pairs: int | None = None
     """Sample judgments of only this many pairs, the first of `train`."""
     max_new_tokens: int = 1024
@@ -80,7 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("sets: found none, expected at least one set of held-out pairs")
-        check_file_names("sets", self.sets, taken=[TRAIN])
+        check_file_names("sets", self.sets, taken=[TRAIN, SET])
         for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

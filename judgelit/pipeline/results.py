@@ -6,9 +6,10 @@ from typing import Any
 
 from judgelit import __version__
 from judgelit.atomic import write_json
-from judgelit.evaluation.intervals import Estimate
+from judgelit.evaluation.general.settings import SET
+from judgelit.evaluation.intervals import Estimate, as_json
 from judgelit.evaluation.protocols.pairs import PAIRS
-from judgelit.evaluation.tables import print_table
+from judgelit.evaluation.tables import print_general, print_table
 from judgelit.records.records import Judgment, PreferencePair
 
 GAINS = (("base", "sft"), ("sft", "dpo"))
@@ -29,6 +30,7 @@ class Results:
         self.cost: dict[str, dict[str, float]] = {}
         """Seconds, tokens and peak memory in bytes, by stage."""
         self._metrics: dict[str, dict[str, dict[str, Estimate]]] = {}
+        self._general: dict[str, dict[str, Estimate]] = {}
         self._judged: dict[tuple[str, str], tuple[Sequence[PreferencePair], Sequence[Judgment]]] = {}
 
     def add(self, judge: str, set_name: str, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> None:
@@ -36,13 +38,17 @@ class Results:
         self._judged[judge, set_name] = (pairs, judgments)
         self._metrics.setdefault(judge, {})[set_name] = PAIRS.estimates(pairs, judgments)
 
+    def add_general(self, judge: str, measured: dict[str, Estimate]) -> None:
+        """Add the general ability of a judge."""
+        self._general[judge] = measured
+
     def write(self) -> None:
         """Write the file with all that is known so far."""
         content = {
             "judgelit": __version__,
             "seed": self.seed,
             "stages": {
-                judge: {name: {metric: value.to_dict() for metric, value in by.items()} for name, by in sets.items()}
+                judge: as_json({**sets, SET: self._general[judge]} if judge in self._general else sets)
                 for judge, sets in self._metrics.items()
             },
             "gains": [gain for before, after in GAINS for gain in self._gains(before, after)],
@@ -59,6 +65,8 @@ class Results:
                     f"DPO over SFT, {gain['set']}, {gain['metric']}: {100 * gain['value']:+.1f} points "
                     f"[{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
                 )
+        if self._general:
+            print_general(self._general, self._metrics)
         print("intervals are 95% bootstrap intervals over questions; both orders of each pair are judged")
 
     def _gains(self, before: str, after: str) -> list[dict[str, Any]]:

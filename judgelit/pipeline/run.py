@@ -1,5 +1,6 @@
 """The recipe as stages in order. A stage that has ended is not run again."""
 
+import json
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,9 +10,11 @@ from typing import Any
 
 from jsonargparse.typing import Path_fr
 
-from judgelit.atomic import write_text
+from judgelit.atomic import write_json, write_text
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
+from judgelit.evaluation.general.measure import GeneralMeasurement, measure_general
+from judgelit.evaluation.intervals import Estimate, as_json
 from judgelit.evaluation.judgments import judge_pairs
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.engine import Engine
@@ -36,6 +39,8 @@ from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.warmup import synthesize_warmup, write_warmup_card
 from judgelit.training.cli import TrainingCLI
 
+GENERAL = "general.json"
+"""File of a stage with the model's general ability."""
 _EXPORT_BEGUN = "begun"
 """File that says that the folder `export` is this run's."""
 
@@ -60,6 +65,8 @@ class Run:
         self.base: Backbone = base
         self.tokenizer: ChatTokenizer = sft.datamodule.tokenizer
         self.check(recipe.dpo, self.dpo_arguments(self.base))
+        if recipe.general is not None:
+            GeneralMeasurement(recipe.general, self.folder)  # reads what it will measure with
 
     def go(self) -> None:
         """Run all stages, then print the results."""
@@ -166,7 +173,7 @@ class Run:
         return run_fit("07-dpo", folder, self.dpo_arguments(warm))
 
     def evaluate(self, stage: str, judge: str, backbone: Backbone) -> None:
-        """Judge all held-out sets in both orders."""
+        """Judge all held-out sets in both orders, and measure the model's general ability."""
 
         def work(folder: Path) -> Cost:
             texts: list[str] = []
@@ -178,6 +185,9 @@ class Run:
                     )
                     write_records(folder / f"{name}.jsonl", judgments)
                     texts += [judgment.text for judgment in judgments]
+                if self.recipe.general is not None:
+                    measured = measure_general(judge, self.recipe.general, folder)
+                    write_json(folder / GENERAL, as_json(measured))
             return self.tokens_in(texts)
 
         is_new = self.stage(stage, work)
@@ -185,6 +195,9 @@ class Run:
             rows = read_rows(str(self.path(stage, f"{name}.jsonl")))
             judgments = [Judgment.from_dict(row, line) for line, row in rows]
             self.results.add(judge, name, self.pairs(name), judgments)
+        if self.recipe.general is not None:
+            measured = json.loads(self.path(stage, GENERAL).read_text(encoding="utf-8"))
+            self.results.add_general(judge, {metric: Estimate.from_dict(found) for metric, found in measured.items()})
         if is_new:
             self.results.write()
 

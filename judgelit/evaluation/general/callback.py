@@ -17,8 +17,8 @@ from judgelit.evaluation.general.loss import (
     score_batches,
     tokenize_examples,
 )
-from judgelit.evaluation.general.measure import SET, answer_instructions, answerable
-from judgelit.evaluation.general.settings import General, InstructionSet
+from judgelit.evaluation.general.measure import answer_instructions, answerable
+from judgelit.evaluation.general.settings import SET, General, InstructionSet
 from judgelit.evaluation.intervals import Estimate
 from judgelit.evaluation.periodic import PeriodicMeasurement, gather, model_name, moment
 from judgelit.evaluation.tables import show_general

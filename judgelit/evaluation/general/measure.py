@@ -19,8 +19,6 @@ from judgelit.judging.token_ids import PromptCounter
 from judgelit.progress import track
 from judgelit.records.unicode import dump_json
 
-SET = "general"
-"""The name under which results keep general ability, beside the sets of pairs."""
 ANSWERS, LOSSES, TASKS = "general.answers.jsonl", "general.losses.jsonl", "general.harness.json"
 """Files that the figures can be recomputed from."""
 PURPOSE = "general"

@@ -10,6 +10,8 @@ from judgelit.records.records import SFTExample
 from judgelit.records.sources import Sources
 from judgelit.records.unicode import dump_json
 
+SET = "general"
+"""The name under which results keep general ability, beside the sets of pairs."""
 InstructionSet = Literal["builtin", "none"]
 
 
