@@ -80,6 +80,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
         cache: str | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
         base: str | None = None,
+        general: Sources | None = None,
     ) -> None:
         """Store the settings. The data are read by `prepare_data` and `setup`.
 
@@ -108,6 +109,9 @@ class TrainingDataModule(JudgeDataModule, ABC):
                 part of the exported chat template.
             base: The model whose configuration says how many tokens it can take. By default the one in the tokenizer's
                 folder. The command line takes it from the model.
+            general: SFT examples to mix with `train`, which keep general ability. In DPO the negative log-likelihood of
+                their completions is part of the loss. Their loss is logged apart, as loss/general unless a source has
+                another tag. `val_fraction` holds out a share of them too.
         """
         super().__init__(tokenizer, judge, max_length, chat_template, trust_remote_code, chat_template_kwargs, base)
         if batch_size is None or batch_size < 1:  # a configuration may say null
@@ -120,7 +124,7 @@ class TrainingDataModule(JudgeDataModule, ABC):
             raise UserError(f"data.val_fraction: found {val_fraction}, expected 0 <= val_fraction < 1")
         if val is not None and val_fraction:
             raise UserError("data.val and data.val_fraction are both set; expected one of them")
-        self.train, self.val, self.test = train, val, test
+        self.train, self.val, self.test, self.general = train, val, test, general
         self.val_fraction = val_fraction
         self.batch_size = batch_size
         self.tokens_per_batch = tokens_per_batch
@@ -236,7 +240,12 @@ class TrainingDataModule(JudgeDataModule, ABC):
     def _sources(self, part: str) -> list[tuple[str, Source, type[Example]]]:
         """The sources of a part, each with the setting that names it and the kind of its examples."""
         sources = as_sources({"train": self.train, "val": self.val, "test": self.test}[part] or [])
-        return [(part, source, self.kind) for source in sources]
+        general = as_sources(self.general or []) if part == "train" else []
+        # Those of `train` come first: in DPO their numbers are those of the reference's values.
+        return [
+            *((part, source, self.kind) for source in sources),
+            *(("general", source, SFTExample) for source in general),
+        ]
 
     def _select_train(self) -> TokenRows:
         """Select the rows of `train` that are neither held out nor too long."""
@@ -346,24 +355,3 @@ class DPODataModule(TrainingDataModule):
 
     kind = PreferenceExample
     collate = staticmethod(flatten_preferences)
-
-    def __init__(self, tokenizer: str, train: Sources, general: Sources | None = None, **settings: Any) -> None:
-        """Store the settings. The data are read by `prepare_data` and `setup`.
-
-        Args:
-            tokenizer: Hub name, folder or `nano`. The command line takes it from the adapter or, if that has none, from
-                the model.
-            train: Examples to train on.
-            general: SFT examples to mix with `train`, which keep general ability: the negative log-likelihood of their
-                completions is part of the loss. Their loss is logged apart, as loss/general unless a source has
-                another tag. `val_fraction` holds out a share of them too.
-            **settings: Those of `TrainingDataModule`.
-        """
-        super().__init__(tokenizer, train, **settings)
-        self.general = general
-
-    def _sources(self, part: str) -> list[tuple[str, Source, type[Example]]]:
-        pairs = super()._sources(part)
-        general = as_sources(self.general or []) if part == "train" else []
-        # The pairs come first: their numbers are those of the reference's values.
-        return [*pairs, *(("general", source, SFTExample) for source in general)]
