@@ -1,14 +1,13 @@
 """The recipe as stages in order. A stage that has ended is not run again."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from jsonargparse.typing import Path_fr
 
-from judgelit import __version__
 from judgelit.atomic import write_text
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
@@ -29,6 +28,7 @@ from judgelit.runs.folder import holds_something
 from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.enhancement import synthesize_enhancement
+from judgelit.synthesis.enhancement_report import write_enhancement_card
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.warmup import synthesize_warmup, write_warmup_card
 from judgelit.training.cli import TrainingCLI
@@ -148,7 +148,8 @@ class Run:
             seed=self.recipe.seed,
         )
         write_records(folder / "dpo.jsonl", examples)
-        _write_card(folder / "README.md", "Judgments for the enhancement", str(report), {})
+        described = {"seed": self.recipe.seed, **asdict(settings)}
+        write_enhancement_card(folder / "README.md", examples, report, self.tokenizer, warm.name_or_path, described)
         print(report)
         return self.tokens_in(text for example in examples for text in (example.chosen, example.rejected))
 
@@ -282,11 +283,3 @@ class Run:
     def path(self, stage: str, *more: str) -> Path:
         """A stage's folder, or a file in it."""
         return self.folder.joinpath("stages", stage, *more)
-
-
-def _write_card(path: Path, title: str, report: str, templates: Mapping[str, int]) -> None:
-    """Write the data card of a training set."""
-    lines = [f"# {title}", "", f"Made by judgelit {__version__}. {report}"]
-    if templates:
-        lines += ["", "| template | judgments |", "|---|---|", *(f"| {name} | {n} |" for name, n in templates.items())]
-    write_text(path, "\n".join(lines) + "\n")

@@ -17,8 +17,10 @@ def judge_of_round(model: str, round: int) -> str:
         round: Number of the round, from 1.
 
     Raises:
-        UserError: `model` is the folder of a run that has not ended this training.
+        UserError: The number is below 1, or `model` is the folder of a run that has not ended this training.
     """
+    if round < 1:
+        raise UserError(f"round: found {round}, expected 1 or more")
     folder, stages = Path(model), Path(model) / "stages"
     if not (folder / "config.yaml").is_file() or not stages.is_dir():
         return model

@@ -19,8 +19,9 @@ from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.runs.rounds import judge_of_round
-from judgelit.synthesis.card import card_path, write_card
+from judgelit.synthesis.card import card_path
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
+from judgelit.synthesis.enhancement_report import write_enhancement_card
 from judgelit.synthesis.shard_files import ShardFile, find_shards, journal_path, shard_path
 from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
@@ -161,30 +162,20 @@ def _enhance(
         shard=shard,
     )
     write_records(Path(output), examples)
-    write_card(
-        card_path(Path(output)),
-        "Judgments for the enhancement",
-        examples,
-        judge.tokenizer,
-        tokenizer=spec.model,
-        summary=str(report),
-        dropped={reason: count for reason, count in report.dropped.items() if count},
-        cost={"sampled": report.sampled, "written": report.written, **report.tokens},
-        settings={
-            "model": spec.model,
-            "round": round,
-            **asdict(settings),
-            "teacher": None if teacher is None else teacher.settings(),
-            "templates": {"names": list(chosen.load()), "seed": chosen.seed},
-            "max_prompt_tokens": room,
-            "limit": limit,
-            "seed": seed,
-            **({} if shard is None else {"shard": str(shard)}),
-        },
-        sampled={"prompts": report.prompts, **report.counts},
-        solve_rates={"pairs": report.solve_rates},
-    )
-    print(f"{report}\nwritten to {output}; {card_path(Path(output))} describes it")
+    described = {
+        "model": spec.model,
+        "round": round,
+        **asdict(settings),
+        "teacher": None if teacher is None else teacher.settings(),
+        "templates": {"names": list(chosen.load()), "seed": chosen.seed},
+        "max_prompt_tokens": room,
+        "limit": limit,
+        "seed": seed,
+        **({} if shard is None else {"shard": str(shard)}),
+    }
+    card = card_path(Path(output))
+    write_enhancement_card(card, examples, report, judge.tokenizer, spec.model, described)
+    print(f"{report}\nwritten to {output}; {card} describes it")
 
 
 def merge(shards: str, output: str, pairs: Sources | None = None) -> None:

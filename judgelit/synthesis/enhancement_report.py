@@ -1,9 +1,14 @@
-"""Report of the enhancement synthesis."""
+"""Report and data card of the enhancement synthesis."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from judgelit.generation.engine import Generated
+from judgelit.judging.token_ids import PromptCounter
+from judgelit.records.records import PreferenceExample
+from judgelit.synthesis.card import write_card
 from judgelit.synthesis.warmup import list_counts
 
 
@@ -28,16 +33,6 @@ class EnhancementReport:
     tokens: dict[str, int]
     """Tokens of the prompts that were asked, and of the texts; 0 where the engine does not count."""
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Numbers of sampled judgments, for the data card."""
-        return {
-            "judgments": self.sampled,
-            "right": self.right,
-            "without_verdict": self.without_verdict,
-            "cut_by_the_limit": self.cut,
-        }
-
     def __str__(self) -> str:
         cut = f", {self.cut} cut by the limit" if self.cut else ""
         written = f" {self.written} more judgments written;" if self.written else ""
@@ -46,6 +41,45 @@ class EnhancementReport:
             f"without verdict{cut};{written} {self.kept} preference pairs kept; prompts dropped: "
             f"{list_counts(self.dropped) or 'none'}"
         )
+
+
+def write_enhancement_card(
+    path: Path,
+    examples: Sequence[PreferenceExample],
+    report: EnhancementReport,
+    counter: PromptCounter,
+    name: str,
+    settings: Mapping[str, Any],
+) -> None:
+    """Write the data card of an enhancement set.
+
+    Args:
+        path: File to write.
+        examples: The examples of the data file.
+        report: Report of their synthesis.
+        counter: Counts the tokens.
+        name: Name of the judge, whose tokenizer counts the tokens.
+        settings: Settings of the command.
+    """
+    write_card(
+        path,
+        "Judgments for the enhancement",
+        examples,
+        counter,
+        tokenizer=name,
+        summary=str(report),
+        dropped={reason: count for reason, count in report.dropped.items() if count},
+        cost={"judgments_sampled": report.sampled, "judgments_written": report.written, **report.tokens},
+        settings=settings,
+        sampled={
+            "prompts": report.prompts,
+            "judgments": report.sampled,
+            "right": report.right,
+            "without_verdict": report.without_verdict,
+            "cut_by_the_limit": report.cut,
+        },
+        solve_rates={"pairs": report.solve_rates},
+    )
 
 
 def rate_bin(rate: float) -> str:
@@ -69,6 +103,6 @@ def count_rates(rates: Sequence[float]) -> dict[str, int]:
 def count_tokens(answers: Sequence[Generated]) -> dict[str, int]:
     """Tokens of prompts and texts of some answers."""
     return {
-        "prompts": sum(answer.prompt_tokens for answer in answers),
-        "texts": sum(answer.new_tokens for answer in answers),
+        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
+        "new_tokens": sum(answer.new_tokens for answer in answers),
     }

@@ -53,3 +53,5 @@ def test_a_training_that_has_not_ended_is_an_error(run: Path) -> None:
     ) as error:
         judge_of_round(str(run), 2)
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="round: found 0, expected 1 or more"):
+        judge_of_round("nano", 0)

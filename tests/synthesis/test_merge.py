@@ -92,9 +92,9 @@ def test_merged_shards_are_exactly_the_unsharded_set(tmp_path: Path, run: Run, a
     card, rows = cards[0], [json.loads(line) for line in merged.read_text().splitlines()]
     assert card["data"]["examples"] == len(rows) > 0
     taught = {(row["meta"]["pair_id"], row["meta"]["order"]) for row in rows if row["meta"]["hint"] == "right"}
-    assert card["cost"]["written"] == len(taught) + card["dropped"]["never right"]
+    assert card["cost"]["judgments_written"] == len(taught) + card["dropped"]["never right"]
     assert card["sampled"]["judgments"] == 64 == 2 * card["sampled"]["prompts"]
-    assert card["cost"]["texts"] == 9 * (64 + card["cost"]["written"])
+    assert card["cost"]["new_tokens"] == 9 * (64 + card["cost"]["judgments_written"])
     assert card["settings"]["hint"] == "right" and card["settings"]["round"] == 1
 
 
