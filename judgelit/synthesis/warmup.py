@@ -91,9 +91,9 @@ class WarmupReport:
 
     def __str__(self) -> str:
         text = f"{self.pairs} pairs: {self.kept} judgments kept"
-        if self.kinds.keys() - {JUDGMENT}:
-            text += f", {self.kinds.get(VERDICT_ONLY, 0)} of them as the verdict alone"
-            text += f" and {self.kinds.get(RECONSTRUCTION, 0)} as a reconstruction of the answers"
+        names = {VERDICT_ONLY: "as the verdict alone", RECONSTRUCTION: "as a reconstruction of the answers"}
+        if others := list_counts({name: self.kinds.get(kind, 0) for kind, name in names.items()}):
+            text += f", of these {others}"
         text += f"; dropped: {list_counts(self.dropped) or 'none'}"
         if self.decontamination:
             held = {f"in {name}": of_set["pairs"] for name, of_set in self.decontamination.items()}
