@@ -1,6 +1,6 @@
 """Helpers of several test files: pairs, judgments, short templates, an engine with scripted answers."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class ScriptedEngine:
 
     name = "scripted"
     identity = "scripted-1"
+    made_from: Mapping[str, Any] = {}
 
     def __init__(self, say: Callable[[str, int], str], fails_after: int | None = None, tokenizer: Any = None) -> None:
         self.say = say

@@ -77,7 +77,8 @@ def warmup(
         shard=part,
     )
     write_records(Path(output), examples)
-    used = {"teacher": teacher.settings(), "templates": asdict(templates), "max_prompt_tokens": room, "limit": limit}
+    used: dict[str, Any] = {"pairs": pairs, "source": source, "teacher": teacher.settings()}
+    used |= {"templates": asdict(templates), "max_prompt_tokens": room, "limit": limit}
     used |= {} if part is None else {"shard": str(part)}
     card = card_path(Path(output))
     write_warmup_card(card, examples, report, chat, tokenizer, {**used, "seed": seed, **asdict(chosen)})

@@ -35,12 +35,12 @@ class EvaluationSet:
     """Words and signs of the questions with fewer words."""
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> "EvaluationSet":
-        """The set of these questions."""
+    def of(cls, texts: Sequence[str], questions: int | None = None) -> "EvaluationSet":
+        """The set of these texts, which are `questions` questions; by default each is one."""
         distinct = sorted(set(texts))
         short = {tuple(words(text, signs=True)) for text in distinct if len(words(text)) < SIZE}
         grams = frozenset(gram for text in distinct for gram in ngrams(words(text), SIZE))
-        return cls(len(distinct), grams, frozenset(short - {()}))
+        return cls(len(distinct) if questions is None else questions, grams, frozenset(short - {()}))
 
     def holds(self, text: str) -> bool:
         """Whether a question is in the set, or shares a 13-gram with one that is."""
@@ -82,17 +82,17 @@ def read_evaluation_sets(named: dict[str, Sources] | Sources | None) -> dict[str
         named = {type(named).__name__: named}
     sets = {}
     for name, value in named.items():
-        texts = [text for source in as_sources(value) for text in _questions(source)]
-        sets[name] = EvaluationSet.of(texts)
+        rows = [texts for source in as_sources(value) for texts in _questions(source)]
+        sets[name] = EvaluationSet.of([text for texts in rows for text in texts], len(rows))
         if not sets[name].ngrams and not sets[name].short:
             raise UserError(f"decontaminate.{name}: found no question, expected an evaluation set")
     return sets
 
 
-def _questions(source: Source) -> Iterator[str]:
-    """Yield the questions of a source. Its rows need no label, and no answers."""
+def _questions(source: Source) -> Iterator[list[str]]:
+    """Yield the question of each row of a source, in all its forms. The rows need no label, and no answers."""
     if type(source) is not FileSource:
-        yield from (conversation_text(pair, user_only=True) for pair in source.read(PreferencePair))
+        yield from ([conversation_text(pair, user_only=True)] for pair in source.read(PreferencePair))
         return
     for number, (at, row) in enumerate(source.rows(), 1):
         if source.limit is not None and number > source.limit:
@@ -103,7 +103,7 @@ def _questions(source: Source) -> Iterator[str]:
                 f"{at}: found {', '.join(map(repr, row)) or 'nothing'}, expected a row of pairs or examples, or one of "
                 f"the fields {', '.join(_QUESTIONS)}"
             )
-        yield from texts
+        yield texts
 
 
 def _of_row(row: Mapping[str, Any], at: str) -> Iterator[str]:

@@ -112,5 +112,7 @@ def _reconstruction(judged: Judged, counter: PromptCounter, max_tokens: int) -> 
     # As long as the judgment's example at most: its judgment has become prompt, its answers completion.
     if counter.count(messages) > max_tokens:
         return None
-    meta = {**example.meta, "kind": RECONSTRUCTION}
+    # The role, criteria and form of the judgment are no part of this prompt.
+    meta = {name: value for name, value in example.meta.items() if name not in (*WORDING, "rewrite")}
+    meta |= {"template": f"{language}-reconstruction", "language": language, "kind": RECONSTRUCTION}
     return replace(example, messages=messages, completion=completion, meta=meta)

@@ -32,6 +32,8 @@ _FIND_REWRITE = re.compile(r"<prompt>\s*(.*?)\s*</prompt>", re.S)
 _VERDICTS = re.compile(r"\[\[.*?\]\]", re.S)
 _LONGEST = 4
 """A rewrite may have so many times the characters of the template."""
+_LEAST_ROOM = 256
+"""Fewest tokens that the teacher's context must leave for a rewrite."""
 _CONTEXT = {
     "en": "{% if context %}\nEarlier turns of the conversation:\n{% for turn in context %}\n{{ turn.role }}: "
     "{{ turn.content }}\n{% endfor %}\n\nThe question that the answers are about:\n{% endif %}\n",
@@ -103,7 +105,7 @@ def rewrite_templates(
     """Let the teacher rewrite each template `count` times. Its answers are kept in the journal.
 
     Raises:
-        UserError: The teacher is no model.
+        UserError: The teacher is no model, or no template can be rewritten.
     """
     if not isinstance(teacher, EngineTeacher):
         raise UserError(
@@ -111,6 +113,11 @@ def rewrite_templates(
             "choose it or leave rewrite_prompts out"
         )
     able = {name: text for name, template in templates.items() if (text := with_placeholders(template)) is not None}
+    if not able:
+        raise UserError(
+            f"rewrite_prompts: found no template that can be rewritten among {', '.join(sorted(templates))}, expected "
+            "some that ask for [[A]] or [[B]] and use each value once; choose others or leave rewrite_prompts out"
+        )
     names = sorted(able)
     requests = [_request(templates[name], able[name]) for name in names]
     engine = JournaledEngine(teacher.engine, journal, "rewriter")
@@ -118,8 +125,14 @@ def rewrite_templates(
     failed: Counter[str] = Counter()
     failed["of templates that cannot be rewritten"] = count * (len(templates) - len(able))
     answers: list[Generated] = []
-    room = engine.tokenizer.context - max(map(engine.tokenizer.count, requests), default=0)
-    sampling = replace(SAMPLING, max_new_tokens=max(1, min(SAMPLING.max_new_tokens, room)))
+    longest = max(map(engine.tokenizer.count, requests))
+    room = engine.tokenizer.context - longest
+    if room < _LEAST_ROOM:
+        raise UserError(
+            f"rewrite_prompts: {teacher.name}: found a context of {engine.tokenizer.context} tokens, expected "
+            f"{longest + _LEAST_ROOM} or more; choose a teacher with a longer one or leave rewrite_prompts out"
+        )
+    sampling = replace(SAMPLING, max_new_tokens=min(SAMPLING.max_new_tokens, room))
     for index, generated in engine.answer(requests, sampling, samples=count, seed=seed):
         template = templates[names[index]]
         checked = [read_rewrite(answer.text, template) for answer in generated]
@@ -144,15 +157,15 @@ def with_placeholders(template: Template) -> str | None:
 def read_rewrite(answer: str, template: Template) -> Template | str:
     """The rewritten template from the teacher's answer, or why it cannot be used.
 
-    Checked are: the marks around the text; every placeholder once, with answer A before answer B; [[A]] and [[B]]
+    The last marked text is read. Checked are: every placeholder once, with answer A before answer B; [[A]] and [[B]]
     equally often and no other verdict; the language; the length; and that something was changed.
     """
-    # What stands in reasoning, or after its beginning if it never ended, is a draft.
+    # A rewrite in reasoning, or before another one, is a draft.
     text = _FIND_REWRITE.findall("" if reasons(answer) else re.split(r"</think(?:ing)?>", answer)[-1])
     original = with_placeholders(template)
-    if len(text) != 1 or original is None:
+    if not text or original is None:
         return "without a marked prompt"
-    (rewritten,) = text
+    rewritten = text[-1]
     if not _has_placeholders(rewritten, template):
         return "with other placeholders"
     if rewritten.index(_PLACEHOLDERS["answer_a"]) > rewritten.index(_PLACEHOLDERS["answer_b"]):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
+from judgelit.generation.endpoint_tally import Tally
 from judgelit.generation.engine import Engine, EngineSpec, Generated, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.recorded import recorded_engine
@@ -28,6 +29,10 @@ class Teacher(ABC):
     def settings(self) -> dict[str, Any]:
         """What a data card says about the teacher."""
         return {"name": self.name}
+
+    def price(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """What these tokens cost, in the currency of the teacher's prices; None if it has none."""
+        return None
 
     @abstractmethod
     def judgments(
@@ -80,6 +85,13 @@ class EngineTeacher(Teacher):
     def settings(self) -> dict[str, Any]:
         """The model and how it is sampled."""
         return {**super().settings(), **asdict(self.sampling)}
+
+    def price(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """What these tokens cost; None without an endpoint that has prices."""
+        requests = self.spec.requests
+        if requests.prompt_price is None and requests.completion_price is None:
+            return None
+        return round(Tally(requests).price(prompt_tokens, new_tokens), 6)
 
     @cached_property
     def engine(self) -> Engine:

@@ -9,6 +9,7 @@ from typing import Any
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
+from judgelit.generation.journal_file import Journal
 from judgelit.judging import verdict
 from judgelit.judging.prompts import JudgePrompt, Templates, drawn_order, in_drawn_order, judge_prompts
 from judgelit.judging.template import Template
@@ -20,7 +21,7 @@ from judgelit.synthesis.balance import choose_balanced
 from judgelit.synthesis.card import write_card
 from judgelit.synthesis.decontamination import decontaminate, read_evaluation_sets
 from judgelit.synthesis.duplicates import drop_near_duplicates
-from judgelit.synthesis.example_kinds import JUDGMENT, Judged, replace_shares
+from judgelit.synthesis.example_kinds import JUDGMENT, RECONSTRUCTION, VERDICT_ONLY, Judged, replace_shares
 from judgelit.synthesis.rewriting import Rewrites, rewrite_templates
 from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import Teacher
@@ -83,15 +84,16 @@ class WarmupReport:
     rewriting: dict[str, Any] = field(default_factory=dict)
     """If the teacher has rewritten the templates: how many rewrites it wrote, how many failed by reason, and how many
     prompts were asked in the template's own words."""
-    cost: dict[str, int] = field(default_factory=dict)
-    """Prompts and tokens of all answers of the teacher."""
+    cost: dict[str, float] = field(default_factory=dict)
+    """Prompts and tokens of all answers of the teacher, and what they cost if the teacher has prices."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Number of examples by kind."""
 
     def __str__(self) -> str:
         text = f"{self.pairs} pairs: {self.kept} judgments kept"
-        if others := {kind: count for kind, count in self.kinds.items() if kind != JUDGMENT}:
-            text += f", of these {' and '.join(f'{n} as {kind}' for kind, n in others.items())}"
+        names = {VERDICT_ONLY: "as the verdict alone", RECONSTRUCTION: "as a reconstruction of the answers"}
+        if others := list_counts({name: self.kinds.get(kind, 0) for kind, name in names.items()}):
+            text += f", of these {others}"
         text += f"; dropped: {list_counts(self.dropped) or 'none'}"
         if self.decontamination:
             held = {f"in {name}": of_set["pairs"] for name, of_set in self.decontamination.items()}
@@ -139,7 +141,7 @@ def synthesize_warmup(
         shard: The part of the questions to ask about. None: all.
 
     Raises:
-        UserError: No judgment is kept, except in a shard.
+        UserError: No judgment is kept, except in a shard; or a shard lacks the rewrites of the first one.
     """
     # All shards choose from all pairs, so that together they ask what an undivided run asks.
     usable, dropped, decontamination = _usable_pairs(pairs, settings, seed)
@@ -147,6 +149,12 @@ def synthesize_warmup(
     template_by_id = templates.load()
     rewrites = Rewrites()
     if settings.rewrite_prompts:
+        if shard is not None and shard.number > 1 and not Journal(journal).settings("rewriter"):
+            raise UserError(
+                f"{journal}: shard {shard}: found no rewrites of the judge prompts, expected those of shard "
+                f"1/{shard.count}, so that all shards ask in the same words; start shard 1 first and copy its journal "
+                "here"
+            )
         rewrites = rewrite_templates(template_by_id, teacher, settings.rewrites, journal, seed)
     numbers: dict[str, int | None] = {}
 
@@ -195,7 +203,7 @@ def synthesize_warmup(
         dropped=dict(dropped),
         decontamination=decontamination,
         rewriting=_rewriting(rewrites, prompts, numbers) if settings.rewrite_prompts else {},
-        cost=_cost(len(prompts), [*rewrites.answers, *answers]),
+        cost=_cost(teacher, len(prompts), [*rewrites.answers, *answers]),
         kinds=dict(sorted(Counter(example.meta["kind"] for example in examples).items())),
     )
 
@@ -283,10 +291,9 @@ def _rewriting(rewrites: Rewrites, prompts: Sequence[JudgePrompt], numbers: Mapp
     return {"rewrites": len(rewrites.answers), "failed": dict(rewrites.failed), "prompts_not_rewritten": plain}
 
 
-def _cost(prompts: int, answers: Sequence[Generated]) -> dict[str, int]:
-    """Prompts and tokens of the answers."""
-    return {
-        "judge_prompts": prompts,
-        "prompt_tokens": sum(answer.prompt_tokens for answer in answers),
-        "new_tokens": sum(answer.new_tokens for answer in answers),
-    }
+def _cost(teacher: Teacher, prompts: int, answers: Sequence[Generated]) -> dict[str, float]:
+    """Prompts and tokens of the answers, and their price if it is known."""
+    tokens = sum(answer.prompt_tokens for answer in answers), sum(answer.new_tokens for answer in answers)
+    price = teacher.price(*tokens)
+    counts: dict[str, float] = {"judge_prompts": prompts, "prompt_tokens": tokens[0], "new_tokens": tokens[1]}
+    return counts if price is None else {**counts, "spent": price}

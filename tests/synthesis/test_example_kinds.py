@@ -70,6 +70,7 @@ def test_answers_are_reconstructed_from_the_judgment(chatml) -> None:
         assert after.completion.index(prompt.pair.answer_a) < after.completion.index(prompt.pair.answer_b)
         assert ("Indeed." in text) == (n < 6)
         assert after.meta["kind"] == "reconstruction" and after.meta["verdict"] == prompt.pair.label
+        assert after.meta["template"] == f"{before.meta['language']}-reconstruction" and "role" not in after.meta
 
 
 def test_what_does_not_fit_or_was_shortened_stays_a_judgment(chatml) -> None:

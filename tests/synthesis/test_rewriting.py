@@ -9,11 +9,13 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec
+from judgelit.generation.journal_file import Journal
 from judgelit.judging.prompts import Templates
 from judgelit.judging.template import Template, load_templates
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
 from judgelit.synthesis.rewriting import read_rewrite, rewrite_templates, with_placeholders
+from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup
 from tests.support import ScriptedEngine, make_pair
@@ -71,7 +73,7 @@ def test_earlier_turns_stand_before_the_question() -> None:
     ("answer", "reason"),
     [
         (GOOD, "without a marked prompt"),
-        (marked(GOOD) + marked(GOOD), "without a marked prompt"),
+        (marked(GOOD) + marked("a draft"), "with other placeholders"),
         (f"<think>{marked(GOOD)}", "without a marked prompt"),
         ("", "without a marked prompt"),
         (marked(GOOD.replace("{QUESTION}", "")), "with other placeholders"),
@@ -92,6 +94,7 @@ def test_a_rewrite_that_lost_something_is_refused(answer: str, reason: str) -> N
 
 def test_reasoning_before_the_rewrite_is_left_out_and_chinese_stays_chinese() -> None:
     assert isinstance(read_rewrite(f"<think>maybe {marked('x')}</think>{marked(GOOD)}", RISE), Template)
+    assert isinstance(read_rewrite(f"Maybe {marked('x')}, or rather {marked(GOOD)}", RISE), Template)
     placeholders = "{ROLE} {QUESTION} {ANSWER_A} {ANSWER_B} {CRITERIA} {FORMAT}"
     text = f"请比较两个回答，先说明理由，再给出结论：{placeholders} [[A]] 或 [[B]]"
     assert isinstance(read_rewrite(marked(text), FORM), Template)
@@ -106,7 +109,9 @@ def test_templates_that_ask_for_no_verdict_form_are_not_rewritten() -> None:
         assert with_placeholders(template), name
 
 
-def scripted(chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after: int | None = None) -> Any:
+def scripted(
+    chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after: int | None = None, context: int = 8000
+) -> Any:
     """A teacher that rewrites every other time as it should, and always judges the longer answer better."""
 
     def say(prompt: str, sample: int) -> str:
@@ -116,12 +121,12 @@ def scripted(chatml: ChatTokenizer, monkeypatch: pytest.MonkeyPatch, fails_after
         label = re.search(r"right answer is (A|B)", prompt)
         return f"Because.\n[[{label[1] if label else 'A'}]]"
 
-    engine = ScriptedEngine(say, fails_after, chatml)
+    engine = ScriptedEngine(say, fails_after, replace(chatml, context=context))
     monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", lambda spec: engine)
     return engine
 
 
-def synthesize(chatml: ChatTokenizer, folder: Path, **settings: Any) -> Any:
+def synthesize(chatml: ChatTokenizer, folder: Path, shard: Shard | None = None, **settings: Any) -> Any:
     pairs = [
         make_pair(n, "AB"[n % 2], "yes" * (1 + n // 2 % 2), "no" * 3, question=f"{n}: the right answer is hidden")
         for n in range(80)
@@ -134,6 +139,7 @@ def synthesize(chatml: ChatTokenizer, folder: Path, **settings: Any) -> Any:
         folder / "journal.sqlite",
         max_prompt_tokens=4000,
         settings=Warmup(rewrite_prompts=True, rewrites=4, balance_labels=False, balance_length=False, **settings),
+        shard=shard,
     )
 
 
@@ -176,9 +182,37 @@ def test_a_killed_run_asks_for_no_rewrite_twice(
     assert examples == wanted and sorted(asked) == sorted(unbroken.asked)
 
 
+def test_shards_ask_in_the_words_of_the_first_one(
+    chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted(chatml, monkeypatch)
+    with pytest.raises(UserError, match=r"shard 2/2: found no rewrites .* start shard 1 first and copy its journal"):
+        synthesize(chatml, tmp_path / "second", Shard(2, 2))
+    assert not engine.asked
+    first, _ = synthesize(chatml, tmp_path / "first", Shard(1, 2))
+    Journal(tmp_path / "second/journal.sqlite").take(tmp_path / "first/journal.sqlite")
+    second, _ = synthesize(chatml, tmp_path / "second", Shard(2, 2))
+    assert len([prompt for prompt in engine.asked if "<prompt>" in prompt]) == len(load_templates(["en-*"]))
+    whole, _ = synthesize(chatml, tmp_path / "whole")
+    in_parts = sorted([*first, *second], key=lambda example: int(example.pair_id[1:]))
+    assert in_parts == whole
+
+
+def test_a_teacher_without_room_for_a_rewrite_is_refused(
+    chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted(chatml, monkeypatch, context=700)
+    with pytest.raises(UserError, match=r"rewrite_prompts: T: found a context of 700 tokens, expected \d+ or more"):
+        synthesize(chatml, tmp_path)
+    assert not engine.asked
+
+
 def test_only_a_model_can_rewrite(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rewrite_prompts: found the teacher 'tasks', expected EngineTeacher"):
         rewrite_templates({"rise": RISE}, TaskTeacher(), 2, tmp_path / "journal.sqlite", 0)
+    nano = load_templates(["nano-*"])
+    with pytest.raises(UserError, match="found no template that can be rewritten among nano-brief, nano-check"):
+        rewrite_templates(nano, EngineTeacher(model="T"), 2, tmp_path / "journal.sqlite", 0)
     assert not list(tmp_path.iterdir())
 
 

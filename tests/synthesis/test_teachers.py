@@ -6,6 +6,7 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.local import LocalEngine
+from judgelit.generation.requests import Requests
 from judgelit.judging.prompts import judge_prompts
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
@@ -83,3 +84,9 @@ def test_a_model_or_an_adapter_as_teacher_is_asked_once(
 
     monkeypatch.setattr(LocalEngine, "answer", asked)
     assert dict(teacher.judgments(prompts, templates, tmp_path / "journal.sqlite", 0)) == first
+
+
+def test_prices_of_an_endpoint_say_what_answers_cost() -> None:
+    requests = Requests(prompt_price=2.0, completion_price=10.0)
+    assert EngineTeacher(model="m", endpoint="http://localhost:1/v1", requests=requests).price(500_000, 100_000) == 2.0
+    assert EngineTeacher(model="m").price(5, 5) is None and TaskTeacher().price(0, 0) is None

@@ -219,6 +219,8 @@ def test_prompts_vary_and_can_be_plain(make):
 def test_every_number_of_the_card_follows_from_the_data_file(make, chatml, tmp_path):
     pairs = [make_pair(n, "AB"[n % 2], "right" * (1 + n % 3), "nope" * (1 + n % 2)) for n in range(200)]
     examples, report = make(pairs, max_prompt_tokens=900, verdict_only=0.2, reconstruction=0.1)
+    kinds = report.kinds
+    assert f"{kinds['verdict_only']} as the verdict alone, {kinds['reconstruction']} as a reconstruc" in str(report)
     write_records(tmp_path / "sft.jsonl", examples)
     card = tmp_path / "card.md"
     write_warmup_card(card, examples, report, chatml, "chatml", {"seed": 0})
@@ -229,7 +231,7 @@ def test_every_number_of_the_card_follows_from_the_data_file(make, chatml, tmp_p
     assert data["examples"] == len(rows) == content["pairs"]["kept"]
     assert data["pairs"] == len({row["pair_id"] for row in rows})
     for name in ("kind", "verdict", "order", "language", "template", "role", "criteria", "format", "teacher"):
-        assert data[name] == dict(Counter(meta[name] for meta in metas))
+        assert data[name] == dict(Counter(meta[name] for meta in metas if name in meta))
     assert data["verdict"]["A"] == data["verdict"]["B"]
     longer = Counter(
         (m["better_characters"] > m["worse_characters"]) - (m["better_characters"] < m["worse_characters"])
