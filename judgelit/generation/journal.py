@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -49,7 +49,6 @@ class JournaledEngine:
         self.name = engine.name
         self.tokenizer = engine.tokenizer
         self.identity = engine.identity
-        self.made_from = engine.made_from
         self._path = path
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +61,11 @@ class JournaledEngine:
                         f"CREATE TABLE IF NOT EXISTS {table} ({key} TEXT PRIMARY KEY, {value} TEXT NOT NULL)"
                     )
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+
+    @property
+    def made_from(self) -> Mapping[str, Any]:
+        """What results record of the engine."""
+        return self.engine.made_from
 
     def answer(
         self,
