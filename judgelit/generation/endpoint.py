@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,8 @@ from judgelit.errors import UserError
 from judgelit.generation.background import Emit, in_background
 from judgelit.generation.endpoint_fields import Fields
 from judgelit.generation.endpoint_server import CONNECT_SECONDS, RequestError, Server, context_of, import_openai, say
-from judgelit.generation.endpoint_session import Answer, Endpoint, Session, estimate_tokens
+from judgelit.generation.endpoint_session import Answer, Endpoint, Session
+from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.generation.engine import Generated
 from judgelit.generation.requests import Key, base_urls
 from judgelit.generation.sampling import Sampling
@@ -23,32 +23,7 @@ from judgelit.records.records import Message
 if TYPE_CHECKING:
     from judgelit.generation.engine import EngineSpec
 
-_TOKENS_OF_A_TURN = 8
-"""Tokens that a chat template puts around a message, on the high side."""
 _UNKNOWN_CONTEXT = 1 << 30
-
-
-@dataclass(frozen=True)
-class EstimatedCounter:
-    """Counts the tokens of prompts from their characters, on the high side."""
-
-    context: int
-
-    def count(self, messages: Sequence[Message]) -> int:
-        """Number of tokens of a conversation, estimated."""
-        return sum(estimate_tokens(message["content"]) + _TOKENS_OF_A_TURN for message in messages)
-
-
-@dataclass(frozen=True)
-class ExactCounter:
-    """Counts the tokens of prompts with the model's tokenizer."""
-
-    tokenizer: ChatTokenizer
-    context: int
-
-    def count(self, messages: Sequence[Message]) -> int:
-        """Number of tokens of a conversation."""
-        return self.tokenizer.count(messages)
 
 
 class EndpointEngine:

@@ -14,6 +14,7 @@ from judgelit.generation.endpoint_fields import Fields, is_about_the_model, is_s
 from judgelit.generation.endpoint_reply import Choice, Reply, join_reasoning, letter_margin
 from judgelit.generation.endpoint_server import RequestError, Server, say
 from judgelit.generation.endpoint_tally import Tally
+from judgelit.generation.endpoint_tokens import estimate_tokens
 from judgelit.generation.engine import Generated
 from judgelit.generation.pacing import Pace
 from judgelit.generation.requests import Key, Requests
@@ -282,7 +283,9 @@ class Session:
         self, server: Server, sent: Mapping[str, Any], messages: Sequence[Message]
     ) -> tuple[Reply | RequestError, float]:
         """Send a request once, when the limits allow it; returns also the monotonic time at which it was sent."""
-        most = self._count(messages) + sent.get("n", 1) * self._sampling.max_new_tokens
+        most = 0
+        if self._requests.tokens_per_minute is not None:
+            most = self._count(messages) + sent.get("n", 1) * self._sampling.max_new_tokens
         await self._request_pace.wait()
         await self._token_pace.wait(most)
         if self._end.is_set():
@@ -428,11 +431,3 @@ class Session:
         """Wake all who wait for news."""
         self._news.set()
         self._news = asyncio.Event()
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens of a text, estimated on the high side."""
-    ascii_letters = sum(map(str.isascii, text))
-    return (
-        len(text) // 3 + 1 if ascii_letters == len(text) else ascii_letters // 3 + 2 * (len(text) - ascii_letters) + 1
-    )

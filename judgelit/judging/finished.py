@@ -19,7 +19,7 @@ def until_verdict(text: str, start: int = 0) -> str | None:
 
     Args:
         text: A judgment.
-        start: Where it may end at the earliest, such as the end of its reasoning.
+        start: Where its verdict may begin at the earliest, such as the end of its reasoning.
     """
     at = text.find("\n", start)
     while at >= 0:

@@ -4,13 +4,13 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.judging.finished import VerdictEnd
+from judgelit.judging.finished import VerdictEnd, until_verdict
 from judgelit.judging.quotations import reasons
-from judgelit.judging.verdict import concludes, parse
+from judgelit.judging.verdict import concludes, ends_line, parse
 
 CONCLUDING = [
     "[[A]]\n",
@@ -169,3 +169,17 @@ def test_ids_end_at_the_first_token_that_concludes(chatml: ChatTokenizer, text: 
     said = [chatml.hf.decode(ids[:stop]) for stop in range(len(ids) + 1)]
     for stop, (before, after) in enumerate(pairwise(said), 1):
         assert ends(ids[:stop]) == (concludes(after) and after[len(before) :].count("\n") > 0)
+
+
+@pytest.mark.parametrize("text", CONCLUDING)
+def test_a_text_that_went_on_is_cut_at_the_line_of_its_verdict(text: str) -> None:
+    cut = until_verdict(f"{text}And yet, all in all:\n[[C]]\n")
+    assert cut is not None and cut.strip() == text.strip() and concludes(cut)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.sampled_from([*CONCLUDING, *GOING_ON, "so ", "\n"]), max_size=6).map("".join), st.integers(0, 40))
+def test_it_is_the_first_line_that_concludes(text: str, start: int) -> None:
+    ends = [at + 1 for at, character in enumerate(text) if character == "\n" and at >= start]
+    first = next((end for end in ends if concludes(text[:end]) and ends_line(text[start:end])), None)
+    assert until_verdict(text, start) == (None if first is None else text[:first])
