@@ -57,7 +57,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
     spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
-    pairs_of = {name: protocol.read(one)[:limit] for name, one in _named_sets(pairs, source, sets).items()}
+    pairs_of = {name: protocol.read(one, limit) for name, one in _named_sets(pairs, source, sets).items()}
     with locked(folder):
         judgments, settings = judge_into(
             folder,
