@@ -13,7 +13,7 @@ from judgelit.records.unicode import replace_surrogates
 
 _MENTIONS = {
     "top_logprobs": re.compile(r"log_?prob", re.I),
-    "n": re.compile(r"(?<![\w'’-])n(?![\w-])(?!'t)|\bbest_of\b|\bchoices?\b", re.I),
+    "n": re.compile(r"(?<![\w-])n(?![\w-])|\bbest_of\b|\bchoices?\b", re.I),
     "seed": re.compile(r"\bseed\b", re.I),
     "top_p": re.compile(r"\btop_p\b", re.I),
     "max_tokens": re.compile(r"\bmax_completion_tokens\b", re.I),

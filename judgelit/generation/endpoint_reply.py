@@ -101,6 +101,9 @@ def error_text(body: object) -> str:
     said = body
     for _ in range(4):
         if isinstance(said, Mapping):
+            if isinstance(said.get("loc"), list) and isinstance(said.get("msg"), str):  # Servers that use pydantic.
+                said = f"{'.'.join(map(str, said['loc']))}: {said['msg']}"
+                break
             said = next((said[name] for name in ("message", "error", "detail", "msg") if said.get(name)), None)
         elif isinstance(said, list) and said:
             said = said[0]

@@ -129,8 +129,7 @@ class EngineSpec:
 
     def result_settings(self) -> dict[str, Any]:
         """The settings, other than the model and its dtype, that can change its texts; results record them."""
-        settings = {name: getattr(self, name) for name in ("quantization", "chat_template", "chat_template_kwargs")}
-        return settings if self.endpoint is None else {**settings, "thinking": self.requests.thinking}
+        return {name: getattr(self, name) for name in ("quantization", "chat_template", "chat_template_kwargs")}
 
 
 def load_engine(spec: EngineSpec, tokenizer: "ChatTokenizer | None" = None, batch_size: int = 16) -> Engine:

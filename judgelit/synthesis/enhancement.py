@@ -162,7 +162,9 @@ def synthesize_enhancement(
         prompts = in_drawn_order(prompts, seed)
     dropped = Counter({"ties": len(pairs) - len(usable), "too long": len(report.skipped)})
 
-    sampled = _sample(JournaledEngine(judge, journal), prompts, settings, seed)
+    # A small part of the questions may have no verdict by chance.
+    enough = _SAMPLES_WITHOUT_VERDICT if shard else min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples)
+    sampled = _sample(JournaledEngine(judge, journal), prompts, settings, seed, enough)
     writer = HintWriter(
         judge,
         teacher,
@@ -221,8 +223,14 @@ def synthesize_enhancement(
     )
 
 
-def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement, seed: int) -> list[_Sampled]:
-    """`settings.samples` judgments of each prompt, in the sequence of the prompts."""
+def _sample(
+    judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement, seed: int, enough: int
+) -> list[_Sampled]:
+    """`settings.samples` judgments of each prompt, in the sequence of the prompts.
+
+    Raises:
+        UserError: None of the first judgments, `enough` of them, has a verdict.
+    """
     found: list[_Sampled | None] = [None] * len(prompts)
     sampled = with_verdict = 0
     conversations = [prompt.messages for prompt in prompts]
@@ -231,7 +239,7 @@ def _sample(judge: Engine, prompts: Sequence[JudgePrompt], settings: Enhancement
         one = found[index] = _Sampled.of(prompts[index], of_prompt, settings)
         sampled += len(of_prompt)
         with_verdict += len(of_prompt) - one.without_verdict
-        if with_verdict == 0 and sampled >= min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples):
+        if with_verdict == 0 and sampled >= enough:
             raise UserError(
                 f"{judge.name}: none of the first {sampled} sampled judgments ends in a verdict; warm the judge up "
                 "longer or raise max_new_tokens"

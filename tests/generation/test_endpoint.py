@@ -185,6 +185,7 @@ class TestRefusedFields:
             ("seed", "Unexpected field: seed"),
             ("max_tokens", "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."),
             ("n", "Only one completion choice is allowed"),
+            ("n", "'n' must be 1"),
             ("logprobs", "Bad request"),
             ("n", "Bad request"),
         ],

@@ -53,6 +53,22 @@ def test_bodies_without_json(body: Any) -> None:
         read_reply(body)
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"message": "no\n such", "code": 3}}, "no such"),
+        ({"error": "plain"}, "plain"),
+        ({"message": "top"}, "top"),
+        ({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs"}]}, "body.seed: Extra inputs"),
+        ("<html>\nbusy", "<html> busy"),
+        ({}, ""),
+        (None, ""),
+    ],
+)
+def test_what_an_error_says(body: Any, said: str) -> None:
+    assert error_text(body) == said
+
+
 def test_content_in_parts_and_without_surrogates() -> None:
     parts = [{"type": "text", "text": "It is "}, {"type": "text", "text": "[[A]]"}, {"type": "image"}]
     assert one({"content": parts}).content == "It is [[A]]"

@@ -382,6 +382,10 @@ def test_a_judge_without_verdicts_is_an_error_early(make):
     few = judge_by(lambda number, sample: None)
     with pytest.raises(UserError, match="none of the first 8 sampled"):
         make(few, [PAIRS[0]], journal="few.sqlite")
+    # A small shard may have no verdict by chance; a large one may not.
+    assert make(few, [PAIRS[0]], shard=Shard(1, 1), journal="shard.sqlite")[0] == []
+    with pytest.raises(UserError, match="none of the first 64 sampled"):
+        make(few, many, shard=Shard(1, 1), journal="large.sqlite")
 
 
 def test_a_judge_that_is_never_wrong_is_an_error(make):
