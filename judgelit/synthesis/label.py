@@ -102,8 +102,10 @@ def label(
     spec, sampling = EngineSpec(**engine), Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
     schedule = Schedule(tournament, rounds)
     _refuse_senseless(limit, votes, temperature, schedule, ranks=answers is not None)
-    if (answers is None) == (pairs is None and source is None):
-        raise UserError("pairs, source, answers: expected pairs (or a source of pairs) or answers, and not both")
+    if answers is None and pairs is None and source is None:
+        raise UserError("missing --pairs, --source or --answers")
+    if answers is not None and not (pairs is None and source is None):
+        raise UserError("answers: found pairs or a source beside it, expected one of them; leave the other out")
     to_judge, to_rank, name = [], [], "pairs" if answers is None else "answers"
     if answers is None:
         to_judge = read_pairs([without_label(one) for one in as_sources(named_source(source, pairs))], limit)

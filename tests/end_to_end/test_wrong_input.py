@@ -56,7 +56,7 @@ def test_missing_arguments_are_named_in_full(refused: Refused) -> None:
     assert refused("fit", *nothing) == "missing --model.backbone.name_or_path"
     assert refused("fit", *nothing, "--model.backbone.name_or_path=nano") == "missing --data.train"
     assert refused("judge", "--templates.seed=1") == "missing --output, --model"
-    assert refused("judge", "--output=labels", "--model=nano") == "missing --pairs or --source"
+    assert refused("judge", "--output=labels", "--model=nano") == "missing --pairs, --source or --answers"
     assert refused("export") == "missing run, --to"
 
 

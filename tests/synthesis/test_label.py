@@ -276,7 +276,7 @@ def test_pairs_need_no_label(tmp_path: Path, llama: str, by_answer: list[str], r
         (ANSWERS[0], {"votes": 3}, "votes: found 3 at temperature 0, expected 1"),
         (ANSWERS[0], {"tournament": "swiss"}, "tournament: found swiss for pairs"),
         (ANSWERS[0], {"rounds": 2}, "rounds: found 2, expected none"),
-        (ANSWERS[0], {"answers": "answers.jsonl"}, "expected pairs (or a source of pairs) or answers, and not both"),
+        (ANSWERS[0], {"answers": "answers.jsonl"}, "answers: found pairs or a source beside it"),
     ],
 )
 def test_wrong_input_is_one_line(
