@@ -256,15 +256,18 @@ class TrainingDataModule(JudgeDataModule, ABC):
             selected += kept
             tags.append(opened.tag)
             self._shares.append((len(kept[0][1]), opened.source.weight))
-        rows = TokenRows(selected, tags)
-        if not rows:
-            raise UserError("data.train: found no example to train on, expected at least one")
-        if not any(visits(*share) for share in self._shares):
-            raise UserError(
-                f"data.train: found {len(rows)} examples of weight {self._shares[0][1]}, of which an epoch visits "
-                "none; expected a larger weight"
-            )
-        return rows
+        settings = [opened.setting for opened in self._open("train")]
+        for setting in dict.fromkeys(["train", *settings]):
+            shares = [share for share, name in zip(self._shares, settings, strict=True) if name == setting]
+            count = sum(rows for rows, _ in shares)
+            if not count:
+                raise UserError(f"data.{setting}: found no example to train on, expected at least one")
+            if not any(visits(*share) for share in shares):
+                raise UserError(
+                    f"data.{setting}: found {count} examples of weight {shares[0][1]}, of which an epoch visits none; "
+                    "expected a larger weight"
+                )
+        return TokenRows(selected, tags)
 
     def _select_held_out(self, part: str) -> TokenRows:
         """Select the rows of `val` or `test` that are not too long."""

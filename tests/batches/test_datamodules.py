@@ -221,10 +221,15 @@ def test_a_run_is_not_continued_with_other_general_data(tmp_path: Path, llama: s
             data(**other).load_state_dict(state)
 
 
-def test_general_examples_must_be_sft_examples(tmp_path: Path, llama: str) -> None:
+def test_general_examples_that_cannot_be_trained_on_are_refused(tmp_path: Path, llama: str) -> None:
     write_records(tmp_path / "a.jsonl", [preference(number) for number in range(6)])
     with pytest.raises(UserError, match=r"a\.jsonl:1: found .*expected an SFT example"):
         read(DPODataModule(llama, str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")))
+    few = FileSource(sft_file(tmp_path / "f.jsonl", range(4)), weight=0.1)
+    with pytest.raises(
+        UserError, match=r"data\.general: found 4 examples of weight 0\.1, of which an epoch visits none"
+    ):
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), few))
     long = sft_file(tmp_path / "g.jsonl", range(4), completion="word " * 400)
     with pytest.raises(UserError, match=r"all 4 examples of data\.general are longer"):
         read(DPODataModule(llama, str(tmp_path / "a.jsonl"), long))
