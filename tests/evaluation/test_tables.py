@@ -1,7 +1,7 @@
 import pytest
 
 from judgelit.evaluation.intervals import Estimate
-from judgelit.evaluation.tables import print_table, show, table_rows
+from judgelit.evaluation.tables import general_rows, print_general, print_table, show, table_rows
 
 KNOWN, UNDEFINED = Estimate(0.5, 0.25, 0.754, 8), Estimate(float("nan"), float("nan"), float("nan"), 0)
 RESULTS = {
@@ -49,3 +49,23 @@ def test_ties_are_counted_below_the_table(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "some: 2 of 6 pairs are labelled tie; accuracy leaves them out" in printed
     assert "none: " not in printed
+
+
+LOSS = Estimate(1.5, 1.25, 1.754, 8)
+
+
+def test_general_ability_and_accuracy_stand_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
+    general = {"base": {"general_loss": LOSS, "instructions": KNOWN}, "sft": {"general_loss": LOSS, "t/acc": KNOWN}}
+    assert list(general_rows(general, RESULTS)) == [
+        ("judge accuracy, one", "50.0% [25.0, 75.4]", "-"),
+        ("judge accuracy, two", "-", "50.0% [25.0, 75.4]"),
+        ("general loss, nats a token", "1.500 [1.250, 1.754]", "1.500 [1.250, 1.754]"),
+        ("prompts followed", "50.0% [25.0, 75.4]", "-"),
+        ("t/acc", "-", "0.500 [0.250, 0.754]"),
+    ]
+    assert list(general_rows({"base": {"t/ppl": Estimate(9.0, float("nan"), float("nan"), 1)}}, {})) == [
+        ("t/ppl", "9.000")
+    ]
+    print_general(general, RESULTS)
+    printed = capsys.readouterr().out
+    assert "judge accuracy, two" in printed and "1.500 [1.250, 1.754]" in printed

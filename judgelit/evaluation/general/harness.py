@@ -1,10 +1,12 @@
 """lm-evaluation-harness on a loaded model. Its package `lm_eval` is optional."""
 
+import hashlib
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +37,7 @@ def check_harness(tasks: Sequence[str]) -> None:
 
 
 def run_harness(engine: LocalEngine, tasks: Sequence[str], limit: int | None, path: Path) -> dict[str, Estimate]:
-    """Run tasks of the harness, with the model's chat template, and write their results to a JSON file.
+    """Run tasks that `check_harness` has checked, with the model's chat template, and write their results to a file.
 
     The file is written after each task, so that the same call after a kill runs only those that are missing.
 
@@ -43,24 +45,23 @@ def run_harness(engine: LocalEngine, tasks: Sequence[str], limit: int | None, pa
         engine: The model, with its adapter if it has one.
         tasks: Names of tasks or groups, or YAML files of tasks.
         limit: Rows of each task; None for all.
-        path: The file. Results of another model, limit or version of the harness in it are replaced.
+        path: The JSON file. Results of another model, limit or version of the harness in it are replaced.
 
     Returns:
         `<task>/<metric>`, with the filter's name behind a comma where there is one. The interval is 1.96 of the
         harness's standard errors on each side; it is undefined for metrics without one.
 
     Raises:
-        UserError: A task cannot be loaded or run.
+        UserError: A task cannot be run.
     """
-    check_harness(tasks)
     made_from = {"engine": engine.identity, "limit": limit, "lm_eval": version("lm_eval"), "chat_template": True}
     results: dict[str, Any] = _read_results(path, made_from)
     for task in tasks:
-        if task not in results:
+        if _key(task) not in results:
             print(f"harness: {task} begins", flush=True)
-            results[task] = _run(engine, task, limit)
+            results[_key(task)] = _run(engine, task, limit)
             write_json(path, {"made_from": made_from, "tasks": results})
-    return {name: found for task in tasks for name, found in harness_estimates(results[task]).items()}
+    return {name: found for task in tasks for name, found in harness_estimates(results[_key(task)]).items()}
 
 
 def harness_estimates(results: Mapping[str, Any]) -> dict[str, Estimate]:
@@ -86,12 +87,11 @@ def harness_estimates(results: Mapping[str, Any]) -> dict[str, Estimate]:
 def _load(tasks: Sequence[str]) -> None:
     from lm_eval.tasks import TaskManager, get_task_dict
 
-    manager = TaskManager()
+    manager = _index(TaskManager)
     for task in tasks:
-        is_file = task.endswith((".yaml", ".yml"))
-        if is_file and not Path(task).is_file():
+        if _is_file(task) and not Path(task).is_file():
             raise UserError(f"general.harness: found no file {task}, expected the name of a task or its YAML file")
-        if not is_file and not manager.match_tasks([task]):
+        if not _is_file(task) and not manager.match_tasks([task]):
             raise UserError(
                 f"general.harness: found {task!r}, expected a task of lm_eval; `lm_eval ls tasks` lists them"
             )
@@ -102,9 +102,16 @@ def _load(tasks: Sequence[str]) -> None:
             raise UserError(f"general.harness: {task}: cannot be loaded: {_said(error)}") from error
 
 
+@cache
+def _index(manager: Any) -> Any:
+    """The harness's index of tasks: thousands of files, so it is made once."""
+    return manager()
+
+
 def _run(engine: LocalEngine, task: str, limit: int | None) -> dict[str, Any]:
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 
     with _quiet(), evaluating(engine.model):
         # Instead of its own guess, which some tokenizers answer with a huge number.
@@ -113,17 +120,34 @@ def _run(engine: LocalEngine, task: str, limit: int | None) -> dict[str, Any]:
         model = HFLM(whole, tokenizer=engine.tokenizer.hf, batch_size=engine.batch_size, max_length=length)
         try:
             found: Any = simple_evaluate(
-                model, tasks=[_name(task)], limit=limit, apply_chat_template=True, log_samples=False
+                model,
+                tasks=[_name(task)],
+                task_manager=_index(TaskManager),
+                limit=limit,
+                apply_chat_template=True,
+                log_samples=False,
             )
-        except (ImportError, ConnectionError) as error:
-            # Some tasks need further packages or files of the net only when they run.
+        except (ImportError, OSError, LookupError) as error:
+            if isinstance(error, KeyError | IndexError):
+                raise
+            # Some tasks need further packages or files of the net only when they run; NLTK then raises LookupError.
             raise UserError(f"general.harness: {task}: cannot run: {_said(error)}") from error
     kept = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_better")
     return json.loads(json.dumps({name: found[name] for name in kept if name in found}, default=str))
 
 
 def _name(task: str) -> str:
-    return str(Path(task).absolute()) if Path(task).suffix in (".yaml", ".yml") else task
+    """The task as the harness takes it: a name, or the whole path of a file."""
+    return str(Path(task).absolute()) if _is_file(task) else task
+
+
+def _is_file(task: str) -> bool:
+    return Path(task).suffix in (".yaml", ".yml")
+
+
+def _key(task: str) -> str:
+    """The name of a task's results: that of the task; a file that has changed is another task."""
+    return task if not _is_file(task) else f"{task} {hashlib.sha256(Path(task).read_bytes()).hexdigest()[:16]}"
 
 
 def _said(error: BaseException) -> str:

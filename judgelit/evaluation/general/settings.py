@@ -51,9 +51,9 @@ class General:
         """What results record: the settings, with hashes of the examples and of the prompts."""
         prompts = [prompt.text for prompt in self.prompts()]
         return {
+            "limit": self.limit,
             "examples": examples and _hash([example.to_dict() for example in examples]),
             "instructions": f"{self.instructions} {_hash(prompts)}" if prompts else "none",
-            "limit": self.limit,
             "max_new_tokens": self.max_new_tokens,
             "harness": self.harness,
         }
