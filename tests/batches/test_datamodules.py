@@ -182,7 +182,7 @@ def test_general_examples_are_mixed_with_pairs(tmp_path: Path, llama: str, caplo
     mixture = Mixture([FileSource(general, weight=0.5), FileSource(general, tag="code")])
     settings: dict[str, Any] = {"val_fraction": 0.3, "batch_size": 4}
     with caplog.at_level(logging.INFO):
-        data = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), mixture, **settings))
+        data = read(DPODataModule(llama, str(tmp_path / "a.jsonl"), general=mixture, **settings))
     assert "general: " in caplog.text
     rows = {part: data.rows(part) for part in ("train", "val")}
     held_out = {row.id for row in rows["val"]} & {f"e{number}" for number in range(100, 116)}
@@ -224,15 +224,15 @@ def test_a_run_is_not_continued_with_other_general_data(tmp_path: Path, llama: s
 def test_general_examples_that_cannot_be_trained_on_are_refused(tmp_path: Path, llama: str) -> None:
     write_records(tmp_path / "a.jsonl", [preference(number) for number in range(6)])
     with pytest.raises(UserError, match=r"a\.jsonl:1: found .*expected an SFT example"):
-        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), str(tmp_path / "a.jsonl")))
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), general=str(tmp_path / "a.jsonl")))
     few = FileSource(sft_file(tmp_path / "f.jsonl", range(4)), weight=0.1)
     with pytest.raises(
         UserError, match=r"data\.general: found 4 examples of weight 0\.1, of which an epoch visits none"
     ):
-        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), few))
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), general=few))
     long = sft_file(tmp_path / "g.jsonl", range(4), completion="word " * 400)
     with pytest.raises(UserError, match=r"all 4 examples of data\.general are longer"):
-        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), long))
+        read(DPODataModule(llama, str(tmp_path / "a.jsonl"), general=long))
 
 
 def test_the_split_of_several_sources_is_that_of_their_records(tmp_path: Path, llama: str) -> None:
