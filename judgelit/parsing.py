@@ -8,7 +8,7 @@ the errors; `_mistakes` and `_failures` keep the objects.
 
 import argparse
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import NoneType, UnionType
@@ -20,8 +20,6 @@ from jsonargparse import (
     Namespace,
     Path,
     add_instantiator,
-    auto_cli,
-    auto_parser,
     get_loader,
     set_loader,
     set_parsing_settings,
@@ -118,6 +116,7 @@ class OneLineErrors(ArgumentParser):
         if not self.exit_on_error and args:
             # jsonargparse passes the null of a value in a nested class on as `None`, which it then does not read.
             args = [f"{one.removesuffix('None')}null" if one.endswith("=None") else one for one in args]
+        args = args and self._as_written_out([_with_underscores(one) for one in args])
         # A value may contain a value of its own class, which the same parser then checks.
         before, outer, self._current = len(_mistakes), self._current, None
         try:
@@ -136,6 +135,15 @@ class OneLineErrors(ArgumentParser):
                 _set_mistake(unexpected, self._unknown(unknown[0].removeprefix("--").partition("=")[0]))
             raise unexpected
         return namespace, unknown
+
+    def _as_written_out(self, args: Sequence[Any]) -> list[Any]:
+        """The arguments, with `=true` after each switch that has no value."""
+        found = list(args)
+        for place, one in enumerate(found):
+            is_last = place + 1 == len(found) or str(found[place + 1]).startswith("--")
+            if is_last and getattr(self._option_string_actions.get(one), "_typehint", None) is bool:
+                found[place] = f"{one}=true"
+        return found
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         # argparse calls this for each option, just before it calls the option's action.
@@ -224,84 +232,6 @@ def raise_user_errors() -> Iterator[None]:
         del _failures[before:]
 
 
-def call(function: Any, argv: list[str], prog: str, notes: Mapping[str, str] | None = None) -> None:
-    """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands.
-
-    Args:
-        function: The function, or functions by the name of their subcommand.
-        argv: Arguments.
-        prog: Name of the command, for its help.
-        notes: Text below the help of each command with this key, by key.
-    """
-    parser = type("Parser", (OneLineErrors,), {"notes": notes or {}})
-    with raise_user_errors():
-        auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=parser)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A subcommand with its arguments, read but not yet run."""
-
-    name: str
-    function: Callable[..., Any]
-    config: Namespace
-    parser: ArgumentParser
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """All arguments as plain values, defaults included; a configuration file may hold them."""
-        found: dict[str, Any] = yaml.safe_load(self.parser.dump(self.config, skip_none=False))[self.name]
-        return {name: value for name, value in found.items() if name != "config"}
-
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of the function, with objects for classes.
-
-        Raises:
-            UserError: An object cannot be made.
-        """
-        with raise_user_errors():
-            made = dict(vars(self.parser.instantiate(self.config)[self.name]))
-        return {name: value for name, value in made.items() if name != "config"}
-
-    def run(self) -> None:
-        """Call the function."""
-        with raise_user_errors():
-            self.function(**self.arguments())
-
-
-def read_command(
-    functions: Mapping[str, Callable[..., Any]], argv: list[str], prog: str, notes: Mapping[str, str] | None = None
-) -> Command:
-    """Read a subcommand and its arguments from the command line and `--config` files, without running it.
-
-    Args:
-        functions: Functions by the name of their subcommand.
-        argv: Arguments.
-        prog: Name of the command, for its help.
-        notes: Text below the help of each command with this key, by key.
-
-    Raises:
-        UserError: An argument is wrong.
-    """
-    parser_class = type("Parser", (OneLineErrors,), {"notes": notes or {}})
-    with raise_user_errors():
-        parser = auto_parser(dict(functions), as_positional=False, prog=prog, parser_class=parser_class)
-        config = parser.parse_args(argv)
-    return Command(config.subcommand, functions[config.subcommand], config, parser)
-
-
-def make_command(functions: Mapping[str, Callable[..., Any]], name: str, settings: dict[str, Any]) -> Command:
-    """The subcommand with the settings that `Command.settings` has given.
-
-    Raises:
-        UserError: There is no such subcommand, or a setting is wrong.
-    """
-    with raise_user_errors():
-        parser = auto_parser(dict(functions), as_positional=False, parser_class=OneLineErrors)
-        config = parser.parse_object({"subcommand": name, name: settings})
-    return Command(name, functions[name], config, parser)
-
-
 def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
     try:
         return class_type(*args, **kwargs)
@@ -328,6 +258,14 @@ def _load_yaml(text: str) -> Any:
 
 _jsonargparse_yaml = get_loader("yaml")
 set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
+
+
+def _with_underscores(argument: Any) -> Any:
+    """`--both-orders=x` as `--both_orders=x`: keys are Python's names, and people type them in both ways."""
+    if not isinstance(argument, str) or not argument.startswith("--"):
+        return argument
+    key, equals, value = argument.removeprefix("--").partition("=")
+    return f"--{key.replace('-', '_')}{equals}{value}"
 
 
 def _is_command(action: argparse.Action) -> bool:

@@ -116,6 +116,19 @@ def test_null_is_accepted_in_nested_classes(capsys: pytest.CaptureFixture[str]) 
     assert backbone["quantization"] is backbone["lora"] is config["data"]["init_args"]["tokens_per_batch"] is None
 
 
+@pytest.mark.parametrize(
+    "given", [["--both-orders"], ["--both_orders"], ["--both_orders", "true"], ["--both-orders=true"]]
+)
+def test_switches_need_no_value_and_keys_take_hyphens(
+    given: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for arguments in ([*given, "--max-prompt-tokens", "50"], ["--max_prompt_tokens=50", *given]):
+        with pytest.raises(SystemExit):
+            main(["synthesize", "warmup", "--pairs=p.jsonl", "--output=o-o.jsonl", *arguments, "--print_config"])
+        config = yaml.safe_load(capsys.readouterr().out)
+        assert (config["both_orders"], config["max_prompt_tokens"], config["output"]) == (True, 50, "o-o.jsonl")
+
+
 def test_a_shipped_configuration_is_found_by_path_and_by_short_name() -> None:
     for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
         assert Path(find(name)).samefile(shipped()["quickstart/run"])

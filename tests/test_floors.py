@@ -7,7 +7,7 @@ import judgelit
 
 PACKAGE = Path(judgelit.__file__).parent
 FLOORS = [
-    {"errors", "console", "progress", "atomic", "yaml_files", "parsing", "shipped_configs", "__init__"},
+    {"errors", "console", "progress", "atomic", "yaml_files", "parsing", "commands", "shipped_configs", "__init__"},
     {"records"},
     {"judging"},
     {"batches"},

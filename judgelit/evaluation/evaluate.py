@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.atomic import check_file_names, write_json
+from judgelit.commands import call
 from judgelit.errors import UserError
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
@@ -15,7 +16,6 @@ from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
 from judgelit.evaluation.tables import print_general, print_table
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
-from judgelit.parsing import call
 from judgelit.records.public_sources import describe_sets, find_set
 from judgelit.records.public_sources.source import named_source
 from judgelit.records.sources import Source, Sources

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from judgelit.commands import call
 from judgelit.errors import UserError
 from judgelit.generation.engine import Engine, EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
-from judgelit.parsing import call
 from judgelit.progress import track
 from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.prompts import read_prompts

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.commands import make_command, read_command
 from judgelit.errors import UserError
 from judgelit.generation.engine import Engine, EngineSpec, load_engine
 from judgelit.generation.journal_file import Journal
 from judgelit.generation.recorded import recorded_engine
 from judgelit.judging.prompts import Templates
-from judgelit.parsing import make_command, read_command
 from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.public_sources import describe_sets
 from judgelit.records.public_sources.source import named_source

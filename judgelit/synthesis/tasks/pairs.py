@@ -13,8 +13,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Literal, TypeVar, cast, get_args
 
+from judgelit.commands import call
 from judgelit.errors import UserError
-from judgelit.parsing import call
 from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.records import Label, PreferencePair, Record
 from judgelit.records.sources import Source
