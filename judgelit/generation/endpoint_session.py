@@ -87,6 +87,8 @@ class Session:
         self._bug: BaseException | None = None
         self._over_budget = False
         self._first_loss = ""
+        self._missing = 0
+        """Prompts that have failed for good and get no empty answer."""
         self._lost_in_a_row = 0
         self._replies = 0
         self._outstanding = 0
@@ -147,7 +149,7 @@ class Session:
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-                if not complete or not (self._fatal or self._over_budget or self.tally.lost):
+                if not complete or not (self._fatal or self._over_budget or self._missing):
                     say(f"endpoint {self._endpoint.model}: {self.tally}")
         if self._bug is not None:
             raise self._bug
@@ -162,14 +164,14 @@ class Session:
                 f"requests.budget: found {self._requests.budget:g}, which does not cover the next prompt; "
                 f"{self.tally}; {again} with a budget of its own"
             )
-        if self.tally.lost and self._requests.refused == "error":
+        if self._missing:
             raise UserError(
                 f"endpoint {self._endpoint.model}: {self.tally}; the first failure: {self._first_loss}; {again}"
             )
 
     async def _may_begin(self, cost: float) -> bool:
         """Wait until there is room for another conversation; false if the call has ended or the budget is spent."""
-        while not self._end.is_set():
+        while not self._end.is_set() and not self._over_budget:
             if self._outstanding < self._requests.concurrency and self.tally.covers(cost):
                 return True
             if self._outstanding == 0:
@@ -273,6 +275,9 @@ class Session:
                 raise _LostError(failure)
             if tries >= _UNLISTED_TRIES and failure.status == 500 and server.lacks(self._endpoint.model):
                 raise self._stop(self._unknown_model(server, failure))
+            if failure.reply and not self.tally.covers(0.0) and self.tally.spent >= (self._requests.budget or 0.0):
+                self._over_budget = True
+                raise _StoppedError
             self.tally.repeated[failure.reason] += 1
             if failure.kind != "busy" and not (server.dead_until and others):
                 await self._sleep(
@@ -391,6 +396,7 @@ class Session:
         self._first_loss = self._first_loss or str(failure)
         if failure.kind == "refused" and self._requests.refused == "empty" and self._replies:
             return [Generated("", "stop") for _ in range(self._samples)]
+        self._missing += 1
         self._lost_in_a_row += 1
         # A server may refuse many prompts in a row; if it never answers, the settings are wrong.
         if self._lost_in_a_row >= _LOST_IN_A_ROW and (failure.kind != "refused" or not self._replies):

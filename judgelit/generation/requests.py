@@ -46,8 +46,8 @@ class Requests:
     completion_price: float | None = None
     """Price of a million generated tokens, in the same currency."""
     budget: float | None = None
-    """Most that one command may spend, in the same currency. A request is sent only if the budget covers its longest
-    answer. Requests without a readable answer are not counted."""
+    """Most that one command may spend, in the same currency. A prompt is asked only if the budget covers its longest
+    answers. A request without an answer counts if the server says what it took."""
     thinking: Literal["keep", "drop", "tags"] = "keep"
     """The reasoning that the server sends beside the answer (`reasoning_content`, `reasoning`, or a <think> block in
     the text): keep puts it before the answer as plain text, tags puts it there between <think> and </think>, drop

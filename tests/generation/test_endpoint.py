@@ -300,7 +300,11 @@ class TestFaults:
         with StubServer(behave) as server:
             assert "refused by the server" in refusal(engine(server, concurrency=1), 5)
             assert server.asked["question 3"] == 1
-            assert ask(engine(server, concurrency=1, refused="empty"), 5)[3] == [Generated("", "stop")]
+            asked = engine(server, concurrency=1, refused="empty", retries=1)
+            assert ask(asked, 5)[3] == [Generated("", "stop")]
+            refusing = server.behave
+            server.behave = lambda body, before: status(500) if prompt_of(body) == "question 4" else refusing(body, 0)
+            assert "3 of 5 prompts answered" in refusal(asked, 5), "a failure of the server is no empty answer"
 
 
 class TestSeveralServers:
@@ -430,6 +434,13 @@ class TestLimits:
             unlimited = JournaledEngine(engine(server, **prices), tmp_path / "journal")
             assert len(ask(unlimited, 50)) == 50  # type: ignore[arg-type]
         assert len(server.bodies) == 50
+
+    def test_answers_without_text_count_and_end_at_the_budget(self) -> None:
+        empty = reply({"choices": [NULL], "usage": {"prompt_tokens": 10, "completion_tokens": 5}})
+        with StubServer(lambda body, before: empty) as server:
+            asked = engine(server, concurrency=1, budget=0.1, prompt_price=1000.0, completion_price=2000.0)
+            assert "requests.budget: found 0.1" in refusal(asked, 5)
+        assert len(server.bodies) == 5
 
     def test_the_servers_list_says_how_many_tokens_it_takes(self) -> None:
         with StubServer(models=[{"id": "m", "max_model_len": 4096}, {"id": "x", "max_model_len": 1}]) as server:
