@@ -22,6 +22,7 @@ _ROOMS = {
     "Mixture": "records.sources",
     "PagedAdamW8bit": "training.optimizers",
     "PreferenceLoss": "training.losses",
+    "PublicSource": "records.public_sources.source",
     "SFTDataModule": "batches.datamodules",
     "SFTModule": "training.sft",
     "TaskJudgments": "synthesis.tasks.sources",

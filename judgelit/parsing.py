@@ -62,6 +62,9 @@ _failures: list[tuple[type, Exception]] = []
 class OneLineErrors(ArgumentParser):
     """A parser that raises UserError instead of printing its usage, and accepts no abbreviated keys."""
 
+    notes: Mapping[str, str] = {}
+    """Text below the help of each command with this key, by key."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # A key with its end missing is a mistake too.
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -77,6 +80,13 @@ class OneLineErrors(ArgumentParser):
         if mistake is not None:
             _mistakes.append(mistake)
         super().error(message, ex)
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """The help, with the notes about keys of this command below it."""
+        keys = {action.dest for action in self._actions}
+        return "\n".join(
+            [super().format_help(*args, **kwargs), *(f"{note}\n" for key, note in self.notes.items() if key in keys)]
+        )
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Namespace:
         """Parse a configuration file, once it is found to be a YAML mapping."""
@@ -213,10 +223,18 @@ def raise_user_errors() -> Iterator[None]:
         del _failures[before:]
 
 
-def call(function: Any, argv: list[str], prog: str) -> None:
-    """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands."""
+def call(function: Any, argv: list[str], prog: str, notes: Mapping[str, str] | None = None) -> None:
+    """Call a function with arguments from the command line and `--config` files; a dict of them has subcommands.
+
+    Args:
+        function: The function, or functions by the name of their subcommand.
+        argv: Arguments.
+        prog: Name of the command, for its help.
+        notes: Text below the help of each command with this key, by key.
+    """
+    parser = type("Parser", (OneLineErrors,), {"notes": notes or {}})
     with raise_user_errors():
-        auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=OneLineErrors)
+        auto_cli(function, args=argv, as_positional=False, prog=prog, parser_class=parser)
 
 
 def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:

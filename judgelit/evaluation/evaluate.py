@@ -14,6 +14,8 @@ from judgelit.evaluation.tables import print_table
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
+from judgelit.records.public_sources import describe_sets, find_set
+from judgelit.records.public_sources.source import named_source
 from judgelit.records.sources import Source, Sources
 from judgelit.runs.folder import locked
 
@@ -21,6 +23,7 @@ from judgelit.runs.folder import locked
 def evaluate(
     output: str,
     pairs: Sources | None = None,
+    source: str | None = None,
     sets: dict[str, Sources] | None = None,
     benchmark: str = "pairs",
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
@@ -39,6 +42,8 @@ def evaluate(
     Args:
         output: Folder to write to.
         pairs: Labelled pairs: a file, folder, glob or hub name, or a source by class_path.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         sets: Several sets of pairs by name, usually in a `--config` file; in place of `pairs`.
         benchmark: How the pairs are read, asked and scored: `pairs` for labelled pairs of any source.
         templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
@@ -52,7 +57,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
     spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
-    pairs_of = {name: protocol.read(source)[:limit] for name, source in _named_sets(pairs, sets).items()}
+    pairs_of = {name: protocol.read(one, limit) for name, one in _named_sets(pairs, source, sets).items()}
     with locked(folder):
         judgments, settings = judge_into(
             folder,
@@ -78,23 +83,28 @@ def evaluate(
     print(f"judgments and results.json are in {folder}")
 
 
-def _named_sets(pairs: Sources | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
-    """The sets by name; the set `pairs` gets the name of its file.
+def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
+    """The sets by name; the set `pairs` gets the name of its file, and a public data set its own.
 
     Raises:
         UserError: Both are given or none, or a name cannot be part of a file's name.
     """
+    if source is not None and sets is None:
+        return {find_set(source).name: named_source(source, pairs)}
     if isinstance(pairs, Source) and sets is None:
         return {"pairs": pairs}
     if isinstance(pairs, str) and sets is None:
         # A glob pattern has characters that do not belong in a file's name.
         return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
-    if sets is None or pairs is not None:
-        raise UserError("pairs, sets: expected one of them, and not both")
+    if sets is None or pairs is not None or source is not None:
+        raise UserError(
+            "pairs, sets: expected one of them, and not both; source goes with pairs, and sets takes public data sets "
+            "by class_path judgelit.PublicSource"
+        )
     check_file_names("sets", sets)
     return sets
 
 
 def main(argv: list[str]) -> None:
     """Run `judgelit evaluate`."""
-    call(evaluate, argv, "judgelit evaluate")
+    call(evaluate, argv, "judgelit evaluate", {"source": describe_sets()})

@@ -17,6 +17,7 @@ _ROLES = {
 }
 _SPEAKERS = {"user": "Human", "assistant": "Assistant"}
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
+_HELPSTEER_SPEAKER = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 _PYTHON_TURNS = re.compile(r"\[?\s*\{\s*'(role|content|from|value)'\s*:")
 _KNOWN_ROLES = {*_ROLES, "tool", "function", "observation", "function_call"}
 _REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -216,6 +217,20 @@ def read_dialogue(text: str) -> list[Message] | None:
         else:
             messages.append({"role": role, "content": content})
     return messages
+
+
+def read_helpsteer_turns(text: str) -> list[Message] | None:
+    """Read a prompt of several turns in HelpSteer2's form, or return None for a prompt of one turn.
+
+    A line `<extra_id_1>Assistant` or `<extra_id_1>User` is before each turn but the first, which is the user's.
+    """
+    first, *parts = _HELPSTEER_SPEAKER.split(text)
+    if not parts:
+        return None
+    turns = [{"role": "user", "content": first.strip()}]
+    for speaker, said in zip(parts[::2], parts[1::2], strict=True):
+        turns.append({"role": _ROLES[speaker.lower()], "content": said.strip()})
+    return turns
 
 
 def refuse_blank_turns(turns: Sequence[Message], text: str, name: str, at: str) -> None:

@@ -4,7 +4,8 @@ To add a form, write one function and add one line to a table at the end of this
 
 - `EXCHANGES`: a prompt and its answer, for SFT examples;
 - `COMPARISONS`: a prompt, a better and a worse answer, for preference examples and pairs;
-- `JUDGED`: a prompt, two answers and a label, for pairs.
+- `JUDGED`: a prompt, two answers and a label, for pairs;
+- `ANSWERED`: a prompt and a list of answers, for answer sets.
 
 The function takes a row without its null fields, and the place of the row for error messages. It returns None if the
 row has another form, and raises UserError if the row has this form but is invalid. The first function of a table that
@@ -34,6 +35,7 @@ from judgelit.records.conversations import (
     read_answer,
     read_dialogue,
     read_exchange,
+    read_helpsteer_turns,
     read_prompt,
     read_turns,
     read_weights,
@@ -55,6 +57,11 @@ _UNREAD = ("tools", "functions", "images", "image", "videos", "audios", "chat_te
 _ONE_TWO: dict[str, Label] = {"1": "A", "2": "B"}
 _ZERO_TIE: dict[str, Label] = {"0": "tie", **_ONE_TWO}
 _TWO_TIE: dict[str, Label] = {"0": "A", "1": "B", "2": "tie"}
+
+_ANSWER_LISTS = ("answers", "responses", "completions")
+_ANSWER_TEXTS = ("answer", "response", "text", "content")
+_LISTED = {"ranks": "rank", "scores": "score", "models": "model"}
+"""What may be known of each answer of a list: the name of the row's list, and that of an answer's own field."""
 
 
 class Exchange(NamedTuple):
@@ -87,6 +94,15 @@ class Judged(NamedTuple):
     label: Label
     names: tuple[str, str]
     """The row's fields that hold the two answers."""
+
+
+class Answered(NamedTuple):
+    """A prompt and a list of answers to it."""
+
+    prompt: Sequence[Message]
+    answers: Sequence[str]
+    meta: Mapping[str, object]
+    """Ranks, scores and models of the answers: a list of as many values for each name."""
 
 
 # Prompt and answer.
@@ -237,7 +253,10 @@ def _help_steer(row: Row, at: str) -> Judged | None:
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not -3 <= strength <= 3:
         raise bad_field(at, "preference_strength", strength, "a number from -3 to 3")
     label = "A" if strength < 0 else "B" if strength > 0 else "tie"
-    return _judged({**row, "sign": label}, at, "response_1", "response_2", "sign", _LETTERS)
+    prompt = row.get("prompt")
+    turns = read_helpsteer_turns(prompt) if isinstance(prompt, str) else None
+    row = {**row, "sign": label} | ({"prompt": turns} if turns else {})
+    return _judged(row, at, "response_1", "response_2", "sign", _LETTERS)
 
 
 def _mt_bench(row: Row, at: str) -> Judged | None:
@@ -251,6 +270,38 @@ def _mt_bench(row: Row, at: str) -> Judged | None:
     if not prompt:
         raise bad_field(at, "conversation_b", second[0]["content"], "a conversation that begins as conversation_a does")
     return Judged(prompt, answer_a, answer_b, _choice(row, "winner", at, _LETTERS), names)
+
+
+# A list of answers.
+
+
+def _answers(row: Row, at: str) -> Answered | None:
+    name = next((name for name in _ANSWER_LISTS if isinstance(row.get(name), list)), None)
+    prompt = _prompt(row, at) if name is not None else None
+    if name is None or prompt is None:
+        return None
+    items = row[name]
+    answers = [_listed_answer(item, f"{name}[{index}]", at) for index, item in enumerate(items)]
+    meta: dict[str, object] = {}
+    for plural, single in _LISTED.items():
+        values = row.get(plural)
+        if values is None and all(isinstance(item, Mapping) and item.get(single) is not None for item in items):
+            values = [item[single] for item in items]
+        if isinstance(values, list):
+            if len(values) != len(items):
+                raise bad_field(at, plural, values, f"{len(items)} values, one for each of the {name}")
+            meta[plural] = values
+    return Answered(prompt, answers, meta)
+
+
+def _listed_answer(item: object, name: str, at: str) -> str:
+    """The text of an item of a list of answers: a text, an assistant's turn, or an object that has the text."""
+    if isinstance(item, Mapping) and item.get("role") is None and item.get("from") is None:
+        for field in _ANSWER_TEXTS:
+            if isinstance(item.get(field), str):
+                return str(item[field])
+        raise bad_field(at, name, item, f"a text, or an object with {' or '.join(map(repr, _ANSWER_TEXTS))}")
+    return read_answer(item, name, at)
 
 
 EXCHANGES: dict[str, Callable[[Row, str], Exchange | None]] = {
@@ -271,6 +322,9 @@ JUDGED: dict[str, Callable[[Row, str], Judged | None]] = {
     "prompt + 'response 1' + 'response 2' + label": _auto_j,
     "prompt + response_1 + response_2 + preference_strength": _help_steer,
     "conversation_a + conversation_b + winner": _mt_bench,
+}
+ANSWERED: dict[str, Callable[[Row, str], Answered | None]] = {
+    "question, prompt, instruction or messages + answers, responses or completions, a list": _answers,
 }
 
 

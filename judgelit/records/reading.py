@@ -9,8 +9,19 @@ from typing import Any, Literal, TypeVar, cast
 from judgelit.errors import UserError
 from judgelit.records.conversations import decode_turns
 from judgelit.records.files import BrokenRow
-from judgelit.records.forms import COMPARISONS, EXCHANGES, IDS, JUDGED, KEPT, Judged, complete_prompt, read_label
+from judgelit.records.forms import (
+    ANSWERED,
+    COMPARISONS,
+    EXCHANGES,
+    IDS,
+    JUDGED,
+    KEPT,
+    Judged,
+    complete_prompt,
+    read_label,
+)
 from judgelit.records.records import (
+    AnswerSet,
     Message,
     PreferenceExample,
     PreferencePair,
@@ -21,7 +32,7 @@ from judgelit.records.records import (
     refuse_equal,
 )
 
-R = TypeVar("R", bound=PreferencePair | SFTExample | PreferenceExample)
+R = TypeVar("R", bound=PreferencePair | AnswerSet | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
 LossOn = Literal["last", "all"]
 
@@ -41,7 +52,7 @@ def read_records(row: Row, at: str, kind: type[R], place: str, loss_on: LossOn =
     Args:
         row: Row of a file.
         at: Its place, for error messages.
-        kind: PreferencePair, SFTExample or PreferenceExample.
+        kind: PreferencePair, AnswerSet, SFTExample or PreferenceExample.
         place: Its place within its source, from which the id of a pair without one is made.
         loss_on: Which answers of a conversation are trained on, if its turns have no weights.
 
@@ -51,11 +62,13 @@ def read_records(row: Row, at: str, kind: type[R], place: str, loss_on: LossOn =
     if isinstance(row, BrokenRow):
         raise row.error
     filled = {name: decode_turns(value, name, at) for name, value in row.items() if value is not None}
-    found: Sequence[SFTExample | PreferenceExample | PreferencePair | None]
+    found: Sequence[SFTExample | PreferenceExample | PreferencePair | AnswerSet | None]
     if kind is SFTExample:
         found = _sft_examples(filled, at, loss_on)
     elif kind is PreferenceExample:
         found = [_preference(filled, at)]
+    elif kind is AnswerSet:
+        found = [_answer_set(filled, at, place)]
     else:
         found = [_pair(filled, at, place)]
     if found[0] is None:
@@ -120,9 +133,8 @@ def _preference(row: Row, at: str) -> PreferenceExample | None:
 def _pair(row: Row, at: str, place: str) -> PreferencePair | None:
     """Read a pair. If the row has chosen and rejected, a hash of the id decides which of them is answer A."""
     if _is_own_pair(row):
-        question = {"role": "user", "content": row["question"]}
         label, names = read_label(row, "label", at), ("answer_a", "answer_b")
-        judged: Judged | None = Judged([question], row["answer_a"], row["answer_b"], label, names)
+        judged: Judged | None = Judged([_user(row["question"])], row["answer_a"], row["answer_b"], label, names)
     else:
         judged = _first(JUDGED, row, at)
     drawn = judged is None
@@ -137,12 +149,37 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair | None:
     _refuse_senseless(judged, at)
     *context, last = prompt
     if last["role"] != "user":
-        raise UserError(f"{at}: found a prompt that ends with a turn of the {last['role']}, expected the user's")
-    identity = _given_id(row) or _made_id(judged, prompt, place)
+        raise _not_the_users(last, at)
+    identity = _given_id(row) or made_id((judged.answer_a, judged.answer_b), prompt, place)
     answers = {"answer_a": judged.answer_a, "answer_b": judged.answer_b, "label": judged.label}
     pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
     first = PreferencePair.from_dict(pair, at)
-    return first.swapped() if drawn and int(_hash(f"side/{identity}"), 16) % 2 else first
+    return on_drawn_side(first) if drawn else first
+
+
+def on_drawn_side(pair: PreferencePair) -> PreferencePair:
+    """The pair or the swapped pair, drawn by a hash of its id: for pairs whose better answer is always A."""
+    return pair.swapped() if int(text_hash(f"side/{pair.id}"), 16) % 2 else pair
+
+
+def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
+    own = all(isinstance(row.get(name), str) for name in ("id", "question")) and "answers" in row
+    # The text of a question may look like a dialogue, which public forms have in this field.
+    found = _first(ANSWERED, {**row, "question": [_user(row["question"])]} if own else row, at)
+    if found is None:
+        return None
+    prompt = complete_prompt(row, found.prompt, at)
+    *context, last = prompt
+    if last["role"] != "user":
+        raise _not_the_users(last, at)
+    identity = _given_id(row) or made_id(found.answers, prompt, place)
+    meta = _kept(row) | dict(found.meta) | _meta(row)
+    content = {"id": identity, "question": last["content"], "answers": found.answers, "context": context, "meta": meta}
+    return AnswerSet.from_dict(content, at)
+
+
+def _not_the_users(last: Message, at: str) -> UserError:
+    return UserError(f"{at}: found a prompt that ends with a turn of the {last['role']}, expected the user's")
 
 
 def _refuse_senseless(judged: Judged, at: str) -> None:
@@ -163,6 +200,10 @@ def _is_own_pair(row: Row) -> bool:
     return texts and isinstance(row["id"], str | int)
 
 
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
 def _first(forms: Mapping[str, Callable[[Row, str], Found | None]], row: Row, at: str) -> Found | None:
     return next((found for form in forms.values() if (found := form(row, at)) is not None), None)
 
@@ -181,13 +222,14 @@ def _given_id(row: Row) -> str:
     return next((str(value) for value in values if isinstance(value, str | int) and str(value).strip()), "")
 
 
-def _made_id(judged: Judged, prompt: Sequence[Message], place: str) -> str:
+def made_id(answers: Sequence[str], prompt: Sequence[Message], place: str) -> str:
     """An id for a row without one. It has a hash of the content, since many folders hold files of one name."""
-    content = json.dumps([prompt, judged.answer_a, judged.answer_b])
-    return f"{place}#{_hash(content)[:8]}"
+    content = json.dumps([prompt, *answers])
+    return f"{place}#{text_hash(content)[:8]}"
 
 
-def _hash(text: str) -> str:
+def text_hash(text: str) -> str:
+    """A hash of a text, as 64 hexadecimal digits."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -203,6 +245,7 @@ def _meta(row: Row) -> dict[str, Any]:
 _FORMS: dict[type, tuple[str, Sequence[str]]] = {
     SFTExample: ("an SFT example", tuple(EXCHANGES)),
     PreferenceExample: ("a preference example", tuple(COMPARISONS)),
+    AnswerSet: ("a question with a list of answers", tuple(ANSWERED)),
     PreferencePair: ("a preference pair", ("id + question + answer_a + answer_b + label", *JUDGED, *COMPARISONS)),
 }
 
@@ -213,7 +256,7 @@ def _no_form(row: Row, empty: Sequence[str], kind: type, at: str) -> UserError:
     fields = ", ".join(map(repr, row)) or "no fields that are not null"
     if row and empty:
         fields += f", and null in {', '.join(map(repr, empty))}"
-    if kind is not PreferencePair and _first(JUDGED, row, at) is not None:
+    if kind not in (PreferencePair, AnswerSet) and _first(JUDGED, row, at) is not None:
         return UserError(
             f"{at}: found {fields}, a pair for a judge, expected {record}; make training data from pairs with "
             "`judgelit synthesize`"

@@ -1,4 +1,4 @@
-"""Pairs, judgments and examples: one frozen dataclass for each kind, validated by its `from_dict`."""
+"""Pairs, answer sets, judgments and examples: one frozen dataclass for each kind, validated by its `from_dict`."""
 
 import hashlib
 import unicodedata
@@ -79,6 +79,44 @@ class PreferencePair:
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "context": list(self.context)}
+
+
+@dataclass(frozen=True)
+class AnswerSet:
+    """A question and any number of answers to it, such as samples of a policy or the answers of a ranking.
+
+    `context` is the system text and the earlier turns, if any, oldest first. `meta` keeps what else is known, such as
+    `scores` or `ranks`, one value an answer.
+    """
+
+    id: str
+    question: str
+    answers: tuple[str, ...]
+    context: tuple[Message, ...] = ()
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def question_key(self) -> str:
+        return question_key(self.question, self.context)
+
+    @classmethod
+    def from_dict(cls, row: Row, at: str) -> Self:
+        answers = row.get("answers")
+        if not isinstance(answers, Sequence) or isinstance(answers, str) or not answers:
+            raise bad_field(at, "answers", answers, "a list of texts, one or more")
+        for index, answer in enumerate(answers):
+            if not isinstance(answer, str):
+                raise bad_field(at, f"answers[{index}]", answer, "text")
+        return cls(
+            id=text_field(row, "id", at),
+            question=text_field(row, "question", at),
+            answers=tuple(answers),
+            context=tuple(messages_field(row, "context", at, empty=True) if row.get("context") else ()),
+            meta=dict_field(row, "meta", at),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "answers": list(self.answers), "context": list(self.context)}
 
 
 @dataclass(frozen=True)
@@ -190,7 +228,7 @@ class PreferenceExample:
         return {"prompt": _copied(self.messages), "chosen": chosen, "rejected": rejected, "meta": self.meta}
 
 
-Record = PreferencePair | Judgment | SFTExample | PreferenceExample
+Record = PreferencePair | AnswerSet | Judgment | SFTExample | PreferenceExample
 
 
 def bad_field(at: str, name: str, found: object, expected: str) -> UserError:

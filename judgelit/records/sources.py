@@ -19,7 +19,7 @@ import xxhash
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
 from judgelit.records.reading import LossOn, R, read_records
-from judgelit.records.records import PreferencePair, SFTExample
+from judgelit.records.records import AnswerSet, PreferencePair, SFTExample
 
 _READING = 3
 """Version of the readers. Raise it when the same rows would give other records."""
@@ -39,7 +39,7 @@ class Source(ABC):
         """All records.
 
         Args:
-            kind: PreferencePair, SFTExample or PreferenceExample.
+            kind: PreferencePair, AnswerSet, SFTExample or PreferenceExample.
 
         Raises:
             UserError: The source has no such records, or one of them is invalid.
@@ -115,7 +115,7 @@ class FileSource(Source):
         if first is not None and invalid == number:
             raise UserError(f"{self.path}: none of the {number} rows is valid; the first: {first}")
         if first is not None:
-            _report(f"{self.path}: {invalid} of {number} rows are invalid and left out; the first: {first}")
+            report_once(f"{self.path}: {invalid} of {number} rows are invalid and left out; the first: {first}")
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the rows of the files or of the hub's data set, each with its place."""
@@ -196,15 +196,17 @@ def as_sources(value: Sources | Sequence[Sources]) -> list[Source]:
     return [source for item in value for source in as_sources(item)]
 
 
-def read_pairs(value: Sources | Sequence[Sources]) -> list[PreferencePair]:
-    """All pairs of some sources. A pair that occurs in both orders is read once.
+def read_pairs(value: Sources | Sequence[Sources], limit: int | None = None) -> list[PreferencePair]:
+    """All pairs of some sources, or the first `limit` of them. A pair that occurs in both orders is read once.
 
     Raises:
         UserError: Two different pairs have the same id.
     """
     seen: dict[str, PreferencePair] = {}
     for source in as_sources(value):
-        for pair in source.read(PreferencePair):
+        for _, pair in source.stream(PreferencePair):
+            if limit is not None and len(seen) >= limit and pair.id not in seen:
+                return list(seen.values())
             first = seen.setdefault(pair.id, pair)
             if pair not in (first, first.swapped()):
                 raise UserError(f"pair id {pair.id!r}: found two different pairs with this id, expected different ids")
@@ -248,10 +250,10 @@ def group_score(group: str, seed: int) -> float:
 
 
 @cache
-def _report(line: str) -> None:
+def report_once(line: str) -> None:
     """Print a line to stderr, once in a process, since a source may be read several times."""
     logging.getLogger("judgelit.records").warning(line)
 
 
 def _group(record: Any) -> str:
-    return record.question_key if isinstance(record, PreferencePair) else str(record.group)
+    return record.question_key if isinstance(record, PreferencePair | AnswerSet) else str(record.group)

@@ -9,6 +9,8 @@ from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
 from judgelit.records.files import refuse_unknown_suffix, write_records
+from judgelit.records.public_sources import describe_sets
+from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import PreferencePair
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
@@ -17,8 +19,9 @@ from judgelit.synthesis.warmup import synthesize_warmup
 
 
 def warmup(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
     teacher: Teacher = TaskTeacher(),  # noqa: B008 (it has no state)
     templates: Templates = Templates(),  # noqa: B008 (frozen)
     tokenizer: str = "nano",
@@ -36,8 +39,10 @@ def warmup(
     asks the teacher nothing twice.
 
     Args:
-        pairs: Labelled pairs.
         output: File to write, .jsonl or .parquet; the journal of the teacher's answers is written beside it.
+        pairs: Labelled pairs.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         teacher: Who judges: TaskTeacher, the worked judgments of the offline tasks; or EngineTeacher, a model.
         templates: Judge prompts, one drawn for each pair.
         tokenizer: The model to be trained; its tokenizer measures the prompts.
@@ -51,7 +56,7 @@ def warmup(
     refuse_unknown_suffix(Path(output))
     chat = ChatTokenizer.load(tokenizer)
     examples, report = synthesize_warmup(
-        _first(pairs, limit),
+        _first(named_source(source, pairs), limit),
         teacher,
         templates,
         chat,
@@ -67,8 +72,9 @@ def warmup(
 
 
 def enhancement(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
     settings: Enhancement = Enhancement(),  # noqa: B008 (frozen)
     teacher: Teacher | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen)
@@ -83,8 +89,10 @@ def enhancement(
     Dropped prompts are counted. After a kill, the same command continues and samples nothing twice.
 
     Args:
-        pairs: Labelled pairs.
         output: File to write, .jsonl or .parquet; the journal of samples is written beside it.
+        pairs: Labelled pairs.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         settings: How many judgments are sampled, and how they are sampled and paired.
         teacher: Who writes the right judgment of a prompt that the judge never gets right; none: such prompts are
             dropped.
@@ -98,7 +106,8 @@ def enhancement(
     from judgelit.generation.loading import templates_of
 
     refuse_unknown_suffix(Path(output))
-    spec, used = EngineSpec(batch_size=batch_size, **engine), _first(pairs, limit)
+    spec = EngineSpec(batch_size=batch_size, **engine)
+    used = _first(named_source(source, pairs), limit)
     chosen, judge = templates_of(templates, spec.model), load_engine(spec)
     examples, report = synthesize_enhancement(
         used,
@@ -116,7 +125,7 @@ def enhancement(
 
 def main(argv: list[str]) -> None:
     """Run `judgelit synthesize`."""
-    call({"warmup": warmup, "enhancement": enhancement}, argv, "judgelit synthesize")
+    call({"warmup": warmup, "enhancement": enhancement}, argv, "judgelit synthesize", {"source": describe_sets()})
 
 
 def _journal(output: str) -> Path:
@@ -128,7 +137,7 @@ def _first(pairs: Sources, limit: int | None) -> list[PreferencePair]:
     """The first `limit` pairs of the sources; None: all."""
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    return read_pairs(pairs)[:limit]
+    return read_pairs(pairs, limit)
 
 
 def _room(chosen: int | None, default: int) -> int:

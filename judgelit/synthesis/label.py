@@ -11,6 +11,8 @@ from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.parsing import call
 from judgelit.records.files import write_records
+from judgelit.records.public_sources import describe_sets
+from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
 from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.runs.folder import locked
@@ -26,8 +28,9 @@ _NUMBERED = (
 
 
 def label(
-    pairs: Sources,
     output: str,
+    pairs: Sources | None = None,
+    source: str | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
     seed: int = 0,
@@ -43,8 +46,10 @@ def label(
     pairs or other settings is refused.
 
     Args:
-        pairs: Pairs, with or without label.
         output: Folder to write to.
+        pairs: Pairs, with or without label.
+        source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
+            listed below.
         templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
         seed: Seed of the engine.
@@ -56,7 +61,7 @@ def label(
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
     folder, spec = Path(output), EngineSpec(**engine)
-    to_judge = read_pairs([without_label(source) for source in as_sources(pairs)])[:limit]
+    to_judge = read_pairs([without_label(one) for one in as_sources(named_source(source, pairs))], limit)
     with locked(folder):
         by_set, _ = judge_into(
             folder,
@@ -141,4 +146,4 @@ def agreed(pair: PreferencePair, judgments: list[Judgment]) -> list[PreferenceEx
 
 def main(argv: list[str]) -> None:
     """Run `judgelit judge`."""
-    call(label, argv, "judgelit judge")
+    call(label, argv, "judgelit judge", {"source": describe_sets()})

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows, write_records
-from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, Record, SFTExample
+from judgelit.records.records import AnswerSet, Judgment, PreferenceExample, PreferencePair, Record, SFTExample
 
 TURN = {"role": "user", "content": "?"}
 HOSTILE = "a\nb\r\n\u2028\u2029\x85\x00\x1f\ufeff\"\\'\U0001f600<|im_end|> \u202e"
@@ -27,6 +27,11 @@ EXAMPLES = [
     SFTExample((TURN,), "x", "p", {"template": "t", "n": 1}),
     SFTExample((TURN,), "y", "", {"other": [1, {"deep": None}], "n": "text"}),
     SFTExample((TURN,), "z"),
+]
+
+ANSWER_SETS = [
+    AnswerSet("1", HOSTILE, (HOSTILE, "", HOSTILE), (TURN,), {"ranks": [1, 2, 1]}),
+    AnswerSet("2", "q", ("a",)),
 ]
 
 hostile_text = st.text(st.characters(codec=None, exclude_categories=()), max_size=8) | st.just(HOSTILE)
@@ -319,6 +324,7 @@ def read_back(path: Path, kind: Any) -> list[Record]:
             Judgment("p", (TURN,), HOSTILE, None, "ab", "t", "e", 0),
             Judgment("p", (TURN,), "", "tie", "ba", "t", "e", -1, 0.25),
         ],
+        ANSWER_SETS,
     ],
 )
 def test_records_that_are_written_are_read_back(tmp_path: Path, name: str, records: list[Record]) -> None:
@@ -328,7 +334,9 @@ def test_records_that_are_written_are_read_back(tmp_path: Path, name: str, recor
 
 
 @pytest.mark.parametrize(("loader", "name"), [("json", "a.jsonl"), ("parquet", "a.parquet")])
-@pytest.mark.parametrize("records", [RECORDS, EXAMPLES, [Judgment("p", (TURN,), "", None, "ab", "t", "e", 0)]])
+@pytest.mark.parametrize(
+    "records", [RECORDS, EXAMPLES, ANSWER_SETS, [Judgment("p", (TURN,), "", None, "ab", "t", "e", 0)]]
+)
 def test_datasets_loads_what_is_written(tmp_path: Path, loader: str, name: str, records: list[Record]) -> None:
     datasets = pytest.importorskip("datasets")
     write_records(tmp_path / name, records)

@@ -7,7 +7,7 @@ import pytest
 from judgelit.errors import UserError
 from judgelit.records.conversations import part_texts, read_dialogue
 from judgelit.records.reading import read_record
-from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, SFTExample
 
 
 def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
@@ -30,6 +30,10 @@ def preference(row: dict[str, Any]) -> PreferenceExample:
 
 def pair(row: dict[str, Any]) -> PreferencePair:
     return read_record(row, "f:1", PreferencePair, "f:1")
+
+
+def answer_set(row: dict[str, Any]) -> AnswerSet:
+    return read_record(row, "f:1", AnswerSet, "f:1")
 
 
 def better_and_worse(found: PreferencePair) -> tuple[str, str]:
@@ -245,6 +249,15 @@ def votes(*values: int) -> dict[str, Any]:
 def test_two_answers_and_a_label(row: dict[str, Any], label: str) -> None:
     found = pair(row)
     assert (found.question, found.answer_a, found.answer_b, found.label) == ("q", "x", "y", label)
+
+
+def test_turns_of_helpsteer_are_the_context() -> None:
+    prompt = "1\n<extra_id_1>Assistant\n2\n<extra_id_1>User\nq"
+    row = {"prompt": prompt, "response_1": "a", "response_2": "b", "preference_strength": 0}
+    assert (list(pair(row).context), pair(row).question) == (turns("1", "2"), "q")
+    ended = {**row, "prompt": "1\n<extra_id_1>Assistant\n2"}
+    with pytest.raises(UserError, match="field 'prompt': the last turn is the assistant's, expected the user's"):
+        pair(ended)
 
 
 def test_own_pairs_keep_all_fields() -> None:
@@ -721,3 +734,48 @@ def test_the_error_about_a_pair_of_unknown_form_lists_all_forms() -> None:
     )
     assert "conversation_a + conversation_b + winner" in message and "chosen + rejected as conversations" in message
     assert len(message.splitlines()) == 1
+
+
+# A list of answers.
+
+
+@pytest.mark.parametrize(
+    ("row", "context", "meta"),
+    [
+        ({"question": "q", "answers": ["a", "b", "a"]}, [], {}),
+        ({"prompt": "q", "responses": ["a", "b", "a"], "system": "s"}, [{"role": "system", "content": "s"}], {}),
+        ({"messages": turns("1", "2", "q"), "completions": ["a", "b", "a"]}, turns("1", "2"), {}),
+        ({"prompt": turns("q"), "answers": [turns("", text)[1:] for text in "aba"]}, [], {}),
+        ({"instruction": "q", "answers": ["a", "b", "a"], "scores": [1, 0.5, 1]}, [], {"scores": [1, 0.5, 1]}),
+        (
+            {
+                "prompt": "\n\nHuman: q\n\nAssistant: ",
+                "answers": [{"answer": t, "rank": 1, "model": "m"} for t in "aba"],
+            },
+            [],
+            {"ranks": [1, 1, 1], "models": ["m", "m", "m"]},
+        ),
+        ({"id": "x", "question": "q", "answers": ["a", "b", "a"], "meta": '{"k": 1}'}, [], {"k": 1}),
+    ],
+)
+def test_lists_of_answers(row: dict[str, Any], context: list[Any], meta: dict[str, Any]) -> None:
+    found = answer_set(row)
+    assert (found.question, found.answers, list(found.context), found.meta) == ("q", ("a", "b", "a"), context, meta)
+    assert found.id == row.get("id", found.id) and found.id
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "q", "answers": []}, "field 'answers': found \\[\\], expected a list of texts, one or more"),
+        ({"question": "q", "answers": ["a", None]}, "field 'answers\\[1\\]': found nothing"),
+        ({"question": "q", "answers": [{"said": "a"}]}, "expected a text, or an object with 'answer' or 'response'"),
+        ({"question": "q", "answers": ["a"], "scores": [1, 2]}, "'scores': found \\[1, 2\\], expected 1 values"),
+        ({"question": "q", "answer_a": "a"}, "expected a question with a list of answers with the fields question"),
+        ({"prompt": "q", "answers": ["a"], "tools": ["t"]}, "'tools'"),
+    ],
+)
+def test_a_wrong_list_of_answers_is_refused_in_one_line(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        answer_set(row)
+    assert "\n" not in str(error.value)

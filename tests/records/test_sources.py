@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 
 from judgelit.errors import UserError
 from judgelit.records.files import write_records
-from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.public_sources.source import PublicSource
+from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource, Mixture, Source, as_sources, split_by_group
 
 ROW = {"prompt": "q", "chosen": "a", "rejected": "b"}
@@ -60,6 +62,12 @@ def test_every_record_is_read_as_it_was_written(tmp_path: Path, name: str) -> No
     preferences = [PreferenceExample((turn,), "x", "", {"question": "k"}), PreferenceExample((turn,), "x", "y")]
     write_records(tmp_path / name, preferences)
     assert FileSource(str(tmp_path / name)).read(PreferenceExample) == preferences
+    sets = [
+        AnswerSet("1", "Human: q\n\nAssistant: a\n\nHuman: r", ("a", "", "a"), (turn,), {"ranks": [1, 2, 1]}),
+        AnswerSet("2", "q", ("a",)),
+    ]
+    write_records(tmp_path / name, sets)
+    assert FileSource(str(tmp_path / name)).read(AnswerSet) == sets
 
 
 def test_a_wrong_row_is_named_by_file_and_line(tmp_path: Path) -> None:
@@ -379,7 +387,10 @@ def test_llmbar() -> None:
 
 
 def test_hh_rlhf() -> None:
-    source = FileSource(shared("train/hh_harmless/test.jsonl.gz"), skip_invalid=True)
+    path = shared("train/hh_harmless/test.jsonl.gz")
+    source = FileSource(path, skip_invalid=True)
+    public = PublicSource("hh-rlhf", path).read(PreferencePair)
+    assert [replace(pair, source="") for pair in public] == source.read(PreferencePair)
     pairs, examples = source.read(PreferencePair), source.read(PreferenceExample)
     assert len(pairs) == len(examples) == 2308
     assert 1000 < sum(pair.label == "A" for pair in pairs) < 1312
@@ -389,6 +400,14 @@ def test_hh_rlhf() -> None:
         assert [turn["role"] for turn in example.messages] == ["user", "assistant"] * (len(pair.context) // 2) + [
             "user"
         ]
+
+
+def test_gsm8k_with_answers_of_models() -> None:
+    source = PublicSource("gsm8k", shared("train/gsm8k_model_solutions"))
+    pairs = source.read(PreferencePair)
+    assert len(pairs) == len({pair.id for pair in pairs}) == 2426  # 3 of 2,429 have the answers of another pair.
+    assert len({pair.question for pair in pairs}) == 731
+    assert len(source.read(AnswerSet)) == 1319
 
 
 def test_evalbiasbench() -> None:

@@ -64,7 +64,7 @@ def run(folder: Path, model: str, pairs: Any, **more: Any) -> tuple[list[Prefere
 
 def write_judgments(folder: Path, model: str, pairs: Any, **more: Any) -> None:
     settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
-    label(pairs, str(folder / "out"), model=model, **settings)
+    label(str(folder / "out"), pairs, model=model, **settings)
 
 
 def test_pairs_with_agreed_winners_become_preferences(
@@ -182,3 +182,13 @@ def test_from_the_command_line(tmp_path: Path, llama: str, by_answer: list[str])
         ]
     )
     assert len(FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)) == 1
+
+
+def test_a_public_source_is_labelled_without_its_labels(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
+    row = {"instruction": "q", "output_1": "good 1", "output_2": "2", "label": 2, "id": "o"}
+    (tmp_path / "native.jsonl").write_text(json.dumps(row) + "\n")
+    short_templates(tmp_path / "templates")
+    files = [f"--pairs={tmp_path}/native.jsonl", f"--output={tmp_path}/out", f"--templates.folder={tmp_path}/templates"]
+    main([f"--model={llama}", "--source=offsetbias", *files, "--templates.names=[short]", "--max_new_tokens=4"])
+    (example,) = FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)
+    assert (example.chosen, example.rejected, len(by_answer)) == ("good 1", "2", 2)
