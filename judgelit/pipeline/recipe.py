@@ -8,7 +8,7 @@ from jsonargparse.typing import Path_fr, register_type
 
 from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
-from judgelit.evaluation.general.settings import SET, General
+from judgelit.evaluation.general.settings import General
 from judgelit.generation.serving import Serving
 from judgelit.judging.prompts import Templates
 from judgelit.records.sources import Sources
@@ -84,7 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("sets: found none, expected at least one set of held-out pairs")
-        check_file_names("sets", self.sets, taken=[TRAIN, SET])
+        check_file_names("sets", self.sets, taken=[TRAIN])
         for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

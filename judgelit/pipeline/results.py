@@ -6,7 +6,6 @@ from typing import Any
 
 from judgelit import __version__
 from judgelit.atomic import write_json
-from judgelit.evaluation.general.settings import SET
 from judgelit.evaluation.intervals import Estimate, as_json
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.evaluation.tables import print_general, print_table
@@ -47,10 +46,8 @@ class Results:
         content = {
             "judgelit": __version__,
             "seed": self.seed,
-            "stages": {
-                judge: as_json({**sets, SET: self._general[judge]} if judge in self._general else sets)
-                for judge, sets in self._metrics.items()
-            },
+            "stages": {judge: as_json(sets) for judge, sets in self._metrics.items()},
+            **({"general": as_json(self._general)} if self._general else {}),
             "gains": [gain for before, after in GAINS for gain in self._gains(before, after)],
             "cost": self.cost,
         }

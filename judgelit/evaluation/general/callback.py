@@ -18,7 +18,7 @@ from judgelit.evaluation.general.loss import (
     tokenize_examples,
 )
 from judgelit.evaluation.general.measure import answer_instructions, answerable
-from judgelit.evaluation.general.settings import SET, General, InstructionSet
+from judgelit.evaluation.general.settings import NAME, General, InstructionSet
 from judgelit.evaluation.intervals import Estimate
 from judgelit.evaluation.periodic import PeriodicMeasurement, gather, model_name, moment
 from judgelit.evaluation.tables import show_general
@@ -99,9 +99,9 @@ class GeneralAbility(PeriodicMeasurement):
             by_id = {answer.id: answer for answer in gather(answers)}
             answers = [by_id[prompt.id] for prompt in self._prompts]
             if trainer.is_global_zero:
-                _write(Path(trainer.default_root_dir) / SET / f"{moment(trainer)}.jsonl", answers)
+                _write(Path(trainer.default_root_dir) / NAME / f"{moment(trainer)}.jsonl", answers)
             found |= instruction_estimates(answers)
-        self.log_metrics(trainer, {f"{SET}/{metric}": estimate.value for metric, estimate in found.items()})
+        self.log_metrics(trainer, {f"{NAME}/{metric}": estimate.value for metric, estimate in found.items()})
         if trainer.is_global_zero:
             shown = ", ".join(f"{metric} {show_general(metric, found[metric])}" for metric in found if metric in _SHOWN)
             print(f"{moment(trainer)}, general: {shown}")

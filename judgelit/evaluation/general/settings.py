@@ -10,8 +10,8 @@ from judgelit.records.records import SFTExample
 from judgelit.records.sources import Sources
 from judgelit.records.unicode import dump_json
 
-SET = "general"
-"""The name under which results keep general ability, beside the sets of pairs."""
+NAME = "general"
+"""The name under which logs and files keep general ability."""
 InstructionSet = Literal["builtin", "none"]
 
 
