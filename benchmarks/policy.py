@@ -6,8 +6,8 @@
 The policy answers sums of four numbers. Its first training ends while it is still often wrong. It answers questions
 several times, the judge compares the answers in both orders, and DPO trains the policy on the judge's preferences.
 
-The judge and the policy's first training have questions of the tasks' training part. The questions that the judge labels
-and those that measure the policy are of the held-out part, and no question is among both.
+The judge and the policy's first training have questions of the tasks' training part. The questions that the judge
+labels and those that measure the policy are of the held-out part, and no question is among both.
 
 The scorer is not the judge: an answer is right if it is the sum. Claim: the trained policy beats the one before, with a
 95% interval of the win rate that excludes one half. The last line is one JSON object: `ratio` is the smallest win rate
