@@ -21,7 +21,7 @@ COMMANDS = {
     "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "answer": ("judgelit.generation.answers", "sample answers to prompts from a policy"),
-    "judge": ("judgelit.synthesis.label", "label the pairs of a file with a judge"),
+    "judge": ("judgelit.synthesis.label", "label pairs with a judge, or rank the answers to each question"),
     "plan": ("judgelit.planning.plan", "estimate memory and time of a configuration, without a GPU"),
     "export": ("judgelit.runs.export", "write the trained model of a run as a Hugging Face folder"),
     "configs": ("judgelit.shipped_configs", "list the shipped configurations or copy one"),

@@ -80,6 +80,8 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str], monkeyp
         (["judge"], ["Longest judgment, in tokens."]),
         (["synthesize", "enhancement"], ["sampled from the warm judge", "The dtype of the weights"]),
         (["fit"], ["usage: judgelit fit --config FILE", "--model.help SFTModule", "--data.help SFTDataModule"]),
+        (["synthesize", "warmup"], ["public data sets for --source", "helpsteer2 9,125 pairs", "licence: CC-BY-4.0"]),
+        (["evaluate"], ["prm800k 97,782 solutions", "columns: instruction, output_1, output_2, label (1 or 2)"]),
         (["predict"], ["Judge the pairs of data.judge"]),
         (["fit", "--data.help=SFTDataModule"], ["Examples to train on."]),
         (["fit", "--model.help=SFTModule"], ["Model to train: a name on the Hugging Face hub"]),

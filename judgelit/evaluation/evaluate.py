@@ -57,7 +57,7 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
     spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
-    pairs_of = {name: protocol.read(one)[:limit] for name, one in _named_sets(pairs, source, sets).items()}
+    pairs_of = {name: protocol.read(one, limit) for name, one in _named_sets(pairs, source, sets).items()}
     with locked(folder):
         judgments, settings = judge_into(
             folder,
@@ -98,8 +98,8 @@ def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sourc
         return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
     if sets is None or pairs is not None or source is not None:
         raise UserError(
-            "pairs, source, sets: expected one of them, or pairs and source; sets takes public data sets by class_path "
-            "judgelit.PublicSource"
+            "pairs, sets: expected one of them, and not both; source goes with pairs, and sets takes public data sets "
+            "by class_path judgelit.PublicSource"
         )
     check_file_names("sets", sets)
     return sets

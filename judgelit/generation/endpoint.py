@@ -152,5 +152,5 @@ async def _look_at(servers: Sequence[Server], model: str) -> list[int]:
         if failure.kind == "fatal" or len(failures) == len(servers):
             raise UserError(f"endpoint {server.url}: {failure}")
     for server, failure in failures.items():
-        server.failed(failure, others_alive=True)
+        server.failed(failure, sent=0.0, others_alive=True)
     return [one for one in found if isinstance(one, int)]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 15.0, 300.0
 """Seconds for which a dead server is left out, the first time and at most."""
+_LONGEST_BACKOFF = 120
+"""The longest wait for a busy server that does not say for how long, in units of the first one."""
 _SHORTEST_WAIT = 0.05
 """Seconds; a busy server that asks for less is not believed."""
 _FAILURES_IN_A_ROW = 5
@@ -75,7 +77,7 @@ class Server:
 
     url: str
     key: Key
-    models: tuple[str, ...] = ()
+    models: tuple[str, ...] | None = None
     """Names of its models, if it lists them."""
     answered: bool = False
     """Whether the right model has answered."""
@@ -85,9 +87,11 @@ class Server:
     paused_until: float = 0.0
     """Monotonic time before which it wants no request."""
     backoff: float = 0.5
-    """Seconds to wait when it is busy and does not say for how long; doubled each time."""
+    """Seconds to wait the first time when it is busy and does not say for how long."""
     busy: int = 0
-    """How often in a row it was busy without saying for how long."""
+    """How often it was busy since its last answer."""
+    busy_at: float = 0.0
+    """Monotonic time at which it was busy last."""
     failures: int = 0
     """Failures in a row."""
     dead_until: float | None = None
@@ -103,11 +107,13 @@ class Server:
             deadline: Seconds for a request.
         """
         openai = import_openai()
+        local = _is_loopback(self.url)
         limits = type(openai.DEFAULT_CONNECTION_LIMITS)(max_connections=connections, max_keepalive_connections=None)
         http = openai.DefaultAsyncHttpxClient(
             limits=limits,
             timeout=openai.Timeout(deadline, connect=min(CONNECT_SECONDS, deadline)),
-            trust_env=not _is_loopback(self.url),  # A proxy cannot reach this machine's own addresses.
+            trust_env=not local,  # A proxy cannot reach this machine's own addresses.
+            verify=not local or self.url.startswith("https"),  # Loading certificates takes time.
             follow_redirects=False,  # The key goes to the given address alone.
         )
         async with openai.AsyncOpenAI(
@@ -133,7 +139,8 @@ class Server:
         try:
             async with asyncio.timeout(deadline):
                 create: Any = client.chat.completions.with_raw_response.create
-                raw = await create(**fields, extra_body=dict(extra) or None)
+                # As `extra_body` the fields are sent as they are; checking their types would take a third of the time.
+                raw = await create(model=fields["model"], messages=[], extra_body={**fields, **extra})
                 body = raw.http_response.content
             reply = read_reply(body)
         except (TimeoutError, openai.APITimeoutError):
@@ -176,6 +183,10 @@ class Server:
         self.models = tuple(self.key.mask(row["id"]) for row in rows)
         return rows
 
+    def lacks(self, model: str) -> bool:
+        """Whether it lists its models without this one, and has not answered as this one."""
+        return self.models is not None and model not in self.models and not self.answered
+
     def succeeded(self) -> None:
         """Note an answer."""
         if self.dead_until is not None:
@@ -184,21 +195,22 @@ class Server:
         self.failures = self.busy = 0
         self.dead_until, self.pause = None, _FIRST_PAUSE
 
-    def failed(self, failure: RequestError, others_alive: bool) -> None:
+    def failed(self, failure: RequestError, sent: float, others_alive: bool) -> None:
         """Note a failure: wait if the server asks to, leave it out if it is dead.
 
         Args:
             failure: What happened.
+            sent: Monotonic time at which the request was sent.
             others_alive: Whether another base URL can be asked meanwhile.
         """
         now = time.monotonic()
         wait = failure.retry_after or 0.0
-        if failure.kind == "busy" and wait < _SHORTEST_WAIT:
-            if self.paused_until <= now:  # Requests that were sent together count once.
-                self.paused_until = now + self.backoff * min(2**self.busy, 120)
-                self.busy += 1
-        else:
-            self.paused_until = max(self.paused_until, now + wait)
+        if failure.kind == "busy" and sent > self.busy_at:  # Requests that were sent together count once.
+            self.busy += 1
+            self.busy_at = now
+            if wait < _SHORTEST_WAIT:
+                wait = self.backoff * min(2 ** (self.busy - 1), _LONGEST_BACKOFF)
+        self.paused_until = max(self.paused_until, now + wait)
         if failure.kind not in ("temporary", "unreachable"):
             return
         self.failures += 1

@@ -31,6 +31,8 @@ _LOST_IN_A_ROW = 5
 """So many prompts that fail for good, with no answer between them, stop the call."""
 _WRONG_NAMES = 3
 """So many answers of another model, and none of the right one, stop the call."""
+_UNLISTED_TRIES = 3
+"""So many answers of HTTP 500 for a model that the server does not list, and none else, stop the call."""
 _GRACE = 60.0
 """Seconds to wait for requests in flight after a fatal failure; they may be paid for."""
 
@@ -242,13 +244,13 @@ class Session:
             _LostError: It is refused, or was repeated often enough.
             _StoppedError: The call has ended.
         """
-        fields, tries, seen, left_out = self._endpoint.fields, 0, self._replies, set[str]()
+        fields, tries, left_out = self._endpoint.fields, 0, set[str]()
         seed = request_seed(self._seed, messages, sample)
         while True:
             async with self._slots:
                 server = await self._pick()
                 sent = fields.make(messages, self._sampling, n, seed, left_out)
-                failure = await self._send(server, sent, messages)
+                failure, sent_at = await self._send(server, sent, messages)
             if isinstance(failure, Reply):
                 for said in fields.answered(sent, left_out):
                     say(f"endpoint {self._endpoint.model}: {said}")
@@ -264,41 +266,44 @@ class Session:
                 if failure.status != 404:
                     raise _LostError(failure)
             others = any(one is not server and one.dead_until is None for one in self._endpoint.servers)
-            server.failed(failure, others)
-            # While others are answered, a busy server only needs patience.
-            tries += failure.kind != "busy" or self._replies == seen
-            seen = self._replies
-            if tries > self._requests.retries:
+            server.failed(failure, sent_at, others)
+            tries += failure.kind != "busy"
+            if (server.busy if failure.kind == "busy" else tries) > self._requests.retries:
                 raise _LostError(failure)
+            if tries >= _UNLISTED_TRIES and failure.status == 500 and server.lacks(self._endpoint.model):
+                raise self._stop(self._unknown_model(server, failure))
             self.tally.repeated[failure.reason] += 1
             if failure.kind != "busy" and not (server.dead_until and others):
                 await self._sleep(
                     self._requests.backoff * min(2 ** (tries - 1), _LONGEST_BACKOFF) * random.uniform(0.5, 1)
                 )
 
-    async def _send(self, server: Server, sent: Mapping[str, Any], messages: Sequence[Message]) -> Reply | RequestError:
-        """Send a request once, when the limits allow it."""
+    async def _send(
+        self, server: Server, sent: Mapping[str, Any], messages: Sequence[Message]
+    ) -> tuple[Reply | RequestError, float]:
+        """Send a request once, when the limits allow it; returns also the monotonic time at which it was sent."""
         most = self._count(messages) + sent.get("n", 1) * self._sampling.max_new_tokens
         await self._request_pace.wait()
         await self._token_pace.wait(most)
         if self._end.is_set():
             raise _StoppedError
         server.in_flight += 1
+        began = time.monotonic()
         try:
             reply = await server.chat(self._clients[server.url], sent, self._endpoint.extra, self._requests.deadline)
         except RequestError as failure:
             taken = self._spend(failure.reply, messages) if failure.reply else 0
             if failure.kind != "temporary" or failure.reply:
                 self._token_pace.give_back(most - taken)
-            return failure
+            return failure, began
         finally:
             server.in_flight -= 1
         self._token_pace.give_back(most - self._spend(reply, messages))
         if wrong := self._wrong_name(server, reply):
-            return wrong
+            return wrong, began
         server.succeeded()
         self._replies += 1
-        return reply
+        return reply, began
 
     async def _pick(self) -> Server:
         """The server with the fewest requests of those that can be asked now; waits for one.
@@ -343,7 +348,7 @@ class Session:
         return RequestError("temporary", "answer of another model", repr(found))
 
     def _unknown_model(self, server: Server, failure: RequestError) -> str:
-        listed = f"; it has {', '.join(map(repr, server.models[:8]))}" if server.models else ""
+        listed = f"; it lists {', '.join(map(repr, server.models[:8]))}" if server.models else ""
         return f"model: found {self._endpoint.model!r}, which {server.url} does not have ({failure}){listed}"
 
     def _spend(self, reply: Reply, messages: Sequence[Message]) -> int:

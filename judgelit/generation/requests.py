@@ -35,7 +35,7 @@ class Requests:
     answer says what it took."""
     retries: int = 8
     """How often a request is repeated after a temporary failure: HTTP 408, 409, 429 and 5xx, a timeout, a cut
-    connection, an unreadable answer. HTTP 429 does not count while other prompts are answered."""
+    connection, an unreadable answer. HTTP 429 does not count while the server answers other requests."""
     backoff: float = 0.5
     """Seconds before the first repetition. Each further one waits twice as long, up to 60 times this, less a random
     part of up to half. A server that says when it wants to be asked again (Retry-After) decides itself."""

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from judgelit.atomic import write_json
 from judgelit.errors import UserError
@@ -31,9 +31,9 @@ from judgelit.synthesis.tournament import Schedule
 _SUMMARY = "Label pairs with a judge, or rank the answers to each question."
 Form = Literal["verdicts", "preferences"]
 _FORM_HELP = (
-    "What to write: `verdicts` (verdicts.jsonl, a line for each pair or question); or `preferences`, which adds "
-    "preferences.jsonl (prompt, chosen and rejected, ready to train a policy on). The same command with the other form "
-    "asks nothing again."
+    "What to write beside judgments.jsonl: `verdicts` (verdicts.jsonl, a line for each pair or question) or "
+    "`preferences` (preferences.jsonl: prompt, chosen and rejected, ready to train a policy on). Default: both. "
+    "The same command with another form asks nothing again."
 )
 # Names of the two answers in the public forms, by whether the form has letters or numbers as labels.
 _LETTERED = ({"answer_a", "answer_b"}, {"response_a", "response_b"}, {"response_A", "response_B"})
@@ -50,7 +50,7 @@ def label(
     pairs: Sources | None = None,
     source: str | None = None,
     answers: Sources | None = None,
-    form: Form = "verdicts",
+    form: Form | None = None,
     preferences: Preferences = "best_worst",
     tournament: Literal["full", "swiss"] = "full",
     rounds: int | None = None,
@@ -67,10 +67,12 @@ def label(
 ) -> None:
     """Label pairs with a judge, or rank the answers to each question.
 
-    Writes OUTPUT/judgments.jsonl (every critique with its verdict) and OUTPUT/verdicts.jsonl (one line for each pair or
-    question: verdict or ranking, confidence, critique). Lines are added as they come, to NAME.partial.jsonl; the
-    complete file has the sequence of the input. The pairs' own labels, if there are any, are not used. After a kill,
-    the same command continues. A folder with results of another model, other pairs or other settings is refused.
+    Writes OUTPUT/judgments.jsonl (every critique with its verdict), OUTPUT/verdicts.jsonl (one line for each pair or
+    question: verdict or ranking, confidence, critique) and OUTPUT/preferences.jsonl (prompt, chosen and rejected, ready
+    to train a policy on, of the pairs with the same winner in both orders). Lines are added as they come, to
+    NAME.partial.jsonl; the complete file has the sequence of the input. The pairs' own labels, if there are any, are
+    not used. After a kill, the same command continues. A folder with results of another model, other pairs or other
+    settings is refused.
 
     Args:
         output: Folder to write to.
@@ -78,7 +80,7 @@ def label(
         source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
             listed below.
         answers: Questions with any number of answers each, to be ranked; in place of `pairs`.
-        form: What to write.
+        form: What to write, verdicts or preferences; both if none is given.
         preferences: Of ranked answers: the best against the worst of each question, or all judged pairs that have the
             same winner in both orders.
         tournament: Which of the ranked answers are compared: `full` (each with each other one) or `swiss` (in each
@@ -100,8 +102,10 @@ def label(
     spec, sampling = EngineSpec(**engine), Sampling(max_new_tokens, temperature, top_p, stop_at_verdict)
     schedule = Schedule(tournament, rounds)
     _refuse_senseless(limit, votes, temperature, schedule, ranks=answers is not None)
-    if (answers is None) == (pairs is None and source is None):
-        raise UserError("pairs, source, answers: expected pairs (or a source of pairs) or answers, and not both")
+    if answers is None and pairs is None and source is None:
+        raise UserError("missing --pairs, --source or --answers")
+    if answers is not None and not (pairs is None and source is None):
+        raise UserError("answers: found pairs or a source beside it, expected one of them; leave the other out")
     to_judge, to_rank, name = [], [], "pairs" if answers is None else "answers"
     if answers is None:
         to_judge = read_pairs([without_label(one) for one in as_sources(named_source(source, pairs))], limit)
@@ -117,8 +121,8 @@ def label(
         "tournament": asdict(schedule),
         name: fingerprint_records([*to_judge, *to_rank]),
     }
-    folder, files = Path(output), ["judgments.jsonl", "verdicts.jsonl"]
-    files += ["preferences.jsonl"] if form == "preferences" else []
+    folder = Path(output)
+    files = ["judgments.jsonl", *(f"{one}.jsonl" for one in get_args(Form) if form in (None, one))]
     report = LabelReport(both_orders, ranks=answers is not None)
     with locked(folder):
         opened = open_folder(folder, spec, templates, settings, files)
@@ -132,10 +136,13 @@ def label(
             growing = [stack.enter_context(GrowingFile(folder / file)) for file in files]
             for index, one in labels:
                 report.add(one)
-                kept = [found.to_dict() for found in one.preferences if not isinstance(found, str)]
-                rows = ([judgment.to_dict() for judgment in one.judgments], [one.line], kept)
-                for file, of_file in zip(growing, rows, strict=False):
-                    file.add(index, of_file)
+                rows = {
+                    "judgments.jsonl": [judgment.to_dict() for judgment in one.judgments],
+                    "verdicts.jsonl": [one.line],
+                    "preferences.jsonl": [found.to_dict() for found in one.preferences if not isinstance(found, str)],
+                }
+                for file in growing:
+                    file.add(index, rows[file.path.name])
             if not judge.asked:
                 # The folder stays free for other settings.
                 for path in (folder / SETTINGS, *(file.partial for file in growing)):
@@ -146,7 +153,7 @@ def label(
     if judge.skipped or judge.shortened:
         print(f"{name}: {judge.report}")
     print(report)
-    if form == "preferences":
+    if form != "verdicts":
         print(report.of_preferences())
     print(f"{', '.join(files)} are in {folder}")
     if report.missing == report.judgments:
@@ -224,7 +231,7 @@ def main(argv: list[str]) -> None:
     parser = with_notes(prog="judgelit judge", description=_SUMMARY)
     with raise_user_errors():
         parser.add_argument("--config", action="config", help="Path to a configuration file.")
-        parser.add_argument("--as", type=Form, default="verdicts", help=_FORM_HELP)
+        parser.add_argument("--as", type=Form | None, help=_FORM_HELP)
         parser.add_function_arguments(label, as_group=False, sub_configs=True, skip={"form"})
         settings = parser.instantiate(parser.parse_args(argv)).as_dict()
         settings.pop("config")

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from judgelit.progress import track
 from judgelit.records.records import AnswerSet, Judgment, Label, PreferenceExample, PreferencePair
-from judgelit.synthesis.pair_judge import AT_ONCE, PairJudge
+from judgelit.synthesis.pair_judge import PairJudge
 from judgelit.synthesis.preferences import Dropped, best_against_worst, pair_preference
 from judgelit.synthesis.tournament import Ranking, Schedule, Tournament
 from judgelit.synthesis.votes import PairVerdict, vote, winner_of
 
 Preferences = Literal["best_worst", "all"]
+PAIRS_OF_A_ROUND = 500
+"""Pairs of a round of all tournaments that go on side by side, about."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,13 @@ def rank_answers(
 
 
 def _groups(judge: PairJudge, sets: Sequence[AnswerSet], schedule: Schedule) -> Iterator[dict[int, Tournament]]:
-    """Tournaments by the index of their set, in groups whose rounds have about AT_ONCE pairs."""
+    """Tournaments by the index of their set, in groups whose rounds have about PAIRS_OF_A_ROUND pairs."""
     group: dict[int, Tournament] = {}
     pairs = 0
     for index, answers in enumerate(sets):
         group[index] = Tournament(answers, schedule, judge.both_orders, judge.seed)
         pairs += schedule.pairs_of(len(group[index].entrants))
-        if pairs >= AT_ONCE:
+        if pairs >= PAIRS_OF_A_ROUND:
             yield group
             group, pairs = {}, 0
     yield group

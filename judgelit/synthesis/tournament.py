@@ -172,7 +172,8 @@ class Tournament:
             confidence = verdict.confidence
 
         def spread(values: Sequence[float]) -> list[float | None]:
-            return [None if one is None else round(float(values[one]), DIGITS) for one in self._entrant_of]
+            # Adding 0 turns -0.0 into 0.0.
+            return [None if one is None else round(float(values[one]), DIGITS) + 0.0 for one in self._entrant_of]
 
         return Ranking(
             ranks=[None if one is None else places[one] for one in self._entrant_of],

@@ -55,7 +55,8 @@ def test_missing_arguments_are_named_in_full(refused: Refused) -> None:
     nothing = ["--model=SFTModule", "--data=SFTDataModule"]
     assert refused("fit", *nothing) == "missing --model.backbone.name_or_path"
     assert refused("fit", *nothing, "--model.backbone.name_or_path=nano") == "missing --data.train"
-    assert refused("judge", "--output=labels") == "missing --pairs, --model"
+    assert refused("judge", "--templates.seed=1") == "missing --output, --model"
+    assert refused("judge", "--output=labels", "--model=nano") == "missing --pairs, --source or --answers"
     assert refused("export") == "missing run, --to"
 
 

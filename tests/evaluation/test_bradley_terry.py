@@ -36,11 +36,11 @@ def without_diagonal(wins: np.ndarray) -> np.ndarray:
 
 
 WINS = st.integers(1, 6).flatmap(
-    lambda n: arrays(float, (n, n), elements=st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0, 7.0, 40.0]))
+    lambda n: arrays(float, (n, n), elements=st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.0, 7.0]))
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(WINS)
 def test_scores_are_those_of_an_independent_method(wins: np.ndarray) -> None:
     wins = without_diagonal(wins)
@@ -115,8 +115,8 @@ def test_more_matches_give_narrower_intervals_and_more_judgments_of_a_match_do_n
 def test_the_interval_covers_the_score_that_made_the_games() -> None:
     rng = np.random.default_rng(2)
     covered = []
-    for trial in range(60):
-        outcomes = [(0, 1, float(rng.random() < 1 / (1 + math.exp(-1.0)))) for _ in range(100)]
+    for trial in range(40):
+        outcomes = [(0, 1, float(rng.random() < 1 / (1 + math.exp(-1.0)))) for _ in range(60)]
         scores = score_answers(2, games_of(outcomes, 1), seed=trial)
         covered.append(scores.low[0] <= 0.5 <= scores.high[0])
     assert 0.85 <= np.mean(covered) <= 1.0

@@ -332,3 +332,17 @@ def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "cli/results.json").read_text())
     assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": 1, "high": 1, "n": 2}
     assert results["sets"]["one"]["share_a"]["value"] is None
+
+
+def test_a_public_source_is_evaluated_under_its_name(folders: Folders, speaking: list[str]) -> None:
+    context = [{"role": "user", "content": "q"}]
+    row = {"context": context, "response1": "yes", "response2": "no", "overall_preference": -2, "domain": "stem"}
+    path = folders.folder / "native.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    results = folders.evaluate(sets=None, source="helpsteer3", pairs=str(path))
+    assert set(results["sets"]) == {"helpsteer3"} and set(results["groups"]["helpsteer3"]["category"]) == {"stem"}
+    assert len(speaking) == 2
+    with pytest.raises(UserError, match="source goes with pairs"):
+        folders.evaluate("other", source="helpsteer3")
+    with pytest.raises(UserError, match="the nearest known one is 'helpsteer3'"):
+        folders.evaluate("other", sets=None, source="helpsteer-3", pairs=str(path))

@@ -25,7 +25,7 @@ def completion(body: Body, texts: list[str], **more: Any) -> Body:
     return {"object": "chat.completion", "model": body["model"], "choices": choices, "usage": used, **more}
 
 
-def send(handler: Handler, status: int, content: bytes, headers: Mapping[str, str] = {}) -> None:  # noqa: B006
+def send(handler: Handler, status: int, content: bytes, headers: Mapping[str, str] = {}) -> None:
     handler.send_response(status)
     for name, value in {"Content-Type": "application/json", "Content-Length": str(len(content)), **headers}.items():
         handler.send_header(name, value)
@@ -52,10 +52,10 @@ def reply(content: Any) -> Action:
     return lambda server, handler, body: send(handler, 200, encoded)
 
 
-def status(code: int, message: str = "no", headers: Mapping[str, str] = {}, **more: Any) -> Action:  # noqa: B006
+def status(number: int, message: str = "no", headers: Mapping[str, str] = {}, **more: Any) -> Action:
     """An error of OpenAI's form."""
     content = json.dumps({"error": {"message": message, **more}}).encode()
-    return lambda server, handler, body: send(handler, code, content, headers)
+    return lambda server, handler, body: send(handler, number, content, headers)
 
 
 def hang(server: "StubServer", handler: Handler, body: Body) -> None:
@@ -135,12 +135,16 @@ class StubServer:
                     send(self, 200, json.dumps({"object": "list", "data": stub.models}).encode())
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                if not content:
+                    self.close_connection = True
+                    return
+                body = json.loads(content)
                 with stub.lock:
                     before = stub.asked[prompt_of(body)]
                     stub.asked[prompt_of(body)] += 1
                     stub.bodies.append(body)
-                    stub.headers.append(dict(self.headers))
+                    stub.headers.append({name.lower(): value for name, value in self.headers.items()})
                     stub.times.append(time.monotonic())
                     stub.at_once += 1
                     stub.most_at_once = max(stub.most_at_once, stub.at_once)
@@ -158,6 +162,9 @@ class StubServer:
         class Listening(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 256
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                """Clients may leave at any time."""
 
         self._http = Listening(("127.0.0.1", 0), Handling)
 

@@ -251,6 +251,15 @@ def test_two_answers_and_a_label(row: dict[str, Any], label: str) -> None:
     assert (found.question, found.answer_a, found.answer_b, found.label) == ("q", "x", "y", label)
 
 
+def test_turns_of_helpsteer_are_the_context() -> None:
+    prompt = "1\n<extra_id_1>Assistant\n2\n<extra_id_1>User\nq"
+    row = {"prompt": prompt, "response_1": "a", "response_2": "b", "preference_strength": 0}
+    assert (list(pair(row).context), pair(row).question) == (turns("1", "2"), "q")
+    ended = {**row, "prompt": "1\n<extra_id_1>Assistant\n2"}
+    with pytest.raises(UserError, match="field 'prompt': the last turn is the assistant's, expected the user's"):
+        pair(ended)
+
+
 def test_own_pairs_keep_all_fields() -> None:
     own = PreferencePair("p", "q", "x", "y", "B", "c", "t", "s", tuple(turns("1", "2", system="z")))
     assert pair(own.to_dict()) == own

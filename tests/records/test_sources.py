@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from judgelit.errors import UserError
 from judgelit.records.files import write_records
+from judgelit.records.public_sources.source import PublicSource
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource, Mixture, Source, as_sources, split_by_group
 
@@ -385,7 +387,10 @@ def test_llmbar() -> None:
 
 
 def test_hh_rlhf() -> None:
-    source = FileSource(shared("train/hh_harmless/test.jsonl.gz"), skip_invalid=True)
+    path = shared("train/hh_harmless/test.jsonl.gz")
+    source = FileSource(path, skip_invalid=True)
+    public = PublicSource("hh-rlhf", path).read(PreferencePair)
+    assert [replace(pair, source="") for pair in public] == source.read(PreferencePair)
     pairs, examples = source.read(PreferencePair), source.read(PreferenceExample)
     assert len(pairs) == len(examples) == 2308
     assert 1000 < sum(pair.label == "A" for pair in pairs) < 1312
@@ -395,6 +400,14 @@ def test_hh_rlhf() -> None:
         assert [turn["role"] for turn in example.messages] == ["user", "assistant"] * (len(pair.context) // 2) + [
             "user"
         ]
+
+
+def test_gsm8k_with_answers_of_models() -> None:
+    source = PublicSource("gsm8k", shared("train/gsm8k_model_solutions"))
+    pairs = source.read(PreferencePair)
+    assert len(pairs) == len({pair.id for pair in pairs}) == 2426  # 3 of 2,429 have the answers of another pair.
+    assert len({pair.question for pair in pairs}) == 731
+    assert len(source.read(AnswerSet)) == 1319
 
 
 def test_evalbiasbench() -> None:

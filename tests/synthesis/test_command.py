@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,29 @@ def test_wrong_input_is_one_line(
         synthesize(tmp_path, command, "out.jsonl", model, *more)
     assert complaint in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("command", ["warmup", "enhancement"])
+def test_pairs_come_from_a_public_source(
+    tmp_path: Path, llama: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rankings = [
+        {"prompt": f"question {number}", "answers": [{"answer": f"{n}", "rank": n} for n in (1, 2, 3)]}
+        for number in range(4)
+    ]
+    (tmp_path / "native.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rankings))
+    read: list[PreferencePair] = []
+
+    def stop(pairs: list[PreferencePair], *args: Any, **more: Any) -> Any:
+        read.extend(pairs)
+        raise UserError("enough")
+
+    monkeypatch.setattr(f"judgelit.synthesis.command.synthesize_{command}", stop)
+    settings = ["--source=nectar", f"--pairs={tmp_path}/native.jsonl", f"--output={tmp_path}/out.jsonl", "--limit=10"]
+    model = [f"--tokenizer={llama}"] if command == "warmup" else [f"--model={llama}", "--max_prompt_tokens=9"]
+    with pytest.raises(UserError, match="enough"):
+        main([command, *settings, *model])
+    assert len(read) == 10
+    for pair in read:
+        better, worse = (pair.answer_a, pair.answer_b)[:: 1 if pair.label == "A" else -1]
+        assert int(better) < int(worse)

@@ -1,4 +1,7 @@
+"""`judgelit judge`: pairs and answers in; judgments, verdicts and preferences out."""
+
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +11,10 @@ from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
 from judgelit.generation.local import LocalEngine
 from judgelit.records.files import read_rows, write_records
-from judgelit.records.records import Judgment, Label, PreferenceExample, PreferencePair, swap_label
+from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
 from judgelit.records.sources import FileSource
-from judgelit.synthesis.label import agreed, label, main
-from tests.support import make_judgment, make_pair, short_templates
-
-
-def winners(pair: PreferencePair, ab: Label | None, ba: Label | None) -> list[str]:
-    found = agreed(pair, [make_judgment(pair.id, "ab", ab), make_judgment(pair.id, "ba", ba)])
-    return [example.chosen for example in found]
-
-
-def test_a_preference_needs_the_same_winner_in_both_orders() -> None:
-    pair = make_pair(1, "A", "one", "two")
-    assert winners(pair, "A", "B") == ["one"]
-    assert winners(pair, "B", "A") == ["two"]
-    for verdicts in [("A", "A"), ("B", "B"), ("tie", "tie"), (None, None), ("A", None), (None, "B"), ("A", "tie")]:
-        assert winners(pair, *verdicts) == [], verdicts
-    assert agreed(pair, [make_judgment("p1", "ab", "A")]) == [], "one order is not both"
-    assert agreed(pair, []) == []
-    assert winners(make_pair(1, "A", "one", "one"), "A", "B") == []
-    assert winners(make_pair(1, "A", "one", " "), "A", "B") == [], "no reader would take it"
-
-
-def test_a_preference_has_the_prompt_of_the_policy() -> None:
-    turns = ({"role": "system", "content": "be kind"},)
-    pair = PreferencePair("p", "why?", "one", "two", "A", context=turns)
-    (example,) = agreed(pair, [make_judgment("p", "ab", "B"), make_judgment("p", "ba", "A")])
-    assert example.messages == (*turns, {"role": "user", "content": "why?"})
-    assert (example.chosen, example.rejected) == ("two", "one")
-    assert PreferenceExample.from_dict(example.to_dict(), "here") == example
-    assert example.group == pair.question_key
+from judgelit.synthesis.label import label, main
+from tests.support import make_pair, short_templates
 
 
 @pytest.fixture
@@ -48,9 +24,9 @@ def by_answer(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     answer = LocalEngine.answer
 
     def speak(self: LocalEngine, conversations: Any, *args: Any, **more: Any) -> Any:
-        for index, _ in answer(self, conversations, *args, **more):
+        for index, of_prompt in answer(self, conversations, *args, **more):
             asked.append(conversations[index][-1]["content"])
-            yield index, [Generated("[[B]]" if "\nB: good" in asked[-1] else "[[A]]", "stop")]
+            yield index, [Generated("[[B]]" if "\nB: good" in asked[-1] else "[[A]]", "stop") for _ in of_prompt]
 
     monkeypatch.setattr(LocalEngine, "answer", speak)
     return asked
@@ -64,7 +40,11 @@ def run(folder: Path, model: str, pairs: Any, **more: Any) -> tuple[list[Prefere
 
 def write_judgments(folder: Path, model: str, pairs: Any, **more: Any) -> None:
     settings = {"templates": short_templates(folder / "templates"), "max_new_tokens": 4, **more}
-    label(pairs, str(folder / "out"), model=model, **settings)
+    label(str(folder / "out"), pairs, model=model, **settings)
+
+
+def verdicts(folder: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_rows(f"{folder}/out/verdicts.jsonl")]
 
 
 def test_pairs_with_agreed_winners_become_preferences(
@@ -77,10 +57,145 @@ def test_pairs_with_agreed_winners_become_preferences(
     examples, judgments = run(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
     assert [(example.chosen, example.rejected) for example in examples] == [("good", "bad"), ("good one", "bad")]
     assert [(j.pair_id, j.order) for j in judgments] == [(f"p{n}", order) for n in (1, 2, 3) for order in ("ab", "ba")]
-    assert "2 of 3 pairs have the same winner in both orders" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 of 3 pairs have the same winner in both orders" in said
+    assert "2 preferences; left out: 1 different winners in the two orders" in said
     assert len(by_answer) == 6
     assert run(tmp_path, llama, str(tmp_path / "pairs.jsonl")) == (examples, judgments)
     assert len(by_answer) == 6, "all was in the journal"
+    assert [(line["id"], line["verdict"], line["consistent"], line["confidence"]) for line in verdicts(tmp_path)] == [
+        ("p1", "A", True, 1.0),
+        ("p2", "A", True, 1.0),
+        ("p3", "tie", False, None),
+    ]
+    assert [line["critique"] for line in verdicts(tmp_path)] == ["[[A]]"] * 3
+
+
+def test_verdicts_alone_leave_no_preferences(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
+    write_records(tmp_path / "pairs.jsonl", [make_pair(1, "B", "bad", "good")])
+    write_judgments(tmp_path, llama, str(tmp_path / "pairs.jsonl"), form="verdicts")
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"judgments.jsonl", "verdicts.jsonl"}
+    run(tmp_path, llama, str(tmp_path / "pairs.jsonl"), form="preferences")
+    assert len(by_answer) == 2, "the other form asks nothing again"
+
+
+def test_one_order_and_votes(
+    tmp_path: Path, llama: str, by_answer: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_records(tmp_path / "pairs.jsonl", [make_pair(number, "B", "bad", "good") for number in range(8)])
+    settings = {"both_orders": False, "votes": 3, "temperature": 0.5}
+    examples, judgments = run(tmp_path, llama, str(tmp_path / "pairs.jsonl"), **settings)
+    assert [example.chosen for example in examples] == ["good"] * 8 and len(by_answer) == 8
+    assert len(judgments) == 24 and {judgment.order for judgment in judgments} == {"ab", "ba"}
+    assert all(line["votes"] == {"A": 3, "B": 0, "tie": 0, "none": 0} for line in verdicts(tmp_path))
+    assert "8 pairs judged, each in one order" in capsys.readouterr().out
+
+
+def write_answers(path: Path, *rows: tuple[str, list[str]]) -> None:
+    lines = [json.dumps({"id": name, "prompt": f"Question {name}", "answers": answers}) for name, answers in rows]
+    path.write_text("\n".join(lines))
+
+
+def rank(folder: Path, model: str, **more: Any) -> list[dict[str, Any]]:
+    write_judgments(folder, model, None, answers=str(folder / "answers.jsonl"), **more)
+    return verdicts(folder)
+
+
+def test_answers_are_ranked(
+    tmp_path: Path, llama: str, by_answer: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_answers(
+        tmp_path / "answers.jsonl",
+        ("x", ["bad", "good", "bad "]),
+        ("y", ["same", "same"]),
+        ("z", ["bad", "worse", "", "good"]),
+    )
+    x, y, z = rank(tmp_path, llama)
+    assert (x["best"], x["ranks"], x["answers"]) == (1, [2, 1, 2], ["bad", "good", "bad "])
+    assert x["critique"] == "[[B]]" and x["confidence"] == 1.0 and x["judgments"] == 2
+    assert (y["best"], y["ranks"], y["judgments"], y["critique"]) == (0, [1, 1], 0, None)
+    assert z["best"] == 3 and z["ranks"] == [2, 2, None, 1] and z["judgments"] == 6 and len(by_answer) == 8
+    said = capsys.readouterr().out
+    assert "3 questions with answers ranked, 4 pairs judged" in said
+    assert "2 answers equal to another one of their question, judged once; 1 blank answers, not judged" in said
+    assert "1 questions without two different answers, not judged" in said
+    assert "2 preferences; left out: 1 equal or blank answers" in said
+    examples = FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)
+    assert [(one.chosen, one.rejected, one.meta["pair_id"]) for one in examples] == [
+        ("good", "bad", "x"),
+        ("good", "bad", "z"),
+    ]
+    rank(tmp_path, llama, preferences="all")
+    examples = FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)
+    assert [one.meta["pair_id"] for one in examples] == ["x/0-1", "z/0-3", "z/1-3"] and len(by_answer) == 8
+
+
+def test_a_swiss_tournament_asks_round_by_round_and_continues(
+    tmp_path: Path, llama: str, by_answer: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [f"{'good' if number == 5 else 'bad'} {number}" for number in range(8)]
+    write_answers(tmp_path / "answers.jsonl", ("x", answers), ("y", answers[::-1]), ("z", answers[:5]))
+    whole = rank(tmp_path, llama, tournament="swiss", rounds=2)
+    assert [line["best"] for line in whole[:2]] == [5, 2] and len(by_answer) == 2 * 2 * (4 + 4 + 2)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")}
+    shutil.rmtree(tmp_path / "out")
+    by_answer.clear()
+    speak = LocalEngine.answer
+
+    def killed(self: LocalEngine, *args: Any, **more: Any) -> Any:
+        for number, answered in enumerate(speak(self, *args, **more)):
+            if number == 13:
+                raise KeyboardInterrupt
+            yield answered
+
+    monkeypatch.setattr(LocalEngine, "answer", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            rank(tmp_path, llama, tournament="swiss", rounds=2)
+    monkeypatch.setattr(LocalEngine, "answer", speak)
+    assert rank(tmp_path, llama, tournament="swiss", rounds=2) == whole
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.jsonl")} == files
+
+
+def test_lines_are_there_before_the_end_and_the_files_do_not_depend_on_kills(
+    tmp_path: Path, llama: str, by_answer: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [make_pair(number, "B", "bad", "good" * (9 - number)) for number in range(9)]
+    write_records(tmp_path / "pairs.jsonl", pairs)
+    speak, path = LocalEngine.answer, str(tmp_path / "pairs.jsonl")
+    out = tmp_path / "out"
+
+    def killed(self: LocalEngine, *args: Any, **more: Any) -> Any:
+        for number, answered in enumerate(speak(self, *args, **more)):
+            if number == 7:
+                raise KeyboardInterrupt
+            yield answered
+
+    monkeypatch.setattr(LocalEngine, "answer", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_judgments(tmp_path, llama, path, batch_size=3)
+    grown = [json.loads(line)["id"] for line in (out / "verdicts.partial.jsonl").read_text().splitlines()]
+    assert 0 < len(grown) < 9 and not (out / "verdicts.jsonl").exists()
+    monkeypatch.setattr(LocalEngine, "answer", speak)
+    write_judgments(tmp_path, llama, path, batch_size=3)
+    files = {path.name: path.read_bytes() for path in out.glob("*.jsonl")}
+    assert [line["id"] for line in verdicts(tmp_path)] == [pair.id for pair in pairs] and len(files) == 3
+    shutil.rmtree(out)
+    write_judgments(tmp_path, llama, path, batch_size=3)
+    assert {path.name: path.read_bytes() for path in out.glob("*.jsonl")} == files
+
+
+def test_many_pairs_are_asked_in_parts(
+    tmp_path: Path, llama: str, by_answer: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("judgelit.synthesis.pair_judge.AT_ONCE", 4)
+    monkeypatch.setattr("judgelit.synthesis.labelling.PAIRS_OF_A_ROUND", 4)
+    write_records(tmp_path / "pairs.jsonl", [make_pair(number, "B", "bad", "good") for number in range(10)])
+    examples, judgments = run(tmp_path, llama, str(tmp_path / "pairs.jsonl"))
+    assert len(examples) == 10 and [one.pair_id for one in judgments[::2]] == [f"p{number}" for number in range(10)]
+    (tmp_path / "more").mkdir()
+    write_answers(tmp_path / "more/answers.jsonl", *((str(n), ["bad", f"good {n}", "no"]) for n in range(5)))
+    assert [line["best"] for line in rank(tmp_path / "more", llama)] == [1] * 5
 
 
 def test_judgments_of_other_pairs_or_settings_are_not_overwritten(
@@ -157,6 +272,11 @@ def test_pairs_need_no_label(tmp_path: Path, llama: str, by_answer: list[str], r
         ({"question": "Q", "answer_a": "x", "answer_b": 3, "label": "C"}, {}, "field 'label'"),
         (ANSWERS[0], {"max_new_tokens": 2000}, "less than the context of 1024"),
         ({**ANSWERS[0], "question": "Q" * 4000}, {}, "pairs: no pair fits"),
+        (ANSWERS[0], {"votes": 0, "temperature": 1.0}, "votes: found 0, expected 1 or more"),
+        (ANSWERS[0], {"votes": 3}, "votes: found 3 at temperature 0, expected 1"),
+        (ANSWERS[0], {"tournament": "swiss"}, "tournament: found swiss for pairs"),
+        (ANSWERS[0], {"rounds": 2}, "rounds: found 2, expected none"),
+        (ANSWERS[0], {"answers": "answers.jsonl"}, "answers: found pairs or a source beside it"),
     ],
 )
 def test_wrong_input_is_one_line(
@@ -168,6 +288,29 @@ def test_wrong_input_is_one_line(
     assert complaint in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ([{"prompt": "Q", "answers": ["one", "one "]}, {"prompt": "R", "answers": ["", "x"]}], "no question with two"),
+        ([{"prompt": "Q", "answers": []}], "field 'answers': found [], expected a list of texts, one or more"),
+        ([{"prompt": "Q", "answers": "text"}], "found 'prompt', 'answers', expected a question with a list of answers"),
+        ([{"id": "x", "prompt": "Q", "answers": ["a", "b"]}] * 2, "answers id 'x': found two questions with this id"),
+        ([ANSWERS[0]], "expected a question with a list of answers"),
+        ([{"prompt": "Q" * 4000, "answers": ["a", "b"]}], "answers: no pair fits"),
+    ],
+)
+def test_wrong_answers_are_one_line(
+    tmp_path: Path, llama: str, by_answer: list[str], rows: list[dict[str, Any]], complaint: str
+) -> None:
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError) as error:
+        rank(tmp_path, llama)
+    assert complaint in str(error.value) and "\n" not in str(error.value)
+    # The folder is free for other settings.
+    write_answers(tmp_path / "answers.jsonl", ("x", ["bad", "good"]))
+    assert rank(tmp_path, llama, max_new_tokens=5)[0]["best"] == 1
+
+
 def test_from_the_command_line(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
     short_templates(tmp_path / "templates")
     (tmp_path / "pairs.jsonl").write_text(json.dumps(ANSWERS[0]) + "\n")
@@ -177,8 +320,21 @@ def test_from_the_command_line(tmp_path: Path, llama: str, by_answer: list[str])
             f"--pairs={tmp_path}/pairs.jsonl",
             f"--output={tmp_path}/out",
             "--max_new_tokens=4",
+            "--as=preferences",
             "--templates.names=[short]",
             f"--templates.folder={tmp_path}/templates",
         ]
     )
     assert len(FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)) == 1
+    with pytest.raises(UserError, match=r"^as: found 'both', expected verdicts or preferences$"):
+        main([f"--model={llama}", "--output=x", "--pairs=y.jsonl", "--as=both"])
+
+
+def test_a_public_source_is_labelled_without_its_labels(tmp_path: Path, llama: str, by_answer: list[str]) -> None:
+    row = {"instruction": "q", "output_1": "good 1", "output_2": "2", "label": 2, "id": "o"}
+    (tmp_path / "native.jsonl").write_text(json.dumps(row) + "\n")
+    short_templates(tmp_path / "templates")
+    files = [f"--pairs={tmp_path}/native.jsonl", f"--output={tmp_path}/out", f"--templates.folder={tmp_path}/templates"]
+    main([f"--model={llama}", "--source=offsetbias", *files, "--templates.names=[short]", "--max_new_tokens=4"])
+    (example,) = FileSource(f"{tmp_path}/out/preferences.jsonl").read(PreferenceExample)
+    assert (example.chosen, example.rejected, len(by_answer)) == ("good 1", "2", 2)

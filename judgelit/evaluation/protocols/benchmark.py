@@ -20,8 +20,8 @@ MakePrompts = Callable[..., tuple[list[JudgePrompt], PromptReport]]
 class Benchmark:
     """A benchmark for judges: how its rows are read, which prompts it asks, how verdicts become its metrics."""
 
-    read: Callable[[Sources], list[PreferencePair]]
-    """Reads the benchmark's own rows as labelled pairs."""
+    read: Callable[[Sources, int | None], list[PreferencePair]]
+    """Reads the benchmark's own rows as labelled pairs: the first ones, that many, or all."""
     prompts: MakePrompts
     """Makes the judge prompts of pairs."""
     metrics: Callable[[Sequence[PreferencePair], Sequence[Judgment]], Mapping[str, Metric]]

@@ -9,8 +9,8 @@ from fractions import Fraction
 
 _MARKED = (
     re.compile(r"####[ \t]*([^\n]+)"),
-    re.compile(r"^#+ *Answer\s*\n\s*([^\n]+)", re.MULTILINE),
-    re.compile(r"^\s*A:[ \t]*([^\n]+)", re.MULTILINE),
+    re.compile(r"^#+ *Answer[ \t]*\n+[ \t]*([^\n]+)", re.MULTILINE),
+    re.compile(r"^[ \t]*A:[ \t]*([^\n]+)", re.MULTILINE),
     re.compile(r"(?:final\s+)?answer\s*(?:is|:|=)[\s:]*\**\s*([^\n]+?)(?:\.(?=\s|$)|\n|$)", re.IGNORECASE),
 )
 """How solutions mark their final answer, besides a box."""
@@ -50,17 +50,16 @@ def same_answer(one: str, other: str) -> bool:
 
 def _last_box(text: str) -> str | None:
     r"""What stands in the last `\boxed{...}` whose braces close."""
-    start = len(text)
-    while (start := text.rfind("\\boxed", 0, start)) >= 0:
-        begin = text.find("{", start)
-        if begin < 0 or text[start + 6 : begin].strip():
-            continue
-        depth = 0
-        for index in range(begin, len(text)):
-            depth += (text[index] == "{") - (text[index] == "}")
-            if depth == 0:
-                return text[begin + 1 : index].strip()
-    return None
+    opened: list[int] = []
+    last = None
+    for index, character in enumerate(text):
+        if character == "{":
+            opened.append(index)
+        elif character == "}" and opened:
+            begin = opened.pop()
+            if text[max(begin - 20, 0) : begin].rstrip().endswith("\\boxed"):
+                last = text[begin + 1 : index].strip()
+    return last
 
 
 def _normal(answer: str) -> str:

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from judgelit.records.public_sources.final_answers import final_answer, same_ans
         ("so \\boxed{7} and then \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
         ("\\boxed {x^{2}}", "x^{2}"),
         ("\\boxed{1} but \\boxed{never closed", "1"),
+        ("} \\boxed{{a}{b}} { \\frac{1}{2}", "{a}{b}"),
         ("Work.\n#### 1,200", "1,200"),
         ("Add.\n\n# Answer\n\n320,000", "320,000"),
         ("16 - 3\nA: 18", "18"),
@@ -79,3 +82,11 @@ def test_any_text_is_compared(one: str, other: str) -> None:
     assert same_answer(one, one)
     assert same_answer(one, other) == same_answer(other, one)
     final_answer(f"{one}\\boxed{{{other}", last_number=True)
+
+
+@pytest.mark.parametrize("hostile", ["\\boxed{", "# Answer\n", "\n", "A:", "answer is ", "9,", "{", "\\text{", "-$"])
+def test_hostile_texts_take_no_long_time(hostile: str) -> None:
+    begin = time.process_time()
+    final_answer(hostile * 20_000, last_number=True)
+    same_answer(hostile * 2_000, "1")
+    assert time.process_time() - begin < 1

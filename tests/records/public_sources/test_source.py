@@ -1,7 +1,9 @@
 import ast
+import contextlib
 import copy
 import gzip
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from judgelit.errors import UserError
 from judgelit.records.public_sources import SETS, describe_sets, find_set
@@ -403,3 +407,31 @@ def test_the_list_of_sources_has_licence_size_and_columns() -> None:
     listed = " ".join(describe_sets().split())
     for public in SETS:
         assert f"{public.name} {public.size}; licence: {public.licence} columns: {public.form}" in listed
+
+
+# Any rows.
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["text", "answer", "role"]), inner),
+    max_leaves=3,
+)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Each container in a row, with the key of each value in it."""
+    keys = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in keys for place in [(value, key), *places(inner)]]
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+@pytest.mark.parametrize("name", NAMES)
+def test_a_damaged_row_is_left_out_or_read(name: str, data: st.DataObject) -> None:
+    rows = copy.deepcopy(ROWS[name])
+    container, key = data.draw(st.sampled_from(places(rows)))
+    container[key] = data.draw(json_values)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(UserError):
+        pairs = PublicSource(name, write(Path(folder) / "a.jsonl", rows)).read(PreferencePair)
+        assert len({pair.id for pair in pairs}) == len(pairs)
+        assert all(pair.question.strip() and pair.answer_a.strip() != pair.answer_b.strip() for pair in pairs)
