@@ -9,10 +9,10 @@ several times, the judge compares the answers in both orders, and DPO trains the
 The judge and the policy's first training have questions of the tasks' training part. The questions that the judge
 labels and those that measure the policy are of the held-out part, and no question is among both.
 
-The scorer is not the judge: an answer is right if it is the sum. Claim: sampled answers of the trained policy beat those
-of the one before, with a 95% interval of the win rate that excludes one half. The last line is one JSON object: `ratio` is
-the smallest win rate over the seeds, each pair is [accuracy after, accuracy before]. The table has the most probable
-answers too, which gain less where the policy was nearly always right before.
+The scorer is not the judge: an answer is right if it is the sum. Claim: sampled answers of the trained policy beat
+those of the one before, with a 95% interval of the win rate that excludes one half. The last line is one JSON object:
+`ratio` is the smallest win rate over the seeds, each pair is [accuracy after, accuracy before]. The table has the
+most probable answers too, which gain less where the policy was nearly always right before.
 """
 
 import argparse
