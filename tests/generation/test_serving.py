@@ -97,7 +97,8 @@ def test_it_is_stopped_after_an_error_with_all_its_processes(tmp_path: Path, por
 
 def test_it_ends_with_a_killed_run(tmp_path: Path, port: int) -> None:
     program = (
-        "import time\nfrom pathlib import Path\nfrom judgelit.generation.serving import Serving, served\n"
+        "import time\nfrom pathlib import Path\nfrom judgelit.generation.requests import Requests\n"
+        "from judgelit.generation.serving import Serving, served\n"
         f"with served({serving(tmp_path, port)!r}, 'judge', Path('log')):\n"
         "    print('up', flush=True)\n    time.sleep(60)"
     )

@@ -111,7 +111,13 @@ def shrunken(folder: Path, name: str, fits: dict[str, dict[str, Any]], **changed
     return str(folder / "recipe.yaml")
 
 
-def test_24gb(tmp_path: Path, llama: str, teacher: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_24gb(
+    tmp_path: Path,
+    llama: str,
+    teacher: StubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.chdir(tmp_path)
     small = {"data.init_args.max_length": 1024, "data.init_args.tokens_per_batch": 4096}
     fits = {
@@ -120,7 +126,9 @@ def test_24gb(tmp_path: Path, llama: str, teacher: StubServer, monkeypatch: pyte
     }
     for fit in fits.values():
         fit["trainer.accumulate_grad_batches"] = 1
-    recipe = shrunken(tmp_path, "24gb", fits, enhancement_pairs=12, max_new_tokens=24, batch_size=64)
+    general = write_rows(tmp_path / "chat.jsonl", [{"prompt": f"P {n}?", "completion": "C."} for n in range(4)])
+    measured = {"examples": general, "limit": 4, "max_new_tokens": 8}
+    recipe = shrunken(tmp_path, "24gb", fits, enhancement_pairs=12, max_new_tokens=24, batch_size=64, general=measured)
     settings = [
         f"--model={widened(llama, tmp_path / 'model')}",
         "--device=cpu",
@@ -133,6 +141,12 @@ def test_24gb(tmp_path: Path, llama: str, teacher: StubServer, monkeypatch: pyte
     results = json.loads((tmp_path / "runs/recipe-24gb/results.json").read_text(encoding="utf-8"))
     assert list(results["stages"]) == ["base", "sft", "dpo"]
     assert set(results["stages"]["dpo"]) == {"helpsteer2", "ultrafeedback"}
+    assert list(results["general"]) == list(results["stages"])
+    losses = [results["general"][judge]["general_loss"]["value"] for judge in results["general"]]
+    assert all(loss > 0 for loss in losses) and len(set(losses)) == 3
+    said = capsys.readouterr().out
+    table = said[said.index("ability") :]
+    assert "judge accuracy, helpsteer2" in table and "general loss, nats a token" in table
     AutoModelForCausalLM.from_pretrained(tmp_path / "runs/recipe-24gb/export")
 
 
@@ -172,7 +186,13 @@ def test_cluster(tmp_path: Path, llama: str, teacher: StubServer, monkeypatch: p
         "command": f"{sys.executable} server.py {{model}} {port}",
         "endpoint": f"http://127.0.0.1:{port}/v1",
     }
-    changed = {"serving": serving, "enhancement_pairs": 10, "max_new_tokens": 24, "templates": {"names": ["rise"]}}
+    changed: dict[str, Any] = {
+        "serving": serving,
+        "general": {"limit": 2, "max_new_tokens": 24},
+        "enhancement_pairs": 10,
+        "max_new_tokens": 24,
+        "templates": {"names": ["rise"]},
+    }
     changed["enhancement"] = {"samples": 4, "max_new_tokens": 24}
     recipe = shrunken(tmp_path, "cluster", {"sft": fit, "dpo": fit}, **changed)
     asked = [f"--model={llama}", "--teacher.model=stub", f"--teacher.endpoint={teacher.url}"]
