@@ -22,7 +22,9 @@ GOOD, BAD = "A good answer", "A poor answer"
 
 
 def verdict_of(prompt: str) -> str:
-    """A right judgment of a good and a bad answer."""
+    """A right judgment of a good and a bad answer; of other prompts, a text without verdict."""
+    if GOOD not in prompt:
+        return "Yes."
     first = prompt.index(GOOD) < prompt.index(BAD)
     return f"One of them is good. [[{'A' if first else 'B'}]]"
 
