@@ -72,10 +72,14 @@ def _recipe(run: TrainedRun, content: Mapping[str, Any]) -> Iterator[tuple[str, 
         layers = targets if isinstance(targets, str) else ", ".join(sorted({name.rsplit(".")[-1] for name in targets}))
         yield "LoRA", f"{_numbers(settings)}, on {layers}"
     yield "data", ", ".join(_sources(data.get("train")))
+    if general := data.get("general"):
+        yield "general data", ", ".join(_sources(general))
     if run.recipe_folder is not None:
         recipe = read_mapping(run.recipe_folder / "config.yaml")
         yield "made from pairs of", ", ".join(_sources(recipe.get("train")))
-    loss = model.get("loss")
+    loss = dict(model.get("loss") or {})
+    if not general:
+        loss.pop("general_weight", None)
     yield "method", run.method + (f", {loss.get('kind', '')} loss, {_numbers(loss)}" if loss else "")
     for name in ("optimizer", "lr_scheduler"):
         if spec := model.get(name):

@@ -580,6 +580,17 @@ class TestModelCard:
         run = find_run(folder)
         assert "| batch | batch_size 2, micro_batches 8, devices 2 |" in model_card(run, run.load(), merged=False)
 
+    def test_general_data_and_their_weight_are_named_together(self, runs: dict[str, Path], tmp_path: Path) -> None:
+        from judgelit.runs.model_card import model_card
+
+        folder = copied(runs["dpo"], tmp_path / "run")
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        settings["data"]["init_args"]["general"] = "chat.jsonl"
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+        run = find_run(folder)
+        card = model_card(run, run.load(), merged=False)
+        assert "| general data | chat.jsonl |" in card and "nll_weight 0.2, general_weight 1.0 |" in card
+
     def test_logged_scores_are_of_the_same_step(self, runs: dict[str, Path], tmp_path: Path) -> None:
         run = copied(runs["lora"], tmp_path / "run")
         log = run / "csv/version_7/metrics.csv"
