@@ -589,7 +589,7 @@ class TestModelCard:
         (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         run = find_run(folder)
         card = model_card(run, run.load(), merged=False)
-        assert "| general data | chat.jsonl |" in card and "nll_weight 0.2, general_weight 1.0 |" in card
+        assert "| general data | chat.jsonl |" in card and "general_weight 1.0, label_smoothing" in card
 
     def test_logged_scores_are_of_the_same_step(self, runs: dict[str, Path], tmp_path: Path) -> None:
         run = copied(runs["lora"], tmp_path / "run")
