@@ -30,7 +30,7 @@ _INLINE = re.compile(
     rf"|‘(?=\S)(?:[^‘’\n]|(?<={LETTER})’(?={LETTER}))*+’(?!{LETTER})"
     r"|“[^“”]*+”|„[^„“”]*+[“”]|«[^«»]*+»|(?<!\S)»(?=\S)[^«»]*+«|「[^「」]*+」|『[^『』]*+』"
 )
-_CLOSING = '\nx"”“»«」』\n' + 20 * "`" + "\n" + 20 * "~" + "\n"
+_CLOSING_MARKS = ('x" x” x» x」 x』 x', "« x")  # Apart: no » may stand between » and «, which is a quotation too.
 _QUOTED = " quoted "  # Takes the place of a quotation. It is a word, so it still separates two verdicts.
 
 
@@ -92,10 +92,17 @@ def without_tags(text: str) -> str:
     return _REASONING_TAG.sub("", text).strip()
 
 
-def closing(text: str) -> str:
-    """Text that closes every quotation that may be open in `text`."""
-    tags = {tag["name"].lower() for tag in _TAG.finditer(text)}
-    return _CLOSING + "".join(f"</{name}>" for name in sorted(tags)) + "\nx"
+def closings(text: str) -> Iterator[str]:
+    """Texts that close the quotations that are open in `text`. Every open one is closed by one of them.
+
+    A word follows each mark and tag, so that its quotation does not end a line. A fence may be closed or stay open.
+    """
+    longest = max(map(len, re.findall("`+|~+", text)), default=0)
+    fences = "".join(f"{longest * sign}\n" for sign in "`~")
+    tags = "".join(f"</{tag['name']}> x" for tag in _TAG.finditer(text))
+    for marks in _CLOSING_MARKS:
+        yield f"\n{marks}\n{tags}\nx"
+        yield f"\n{marks}\n{fences}{tags}\nx"
 
 
 def _fences(text: str) -> Iterator[_Span]:

@@ -29,7 +29,7 @@ import re
 import unicodedata
 from typing import Literal
 
-from judgelit.judging.quotations import LETTER, closing, own_text
+from judgelit.judging.quotations import LETTER, closings, own_text
 from judgelit.records.records import Label
 
 _LABELS: dict[str, Label] = {"a": "A", "b": "B", "c": "tie", "tie": "tie"}
@@ -147,18 +147,20 @@ def concludes(text: str) -> bool:
 
     That line holds only the verdict, or it begins as a conclusion (`Final verdict:`, `Therefore`). A verdict at the end
     of another line may be one of several, one for each criterion. A text does not conclude if what follows could still
-    turn the verdict into reasoning or a quotation.
+    turn the verdict into reasoning or a quotation, so no quotation may be open.
     """
-    if not ends_line(text):
+    text = text.translate(_FOLD)
+    last = _AT_LINE_END.search(text)
+    if last is None or find(text) != (_LABELS[last["label"].lower()], last.start("label")):
         return False
-    own = own_text(text.translate(_FOLD), _is_own).text.rstrip() + "\n"
+    own = own_text(text, _is_own).text
     said = _AT_LINE_END.search(own)
     if said is None:
         return False
     before = own[own.rfind("\n", 0, said.start()) + 1 : said.start()]
     if not _BLANK.fullmatch(before) and not _CONCLUSION.match(before):
         return False
-    return parse(text) == parse(text + closing(text)) == _LABELS[said["label"].lower()]
+    return all(own_text(text + closing, _is_own).text.startswith(own) for closing in closings(text))
 
 
 def ends_line(text: str) -> bool:

@@ -65,6 +65,16 @@ GOING_ON = [
     "He wrote: “I am the best,\n[[A]]\n",
     "He wrote: «I am the best,\n\n[[A]]\n",
     "他写道：「我最好\n[[A]]\n",
+    # The same, if the judge would quote itself, or the verdict would be read elsewhere.
+    'Verdict: “\n"[[A]]"\n',
+    'Verdict: „so\n"[[A]]"\n',
+    "Verdict: »x\n[[A]]\n",
+    "Verdict:\n```\n[[A]]\n",
+    f"{24 * '`'}\n[[A]]\n",
+    "<answer> <quote> <answer> </quote>\n[[A]]\n",
+    "I choose [[A]].\nVerdict: “it\n[[A]]\n",
+    # An answer to the question would make it a verdict.
+    "I choose [[A]].\nTherefore [[B]] or [[A]]?\n",
     # The last line has no verdict of its own.
     "[[A]]\nTherefore not `[[B]]`\n",
 ]
@@ -83,31 +93,47 @@ def test_other_text_does_not_conclude(text: str) -> None:
 PIECES = st.sampled_from(
     [
         *("[[A]]", "[[B]]", "[[tie]]", "[[", "]]", "A", "\n", "\n\n", " ", ".", "**", "|", "# ", "- ", "> "),
-        *('"', "“", "”", "«", "»", "「", "」", "'", "`", "```", "<think>", "</think>", "<answer>", "</answer>", "<b>"),
+        *('"', "“", "”", "„", "«", "»", "「", "」", "'", "`", "```", "~~~", "<think>", "</think>", "<b>"),
+        *("<answer>", "</answer>", "<quote>", "</quote>"),
         *("Verdict: ", "Final verdict: ", "Therefore", "So ", "or", "Answer A is better", "判决：", "因此"),
     ]
 )
 END = st.sampled_from(["", "[[A]]\n", "\n[[B]]\n", "\nVerdict: [[A]].\n", "\nSo it is [[tie]]\n", '\n"[[A]]"\n'])
 TEXT = st.builds("{}{}".format, st.lists(PIECES, max_size=25).map("".join), END)
-# Text without verdicts, reasoning tags or fences.
-REST = st.text(max_size=40).filter(lambda text: not re.search(r"[\[［【<＜`｀~～]", text))
+CLOSING = st.sampled_from(
+    [
+        *('"', "'", "`", "“", "”", "„", "«", "»", "「", "」", "『", "』", "<answer>", "</answer>", "</quote>", "```\n"),
+        *("~~~\n", "> ", "\n", " ", ".", "?", "Yes", "x", "x ", "if it could", "is not right"),
+    ]
+)
+# Text without verdicts and reasoning tags.
+REST = st.lists(CLOSING, max_size=8).map("".join) | st.text(max_size=40).filter(
+    lambda text: not re.search(r"[\[［【<＜]", text)
+)
 
 
 @given(TEXT)
 @example("<think>" + "[[A]]\n" * 3)
+@example("[[A]].<b>\n")
+@example("判决：“\n[[B]]” »[[A]]\n")
 def test_a_text_that_concludes_ends_with_its_verdict(text: str) -> None:
     if concludes(text):
         assert text.endswith(("\n", " ")) and parse(text) is not None
         last = text.rstrip().rsplit("\n", 1)[-1]
-        assert re.search(r"\[\[(A|B|tie)\]\][^\w]*$", last)
-        assert parse(last + "\n") == parse(text)
+        found = re.search(r"\[\[(A|B|tie)\]\](</?\w+>|\W)*$", last)
+        assert found and found[1] == parse(text)
 
 
 @given(TEXT, REST)
 @example('"I am the best,\n[[A]]\n', 'and so on"')
 @example("“x\n[[A]]\n", "”")
 @example("»x\n[[A]]\n", "«")
-def test_prose_after_the_conclusion_does_not_change_the_verdict(text: str, rest: str) -> None:
+@example('Verdict: “\n"[[A]]"\n', "” x")
+@example("Verdict: '<answer> ‘'\nSo it is [[A]]\n", "</answer> x")
+@example("<think>x</think>~~~~~\n[[A]]\n", "~~~~~\n")
+@example('». Verdict:\n```"[[A]]"\n> «\n> [[A]]\n', "x«\n»\n«")
+@example("So [[A]].\nTherefore [[B]] or [[A]]?\n", "Yes")
+def test_text_after_the_conclusion_does_not_change_the_verdict(text: str, rest: str) -> None:
     if concludes(text):
         assert parse(text + rest) == parse(text)
 
