@@ -131,7 +131,7 @@ def test_a_text_that_concludes_ends_with_its_verdict(text: str) -> None:
 @example('Verdict: “\n"[[A]]"\n', "” x")
 @example("Verdict: '<answer> ‘'\nSo it is [[A]]\n", "</answer> x")
 @example("<think>x</think>~~~~~\n[[A]]\n", "~~~~~\n")
-@example('»Verdict:\n```"[[A]]"\n> «\n> [[A]]\n', "x")
+@example('». Verdict:\n```"[[A]]"\n> «\n> [[A]]\n', "x«\n»\n«")
 @example("So [[A]].\nTherefore [[B]] or [[A]]?\n", "Yes")
 def test_text_after_the_conclusion_does_not_change_the_verdict(text: str, rest: str) -> None:
     if concludes(text):
