@@ -30,7 +30,8 @@ _RECOMPUTE = """\
 Every number under *Data* is computed from the rows of the data file: counts from the fields of `meta`, pairs from
 `pair_id`, questions from `meta.question`, and which answer is longer from `meta.better_characters` and
 `meta.worse_characters`. Tokens of a prompt are those of its conversation up to the assistant's turn, tokens of a
-completion those of its text without the token that ends it; the tokenizer is the one named there. Percentiles are
+completion those of its text without the token that ends it; the tokenizer is the one named there. A text that spells
+a control token, such as <|im_end|>, is counted as the ordinary text that training makes of it. Percentiles are
 interpolated linearly. `share` is the share of examples whose better answer is the longer one, among those whose answers
 differ in length. What was dropped and the cost are of the whole command: the same command computes them again from the
 journal, without asking anything anew."""
