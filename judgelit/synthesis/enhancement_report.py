@@ -58,7 +58,7 @@ def write_enhancement_card(
         examples: The examples of the data file.
         report: Report of their synthesis.
         counter: Counts the tokens.
-        name: Name of the judge, whose tokenizer counts the tokens.
+        name: Name of the tokenizer, or of the judge whose tokenizer counts the tokens.
         settings: Settings of the command.
     """
     write_card(
