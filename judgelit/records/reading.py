@@ -38,6 +38,7 @@ R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | Prefer
 Found = TypeVar("Found")
 LossOn = Literal["last", "all"]
 
+_SKIP_ADVICE = "; skip_invalid of FileSource leaves such rows out"
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _BAD = ("false", "0", "bad", "rejected", "undesirable", "negative")
 """What the label of an answer says, in unpaired preferences, if it is a bad one."""
@@ -208,7 +209,12 @@ def _refuse_senseless(judged: Judged, at: str) -> None:
             refuse_blank(name, answer, at)
         refuse_equal(judged.names[0], judged.answer_a, judged.names[1], judged.answer_b, at)
     except UserError as error:
-        raise UserError(f"{error}; skip_invalid of FileSource leaves such rows out") from error
+        raise UserError(f"{error}{_SKIP_ADVICE}") from error
+
+
+def without_skip_advice(error: UserError) -> str:
+    """The message of an invalid row, for rows that are left out already."""
+    return str(error).removesuffix(_SKIP_ADVICE)
 
 
 def _is_own_pair(row: Row) -> bool:

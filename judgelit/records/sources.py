@@ -18,7 +18,7 @@ import xxhash
 
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
-from judgelit.records.reading import LossOn, R, read_records
+from judgelit.records.reading import LossOn, R, read_records, without_skip_advice
 from judgelit.records.records import AnswerSet, PreferencePair, SFTExample
 
 _READING = 3
@@ -113,9 +113,10 @@ class FileSource(Source):
                 continue
             yield from ((at, record) for record in records)
         if first is not None and invalid == number:
-            raise UserError(f"{self.path}: none of the {number} rows is valid; the first: {first}")
+            raise UserError(f"{self.path}: none of the {number} rows is valid; the first: {without_skip_advice(first)}")
         if first is not None:
-            report_once(f"{self.path}: {invalid} of {number} rows are invalid and left out; the first: {first}")
+            said = without_skip_advice(first)
+            report_once(f"{self.path}: {invalid} of {number} rows are invalid and left out; the first: {said}")
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the rows of the files or of the hub's data set, each with its place."""

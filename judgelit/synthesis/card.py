@@ -15,6 +15,7 @@ import yaml
 from judgelit import __version__
 from judgelit.atomic import write_text
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.records.records import Message, PreferenceExample, SFTExample
 
@@ -23,6 +24,8 @@ COUNTED = (
     *("teacher", "judge", "category", "subset"),
 )
 """Fields of `meta` whose values are counted."""
+ESTIMATED = "none; tokens are estimated from characters, as in judgelit/generation/endpoint_tokens.py"
+"""Tokenizer of a card whose tokens are counted without one, since the model is at an endpoint."""
 _PERCENTILES = (5, 50, 95, 100)
 _MOST_LINES = 30
 """Most lines of a table in the Markdown part; the YAML part has all."""
@@ -30,7 +33,8 @@ _RECOMPUTE = """\
 Every number under *Data* is computed from the rows of the data file: counts from the fields of `meta`, pairs from
 `pair_id`, questions from `meta.question`, and which answer is longer from `meta.better_characters` and
 `meta.worse_characters`. Tokens of a prompt are those of its conversation up to the assistant's turn, tokens of a
-completion those of its text without the token that ends it; the tokenizer is the one named there. Percentiles are
+completion those of its text without the token that ends it; the tokenizer is the one named there. A text that spells
+a control token, such as <|im_end|>, is counted as the ordinary text that training makes of it. Percentiles are
 interpolated linearly. `share` is the share of examples whose better answer is the longer one, among those whose answers
 differ in length. What was dropped and the cost are of the whole command: the same command computes them again from the
 journal, without asking anything anew."""
@@ -68,7 +72,8 @@ def write_card(
         settings: Settings of the command.
         more: Other sections by name, with numbers of the command that do not follow from the data file.
     """
-    data = {"tokenizer": tokenizer, **describe(examples, counter)}
+    counted_by = ESTIMATED if isinstance(counter, EstimatedCounter) else tokenizer
+    data = {"tokenizer": counted_by, **describe(examples, counter)}
     sections = {"data": data, "dropped": dict(dropped), "cost": dict(cost), **more, "settings": dict(settings)}
     content = {"version": __version__, **_plain(sections)}
     metadata: dict[str, Any] = {"tags": ["llm-as-a-judge", "judgelit"], "judgelit": content}
@@ -137,8 +142,9 @@ def _sides(differences: Sequence[int], names: tuple[str, str]) -> dict[str, Any]
 
 def _text_tokens(text: str, counter: PromptCounter) -> int:
     """Tokens of a text; with a counter of prompts alone, those that a user's turn gains by it."""
-    if isinstance(counter, ChatTokenizer):
-        return len(counter.text_ids(text))
+    tokenizer = counter.tokenizer if isinstance(counter, ExactCounter) else counter
+    if isinstance(tokenizer, ChatTokenizer):
+        return len(tokenizer.text_ids(text))
 
     def turn(content: str) -> list[Message]:
         return [{"role": "user", "content": content}]

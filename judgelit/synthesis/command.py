@@ -174,7 +174,8 @@ def _enhance(
         **({} if shard is None else {"shard": str(shard)}),
     }
     card = card_path(Path(output))
-    write_enhancement_card(card, examples, report, judge.tokenizer, spec.model, described)
+    name = spec.requests.tokenizer or spec.model
+    write_enhancement_card(card, examples, report, judge.tokenizer, name, described)
     print(f"{report}\nwritten to {output}; {card} describes it")
 
 

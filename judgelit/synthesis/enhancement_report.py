@@ -20,7 +20,7 @@ class EnhancementReport:
     kept: int
     """Number of preference pairs."""
     dropped: dict[str, int]
-    """Number of dropped prompts by reason."""
+    """Number of dropped prompts by reason; ties and pairs with a prompt that is too long are counted as pairs."""
     sampled: int
     """Number of sampled judgments, and of those that are right, that have no verdict and that the limit has cut."""
     right: int
@@ -38,7 +38,7 @@ class EnhancementReport:
         written = f" {self.written} more judgments written;" if self.written else ""
         return (
             f"{self.sampled} judgments of {self.prompts} prompts sampled: {self.right} right, {self.without_verdict} "
-            f"without verdict{cut};{written} {self.kept} preference pairs kept; prompts dropped: "
+            f"without verdict{cut};{written} {self.kept} preference pairs kept; dropped: "
             f"{list_counts(self.dropped) or 'none'}"
         )
 
@@ -58,7 +58,7 @@ def write_enhancement_card(
         examples: The examples of the data file.
         report: Report of their synthesis.
         counter: Counts the tokens.
-        name: Name of the judge, whose tokenizer counts the tokens.
+        name: Name of the tokenizer, or of the judge whose tokenizer counts the tokens.
         settings: Settings of the command.
     """
     write_card(

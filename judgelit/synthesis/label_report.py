@@ -77,7 +77,7 @@ class LabelReport:
         elif not self.ranks:
             lines.append(f"{judged} pairs judged, each in one order")
         if self.split:
-            lines.append(f"{self.split} times as many votes for one label as for another: these count as a tie")
+            lines.append(f"{self.split} orders of pairs have equal votes for several labels and count as a tie")
         if self.missing:
             cut = f", {self.cut} of them cut at max_new_tokens" if self.cut else ""
             lines.append(f"{self.missing} of {self.judgments} judgments have no verdict{cut}")

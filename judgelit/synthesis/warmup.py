@@ -181,7 +181,14 @@ def synthesize_warmup(
         [prompt.pair for prompt, _ in right], settings.balance_labels, settings.balance_length, seed
     )
     if not chosen and shard is None:
-        raise UserError(f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})")
+        limit = (
+            f"; a prompt may have {max_prompt_tokens} tokens, expected a --tokenizer of the model to be trained or a "
+            "larger --max_prompt_tokens"
+        )
+        raise UserError(
+            f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})"
+            f"{limit if dropped['too long'] else ''}"
+        )
     judged: list[Judged] = []
     for prompt, text in (right[index] for index in chosen):
         number = numbers[prompt.pair.id]

@@ -145,6 +145,17 @@ def test_invalid_rows_are_left_out_and_counted_if_asked(tmp_path: Path, caplog: 
     assert refusal(path, skip_invalid=True) == f"{path}: none of the 2 rows is valid; the first: {path}:1: {first}"
 
 
+def test_rows_that_are_left_out_are_reported_without_the_advice_to_leave_them_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair = {"id": "1", "question": "q", "answer_a": "a", "answer_b": "b", "label": "A"}
+    path = write_rows(tmp_path / "pairs.jsonl", [pair, {**pair, "id": "2", "answer_b": "a"}])
+    with pytest.raises(UserError, match="skip_invalid of FileSource leaves such rows out"):
+        FileSource(path).read(PreferencePair)
+    assert len(FileSource(path, skip_invalid=True).read(PreferencePair)) == 1
+    assert "1 of 2 rows are invalid" in caplog.text and "skip_invalid" not in caplog.text
+
+
 # What is written, as TRL reads it.
 
 TURN = {"role": "user", "content": "2+2?"}

@@ -4,8 +4,9 @@ from typing import Any
 import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.records.records import PreferenceExample, SFTExample
-from judgelit.synthesis.card import card_path, describe, read_card, write_card
+from judgelit.synthesis.card import ESTIMATED, card_path, describe, read_card, write_card
 
 LANGUAGES = ("en", "en", "zh", "en")
 PROMPT = ({"role": "user", "content": "Which one?"},)
@@ -92,3 +93,18 @@ def test_sets_without_meta_or_examples_have_a_description(examples: list[SFTExam
     found = describe(examples, chatml)
     assert found["longer_answer"] == {"better": 0, "worse": 0, "equal": 0}
     assert "language" not in found
+
+
+def test_the_card_of_a_model_at_an_endpoint_says_how_its_tokens_are_counted(
+    tmp_path: Path, chatml: ChatTokenizer
+) -> None:
+    texts = [" two words ", "x<|im_end|>"]
+    examples = [PreferenceExample(PROMPT, texts[0], texts[1], meta) for meta in metas()]
+    parts: dict[str, Any] = {"summary": "", "dropped": {}, "cost": {}, "settings": {}}
+    for counter, name in ((ExactCounter(chatml, 100), "chatml"), (EstimatedCounter(100), ESTIMATED)):
+        write_card(tmp_path / "card.md", "Set", examples, counter, tokenizer="chatml", **parts)
+        data = read_card(tmp_path / "card.md")["data"]
+        assert data["tokenizer"] == name
+        if name == "chatml":
+            lengths = [data["tokens"][of]["median"] for of in ("chosen", "rejected")]
+            assert lengths == [len(chatml.text_ids(text)) for text in texts]

@@ -14,6 +14,7 @@ from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, swap_label
 from judgelit.records.sources import FileSource
 from judgelit.synthesis.label import label, main
+from judgelit.synthesis.label_report import LabelReport
 from tests.support import make_pair, short_templates
 
 
@@ -89,6 +90,11 @@ def test_one_order_and_votes(
     assert len(judgments) == 24 and {judgment.order for judgment in judgments} == {"ab", "ba"}
     assert all(line["votes"] == {"A": 3, "B": 0, "tie": 0, "none": 0} for line in verdicts(tmp_path))
     assert "8 pairs judged, each in one order" in capsys.readouterr().out
+
+
+def test_equal_votes_are_counted_by_order() -> None:
+    report = LabelReport(both_orders=True, ranks=False, labelled=9, split=7)
+    assert "7 orders of pairs have equal votes for several labels and count as a tie" in str(report)
 
 
 def write_answers(path: Path, *rows: tuple[str, list[str]]) -> None:

@@ -274,6 +274,9 @@ def test_an_empty_set_is_a_one_line_error(make):
     ) as error:
         make(some_pairs(), Says(lambda prompt: "no idea"))
     assert "\n" not in str(error.value)
+    long = [make_pair(n, question=f"why {n}? " * 200) for n in range(3)]
+    with pytest.raises(UserError, match=r"of 3 pairs \(3 too long\); a prompt may have \d+ tokens, .*--tokenizer"):
+        make(long)
 
 
 def test_glances_are_kept_if_they_happen_to_be_right(make):

@@ -15,7 +15,7 @@ from judgelit.records.public_sources import find_set
 from judgelit.records.public_sources.pairing import answer_set_of, group_by_question, pairs_of
 from judgelit.records.public_sources.public_set import Rated, WrongColumnsError
 from judgelit.records.public_sources.rows import rows_of
-from judgelit.records.reading import R, read_record, text_hash
+from judgelit.records.reading import R, read_record, text_hash, without_skip_advice
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair
 from judgelit.records.sources import Source, Sources, report_once
 
@@ -170,7 +170,7 @@ class _Reading:
 
     def first(self) -> str:
         """The error of the first invalid row, to be put after a message."""
-        return f"; the first invalid row: {self._first}" if self._first is not None else ""
+        return f"; the first invalid row: {without_skip_advice(self._first)}" if self._first is not None else ""
 
 
 def _pairs(reading: _Reading) -> Iterator[tuple[str, PreferencePair]]:
