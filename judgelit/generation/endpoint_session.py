@@ -206,7 +206,7 @@ class Session:
         while (missing := self._wanted - len(found)) > 1 and "n" not in self._endpoint.fields.refused:
             reply = await self._request(messages, missing, len(found))
             found += self._counted(reply, messages, missing)
-            if reply.sent < missing and (said := self._endpoint.fields.one_answer_only()):
+            if said := self._endpoint.fields.count_answers(missing, reply.sent):
                 say(f"endpoint {self._endpoint.model}: {said}")
         if missing := self._wanted - len(found):
             replies = await self._one_by_one(messages, len(found), missing)
