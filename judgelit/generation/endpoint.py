@@ -11,8 +11,9 @@ from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.background import Emit, in_background
 from judgelit.generation.endpoint_fields import Fields
+from judgelit.generation.endpoint_sender import Endpoint
 from judgelit.generation.endpoint_server import CONNECT_SECONDS, RequestError, Server, context_of, import_openai, say
-from judgelit.generation.endpoint_session import Answer, Endpoint, Session
+from judgelit.generation.endpoint_session import Answer, Session
 from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.generation.engine import Generated
 from judgelit.generation.requests import Key, base_urls

@@ -21,7 +21,7 @@ _MENTIONS = {
 """Optional fields, in the sequence in which they are left out, and how a server's error speaks of them."""
 _WITHOUT = {
     "top_logprobs": "takes no logprobs; verdicts have no margin",
-    "n": "gives fewer answers than n says; each sample is a request",
+    "n": "gives one answer for any n; each sample is a request",
     "seed": "takes no seed; samples cannot be repeated",
     "top_p": "takes no top_p of 1",
     "max_tokens": "takes max_completion_tokens for max_tokens",
@@ -38,6 +38,8 @@ class Fields:
     """Optional fields that are no longer sent."""
     taken: set[str] = field(default_factory=set)
     """Optional fields with which a request has had an answer."""
+    several: bool = False
+    """Whether a reply had more than one answer."""
 
     def make(
         self,
@@ -91,11 +93,20 @@ class Fields:
         self.refused |= new
         return [_WITHOUT[name] for name in sorted(new)]
 
-    def one_answer_only(self) -> str | None:
-        """Note that `n` gives one answer. Returns what there is to say of it, once."""
-        new = "n" not in self.refused
+    def count_answers(self, asked: int, found: int) -> str | None:
+        """Note how many answers a reply has. Returns what there is to say if `n` is no longer sent.
+
+        A server may limit n, or answer once with less; `n` is left out only if no reply had more than one answer.
+
+        Args:
+            asked: The request's `n`.
+            found: Answers in the reply.
+        """
+        self.several = self.several or found > 1
+        if self.several or found >= asked or "n" in self.refused:
+            return None
         self.refused.add("n")
-        return _WITHOUT["n"] if new else None
+        return _WITHOUT["n"]
 
 
 def _clean(messages: Sequence[Message]) -> list[Message]:

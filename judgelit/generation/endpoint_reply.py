@@ -1,8 +1,8 @@
 """Reading the answers of an OpenAI-compatible server. It may send anything, so nothing is taken for granted."""
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,11 @@ from judgelit.records.unicode import replace_surrogates
 _CUT = ("length", "max_tokens", "max_output_tokens")
 _BROKEN = ("abort", "aborted", "error", "cancelled", "canceled")
 _FILTERED = ("content_filter", "safety", "refusal")
+_LONGEST_ERROR = 4000
+"""Characters of an error that are read."""
+_LARGEST = 1e12
+"""No number in a reply is larger."""
+_TAG = re.compile(r"<[^<>]*>")
 
 
 class UnreadableReplyError(Exception):
@@ -19,12 +24,12 @@ class UnreadableReplyError(Exception):
 
     Attributes:
         reason: Why, in a few words; reports count by it.
-        detail: What the server says.
+        detail: What the server says, as it has sent it; `error_text` makes it fit for a message.
         final: Whether another request would end the same way.
         reply: The reply without answers, which still says what it took.
     """
 
-    def __init__(self, reason: str, detail: str = "", final: bool = False) -> None:
+    def __init__(self, reason: str, detail: object = None, final: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.detail = detail
@@ -73,9 +78,9 @@ def read_reply(body: bytes | str) -> Reply:
         raise UnreadableReplyError("no JSON object")
     found = reply.get("choices")
     if not isinstance(found, list) or not found:
-        raise UnreadableReplyError("no choices", error_text(reply) if reply.get("error") else "")
+        raise UnreadableReplyError("no choices", reply.get("error"))
     choices, problems = [], []
-    for one in found:
+    for one in _by_index(found):
         try:
             choices.append(_read_choice(one))
         except UnreadableReplyError as problem:
@@ -96,8 +101,13 @@ def read_reply(body: bytes | str) -> Reply:
     return read
 
 
-def error_text(body: object) -> str:
-    """What an error's body says, on one line."""
+def error_text(body: object, mask: Callable[[str], str] = str) -> str:
+    """What an error's body says, on one line.
+
+    Args:
+        body: Its JSON value, or its text.
+        mask: Replaces the key. It sees the whole text, since half of a key at the end would not be found.
+    """
     said = body
     for _ in range(4):
         if isinstance(said, Mapping):
@@ -108,7 +118,10 @@ def error_text(body: object) -> str:
         elif isinstance(said, list) and said:
             said = said[0]
     text = said if isinstance(said, str) else "" if said is None else json.dumps(said, default=str)
-    return " ".join(replace_surrogates(text).split())[:300]
+    text = mask(replace_surrogates(text))[:_LONGEST_ERROR]
+    if text.lstrip().startswith("<"):  # A proxy's error is a page of HTML.
+        text = _TAG.sub(" ", text)
+    return " ".join(text.split())[:300]
 
 
 def join_reasoning(choice: Choice, thinking: str) -> tuple[str, int]:
@@ -175,9 +188,8 @@ def _alternatives(token: Mapping[str, Any]) -> Iterator[tuple[bytes, float]]:
     """The most probable tokens at a place, and the one that was chosen."""
     top = token.get("top_logprobs")
     for one in [*(top if isinstance(top, list) else []), token]:
-        value = one.get("logprob") if isinstance(one, Mapping) else None
-        if isinstance(value, int | float) and math.isfinite(value):
-            yield _bytes(one), float(value)
+        if isinstance(one, Mapping) and (value := read_number(one.get("logprob"))) is not None:
+            yield _bytes(one), value
 
 
 def _bytes(token: Any) -> bytes:
@@ -201,11 +213,9 @@ def _read_choice(choice: Any) -> Choice:
         reasoning = reasoning or _text(message.get(name))
     if finish in _FILTERED or (content is None and message.get("refusal")):
         said = message.get("refusal")
-        raise UnreadableReplyError(
-            "refused by the server", said if isinstance(said, str) else "content filter", final=True
-        )
+        raise UnreadableReplyError("refused by the server", said or "content filter", final=True)
     if finish in _BROKEN:
-        raise UnreadableReplyError("broken off by the server", str(finish))
+        raise UnreadableReplyError("broken off by the server", finish)
     if content is None and not reasoning:
         raise UnreadableReplyError("no text in the answer")
     raw = replace_surrogates(content or "")
@@ -234,5 +244,20 @@ def _text(content: Any) -> str | None:
     return None
 
 
+def read_number(value: Any) -> float | None:
+    """A finite number of a reply; None if it is anything else. JSON's integers may be too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+        return None
+    return float(value)
+
+
 def _count(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and 0 <= value < 1 << 40 else None
+    number = read_number(value)
+    return None if number is None or number < 0 else int(number)
+
+
+def _by_index(choices: list[Any]) -> list[Any]:
+    """The choices by their index, if each has one of its own: a server may send first what was finished first."""
+    indices = [read_number(one.get("index")) if isinstance(one, dict) else None for one in choices]
+    places = {index: choice for index, choice in zip(indices, choices, strict=True) if index is not None}
+    return [places[index] for index in sorted(places)] if len(places) == len(choices) else choices

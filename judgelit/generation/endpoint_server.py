@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from judgelit.errors import UserError, first_line
-from judgelit.generation.endpoint_reply import Reply, UnreadableReplyError, error_text, read_reply
+from judgelit.generation.endpoint_reply import Reply, UnreadableReplyError, error_text, read_number, read_reply
 from judgelit.generation.requests import Key
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Server:
             raise self._connection_failure(error) from None
         except UnreadableReplyError as error:
             kind: Kind = "refused" if error.final else "temporary"
-            raise RequestError(kind, error.reason, self.key.mask(error.detail), reply=error.reply) from None
+            raise RequestError(kind, error.reason, self._said(error.detail), reply=error.reply) from None
         return reply
 
     async def list_models(self, client: "AsyncOpenAI") -> list[Mapping[str, Any]] | None:
@@ -224,9 +224,13 @@ class Server:
         self.pause = min(2 * self.pause, _LONGEST_PAUSE)
         self.dead_until = time.monotonic() + self.pause
 
+    def _said(self, body: object) -> str:
+        """What the body of an error says, on one line, without the key."""
+        return error_text(body, self.key.mask)
+
     def _status_failure(self, error: Any) -> RequestError:
         status = int(error.status_code)
-        detail = self.key.mask(error_text(error.body if error.body is not None else error.response.text[:2000]))
+        detail = self._said(error.response.text if error.body is None else error.body)
         wait = read_retry_after(error.response.headers)
         reason = f"HTTP {status}"
         if status in (401, 403):
@@ -238,12 +242,12 @@ class Server:
             return RequestError("fatal", f"{reason}, {advice}", detail, status)
         if status == 402 or (status == 429 and error.code == "insufficient_quota"):
             return RequestError("fatal", f"{reason}, no credit is left", detail, status)
-        if 300 <= status < 400:
-            place = self.key.mask(str(error.response.headers.get("location", "?")).split("?")[0])
+        if 300 <= status < 400 and (location := error.response.headers.get("location")):
+            place = self._said(location.split("?")[0])
             return RequestError("fatal", f"{reason}, it redirects to {place}; give that address", "", status)
         if status == 429:
             return RequestError("busy", reason, detail, status, wait)
-        if status in (408, 409, 425) or status >= 500:
+        if status in (408, 409, 425) or status >= 500 or status < 400:
             return RequestError("temporary", reason, detail, status, wait)
         return RequestError("refused", reason, detail, status)
 
@@ -269,8 +273,8 @@ def context_of(rows: list[Mapping[str, Any]], model: str) -> int | None:
             for name in _CONTEXT_NAMES:
                 for place in places:
                     value = place.get(name) if isinstance(place, Mapping) else None
-                    if isinstance(value, int) and value > 0:
-                        return value
+                    if (tokens := read_number(value)) is not None and tokens >= 1:
+                        return int(tokens)
     return None
 
 

@@ -138,6 +138,15 @@ class TestAnswers:
             texts = ask(engine(server), 1, SAMPLED, samples=3)[0]
         assert [body.get("n", 1) for body in server.bodies] == [3, 1] and len(texts) == 3
 
+    def test_a_server_that_limits_n_is_asked_with_n_again(self, capsys: pytest.CaptureFixture[str]) -> None:
+        def two(server: StubServer, handler: Any, body: Body) -> None:
+            say()(server, handler, {**body, "n": min(2, body.get("n", 1))})
+
+        with StubServer(lambda body, before: two) as server:
+            found = ask(engine(server, concurrency=1), 2, SAMPLED, samples=5)
+        assert [body.get("n", 1) for body in server.bodies] == [5, 3, 1] * 2 and len(found[1]) == 5
+        assert "each sample is a request" not in capsys.readouterr().err
+
     def test_text_ends_at_the_verdict_but_not_in_the_reasoning(self) -> None:
         def think(server: StubServer, handler: Any, body: Body) -> None:
             made = completion(body, ["Overall:\n[[B]]\n\nLet me add something.\n[[A]]"])
@@ -215,6 +224,7 @@ class TestFaults:
         status(429, headers={"Retry-After": "0.05"}),
         status(500),
         status(503, "overloaded"),
+        status(302),
         cut,
         drop,
         half_json,
@@ -394,8 +404,12 @@ class TestKey:
         with StubServer(lambda body, before: actions[min(before, 2)]) as server:
             asked = JournaledEngine(engine(server, key_variable="TEACHERS_KEY"), tmp_path / "journal")
             assert ask(asked, 2)[1][0].text == "Bearer *** [[A]]"  # type: ignore[arg-type]
-            server.behave = lambda body, before: status(400, f"bad key {KEY}")
+            server.behave = lambda body, before: status(400, f"{'x' * 290} {KEY}")
             said = refusal(asked, 4)  # type: ignore[arg-type]
+            assert "sk-" not in said, "half of a key is one too many"
+            server.behave = lambda body, before: reply({"choices": [{"message": {"refusal": f"no\nto {KEY}"}}]})
+            said += refusal(asked, 4)  # type: ignore[arg-type]
+            assert "no to ***" in said
         assert KEY not in said + capsys.readouterr().err + asked.identity + repr(vars(asked))
         with sqlite3.connect(tmp_path / "journal") as connection:
             assert KEY not in "\n".join(connection.iterdump())

@@ -15,6 +15,7 @@ from judgelit.generation.endpoint_reply import (
     letter_margin,
     read_reply,
 )
+from judgelit.generation.endpoint_server import context_of
 
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -60,13 +61,38 @@ def test_bodies_without_json(body: Any) -> None:
         ({"error": "plain"}, "plain"),
         ({"message": "top"}, "top"),
         ({"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs"}]}, "body.seed: Extra inputs"),
-        ("<html>\nbusy", "<html> busy"),
+        ("<html><title>502</title>\nbusy<br>", "502 busy"),
+        ("a < b\nand > c", "a < b and > c"),
         ({}, ""),
         (None, ""),
     ],
 )
 def test_what_an_error_says(body: Any, said: str) -> None:
     assert error_text(body) == said
+
+
+def test_a_key_is_masked_before_an_error_is_cut() -> None:
+    body = {"error": {"message": f"{'x' * 290} sk-secret-key"}}
+    assert error_text(body, lambda text: text.replace("sk-secret-key", "***")) == f"{'x' * 290} ***"
+
+
+def test_choices_are_read_by_their_index() -> None:
+    def texts(*indices: Any) -> list[str]:
+        choices = [{"index": index, "message": {"content": str(index)}} for index in indices]
+        return [choice.content for choice in read_reply(json.dumps({"choices": choices})).choices]
+
+    assert texts(2, 0, 1) == ["0", "1", "2"]
+    assert texts(0, 0) == ["0", "0"] and texts(1, None) == ["1", "None"] and texts("b", "a") == ["b", "a"]
+
+
+@pytest.mark.parametrize("number", [10**400, -(10**400), 1e999, float("nan"), True, "3", None, [1]])
+def test_numbers_that_are_none(number: Any) -> None:
+    reply = json.dumps({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": number}})
+    assert read_reply(reply).prompt_tokens is None
+    tokens = [{"token": "A", "logprob": number, "top_logprobs": [{"token": "B", "logprob": -1}]}]
+    choice = read_reply(json.dumps({"choices": [{"message": {"content": "A"}, "logprobs": {"content": tokens}}]}))
+    assert letter_margin(choice.choices[0], 0) is None
+    assert context_of([{"id": "m", "max_model_len": number}], "m") is None
 
 
 def test_content_in_parts_and_without_surrogates() -> None:
