@@ -18,7 +18,10 @@ COMMANDS = {
     "test": ("judgelit.training.cli", "loss and judgments on test data"),
     "predict": ("judgelit.training.cli", "judge the pairs of a configuration and write the judgments"),
     "tasks": ("judgelit.synthesis.tasks.pairs", "make verifiable preference pairs, offline"),
-    "synthesize": ("judgelit.synthesis.command", "make training sets of judgments: warmup (SFT) or enhancement (DPO)"),
+    "synthesize": (
+        "judgelit.synthesis.command",
+        "make training sets of judgments: warmup (SFT), enhancement (DPO); merge shards",
+    ),
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "answer": ("judgelit.generation.answers", "sample answers to prompts from a policy"),
     "judge": ("judgelit.synthesis.label", "label pairs with a judge, or rank the answers to each question"),
