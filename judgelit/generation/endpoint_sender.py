@@ -1,11 +1,13 @@
 """Sending the requests of one call: choice of a server, limits, repetitions."""
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from judgelit.generation.endpoint_fields import Fields, is_about_the_model, is_same_model, request_seed
@@ -21,6 +23,8 @@ from judgelit.records.records import Message
 
 _LONGEST_BACKOFF = 60
 """The longest wait before a repetition, in units of the first one."""
+_REQUESTS_PER_CLIENT, _MOST_CLIENTS = 4, 16
+"""A client looks at all of its idle connections for each request, so many connections are shared among clients."""
 _WRONG_NAMES = 3
 """So many answers of another model, and none of the right one, stop the call."""
 _UNLISTED_TRIES = 3
@@ -113,7 +117,8 @@ class Sender:
         self._seed = seed
         self._tally = tally
         self._state = state
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[str, Iterator[Any]] = {}
+        """Clients by base URL, in turn."""
         self._slots = asyncio.Semaphore(self._requests.concurrency)
         self._request_pace = Pace(self._requests.requests_per_minute)
         self._token_pace = Pace(self._requests.tokens_per_minute)
@@ -121,10 +126,12 @@ class Sender:
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Keep connections to all base URLs inside the `with` block."""
-        async with AsyncExitStack() as clients:
+        concurrency, deadline = self._requests.concurrency, self._requests.deadline
+        count = min(math.ceil(concurrency / _REQUESTS_PER_CLIENT), _MOST_CLIENTS)
+        async with AsyncExitStack() as stack:
             for server in self._endpoint.servers:
-                connection = server.connected(self._requests.concurrency, self._requests.deadline)
-                self._clients[server.url] = await clients.enter_async_context(connection)
+                connections = [server.connected(concurrency, deadline) for _ in range(count)]
+                self._clients[server.url] = cycle([await stack.enter_async_context(one) for one in connections])
             yield
 
     async def request(self, messages: Sequence[Message], n: int, sample: int) -> Reply:
@@ -185,7 +192,9 @@ class Sender:
         server.in_flight += 1
         began = time.monotonic()
         try:
-            reply = await server.chat(self._clients[server.url], sent, self._endpoint.extra, self._requests.deadline)
+            reply = await server.chat(
+                next(self._clients[server.url]), sent, self._endpoint.extra, self._requests.deadline
+            )
         except RequestError as failure:
             taken = self._spend(failure.reply, messages) if failure.reply else 0
             if failure.kind != "temporary" or failure.reply:

@@ -79,6 +79,17 @@ class TestAnswers:
         assert all(texts[0].text.startswith(f"question {index} ") for index, texts in found.items())
         assert set(server.asked.values()) == {1} and 3 <= server.most_at_once <= 6
 
+    def test_connections_are_used_again(self) -> None:
+        ports = set()
+
+        def note(server: StubServer, handler: Any, body: Body) -> None:
+            ports.add(handler.client_address[1])
+            say()(server, handler, body)
+
+        with StubServer(lambda body, before: note) as server:
+            ask(engine(server, concurrency=10), 100)
+        assert len(ports) <= 30, "at most ten for each of three clients"
+
     def test_the_request_says_everything_that_the_text_depends_on(self) -> None:
         with StubServer() as server:
             kwargs = {"enable_thinking": False}
