@@ -57,7 +57,7 @@ def native_files(folder: Path) -> dict[str, str]:
     return {
         "train": write_rows(
             folder / "skywork.jsonl",
-            [{"chosen": turns("Q", GOOD, n), "rejected": turns("Q", BAD, n), "source": "s"} for n in range(60)],
+            [{"chosen": turns("Q", GOOD, n), "rejected": turns("Q", BAD, n), "source": "s"} for n in range(40)],
         ),
         "helpsteer2": write_rows(
             folder / "helpsteer2.jsonl",
