@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from judgelit.errors import UserError
-from judgelit.evaluation.judgments import judge, judged_pairs, make_judgment
+from judgelit.evaluation.judgments import judge, judged_items, make_judgment
 from judgelit.evaluation.periodic import PeriodicMeasurement, gather, model_name, moment
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.tables import show
@@ -70,9 +70,9 @@ class JudgeEvaluation(PeriodicMeasurement):
         for name, prompts in self._sets.items():
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
             with in_lockstep(without_adapter(pl_module.model)):  # type: ignore[arg-type]
-                judgments = judge(engine, of_rank, sampling, description=f"judging {name}")
+                judgments = judge(engine, of_rank, sampling, 0, f"judging {name}", self.benchmark.verdict)
             write_or_rescue({_file(trainer, "judgments", f"{name}-{moment(trainer)}"): judgments})
-            estimates = self.benchmark.estimates(judged_pairs(prompts), gather(judgments))
+            estimates = self.benchmark.estimates(judged_items(prompts), gather(judgments))
             self.log_metrics(trainer, {f"judge/{name}/{metric}": found.value for metric, found in estimates.items()})
             if trainer.is_global_zero:
                 shown = ", ".join(f"{metric} {show(estimates[metric])}" for metric in self.benchmark.shown)

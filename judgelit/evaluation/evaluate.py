@@ -1,59 +1,88 @@
 """`judgelit evaluate`: measure a judge on labelled pairs and its general ability, and keep every text."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from judgelit import __version__
 from judgelit.atomic import check_file_names, write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
-from judgelit.evaluation.judged_folder import Questions, judge_into
+from judgelit.evaluation.judged_folder import (
+    RESULTS,
+    SETTINGS,
+    BenchmarkSet,
+    Questions,
+    fingerprint_records,
+    judge_into,
+    refuse_other_results,
+    write_set,
+    written_files,
+)
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
+from judgelit.evaluation.protocols.listing import describe_benchmarks
+from judgelit.evaluation.saved import read_judgments
 from judgelit.evaluation.tables import print_general, print_table
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.records.public_sources import describe_sets, find_set
 from judgelit.records.public_sources.source import named_source
+from judgelit.records.records import Judgment
+from judgelit.records.shards import Shard
 from judgelit.records.sources import Source, Sources
 from judgelit.runs.folder import locked
 
 
 def evaluate(
     output: str,
+    model: str | None = None,
+    benchmark: str | list[str] = "pairs",
     pairs: Sources | None = None,
     source: str | None = None,
     sets: dict[str, Sources] | None = None,
-    benchmark: str = "pairs",
+    judgments: str | None = None,
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
     stop_at_verdict: bool = True,
     limit: int | None = None,
+    shard: str | None = None,
     seed: int = 0,
     general: General | None = None,
     **engine: Any,
 ) -> None:
-    """Measure a judge on labelled pairs, in both orders, greedily; and its general ability, with --general.
+    """Measure a judge on benchmarks or labelled pairs, in both orders, greedily; with --general its general ability.
 
-    Writes OUTPUT/results.json and one JSONL line for each judgment, from which every number can be recomputed. After
-    a kill, the same command continues. A folder with results of another model, other pairs or other settings is
-    refused. Pairs labelled tie are left out of accuracy and counted as `ties`.
+    Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
+    number can be recomputed. After a kill, the same command continues. A folder with results of another model, other
+    pairs or other settings is refused. Pairs labelled tie are left out of accuracy and counted as `ties`.
 
     Args:
         output: Folder to write to.
-        pairs: Labelled pairs: a file, folder, glob or hub name, or a source by class_path.
+        model: Hub name; Hugging Face folder, of a model or of a LoRA adapter; the folder of a run, or a checkpoint in
+            it; or `nano`, the built-in small model. With an endpoint: the model's name there. With `judgments`: the
+            name to write beside the results.
+        benchmark: Name of a benchmark, or several: `[rewardbench, judgebench]`. `judgelit evaluate --list` shows all.
+            `pairs` takes labelled pairs of any source.
+        pairs: The benchmark's files in its own form, or labelled pairs: a file, folder, glob or hub name, or a source
+            by class_path. Default: the benchmark is read from the hub.
         source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are
             listed below.
-        sets: Several sets of pairs by name, usually in a `--config` file; in place of `pairs`.
-        benchmark: How the pairs are read, asked and scored: `pairs` for labelled pairs of any source.
+        sets: Several sets of pairs by name, usually in a `--config` file; in place of `pairs`. With several benchmarks:
+            the files of each by the benchmark's name.
+        judgments: Judgments that were made elsewhere, in place of a model: judgelit's own, or result files in the
+            benchmark's own form. A file, folder or glob pattern.
         templates: Judge prompts to ask with. Default: those that the judge's folder keeps, or `rise`.
         max_new_tokens: Longest judgment, in tokens.
         stop_at_verdict: End a judgment with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
         limit: Judge only the first pairs of each set, this many.
+        shard: Judge only this part of the questions, such as 1/4 on the first of four machines. Then give the judgments
+            of all parts to one command with `--judgments 'PATTERN'`.
         seed: Seed of the engine.
         general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
             check; `--general.examples FILE` also the loss on held-out general examples.
@@ -61,54 +90,142 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    spec, protocol, folder = EngineSpec(**engine), find_benchmark(benchmark), Path(output)
-    alone = general is not None and pairs is None and source is None and sets is None
-    named = {} if alone else _named_sets(pairs, source, sets)
-    pairs_of = {name: protocol.read(one, limit) for name, one in named.items()}
-    if general is not None and general.harness and spec.endpoint is not None:
-        raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
-    more = None if general is None else GeneralMeasurement(general, folder)
+    folder = Path(output)
+    part = None if shard is None else Shard.parse(shard)
+    alone = general is not None and benchmark == "pairs" and pairs is None and source is None and sets is None
+    chosen = {} if alone else _choose_sets(benchmark, pairs, source, sets)
+    read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
+    described = {
+        "command": "evaluate",
+        "benchmarks": {name: of_set.name for name, of_set in read.items()},
+        "limit": limit,
+        "shard": shard,
+    }
     with locked(folder):
-        judgments, settings = judge_into(
-            folder,
-            spec,
-            pairs_of,
-            Questions(protocol, templates, max_new_tokens, stop_at_verdict, seed),
-            {
-                "command": "evaluate",
-                "benchmark": benchmark,
-                "sets": sorted(pairs_of),
-                "limit": limit,
-                **({} if more is None else {"general": more.made_from}),
-            },
-            results={name: f"{name}.judgments.jsonl" for name in pairs_of},
-            last="results.json",
-            more=more,
-        )
-        results = {name: protocol.estimates(of_set, judgments[name]) for name, of_set in pairs_of.items()}
-        groups = {name: protocol.estimates_by_group(of_set, judgments[name]) for name, of_set in pairs_of.items()}
-        content = {"model": spec.model, "settings": settings, "sets": as_json(results), "groups": as_json(groups)}
-        if more is not None:
-            content["general"] = as_json(more.found)
-        write_json(folder / "results.json", content)
-    if results:
-        _print_judged(spec.model, results, groups, protocol)
+        if judgments is not None:
+            _refuse_beside_judgments(general, engine)
+            named = model or Path(judgments).name
+            found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
+            _write_and_print(folder, named, settings, read, found, None)
+            return
+        if model is None:
+            raise UserError("missing --model, or --judgments with judgments that were made elsewhere")
+        spec = EngineSpec(model, **engine)
+        if general is not None and general.harness and spec.endpoint is not None:
+            raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
+        more = None if general is None else GeneralMeasurement(general, folder)
+        questions = Questions(templates, max_new_tokens, stop_at_verdict, seed)
+        described |= {} if more is None else {"general": more.made_from}
+        found, settings = judge_into(folder, spec, read, questions, described, more)
+        _write_and_print(folder, model, settings, read, found, more)
+
+
+def _write_and_print(
+    folder: Path,
+    model: str,
+    settings: Mapping[str, Any],
+    sets: Mapping[str, BenchmarkSet],
+    judgments: Mapping[str, Sequence[Judgment]],
+    more: GeneralMeasurement | None,
+) -> None:
+    """Compute the results, write them and print their tables."""
+    estimates = {name: one.benchmark.estimates(one.items, judgments[name]) for name, one in sets.items()}
+    groups = {name: one.benchmark.estimates_by_group(one.items, judgments[name]) for name, one in sets.items()}
+    content = {
+        "judgelit": __version__,
+        "model": model,
+        "settings": settings,
+        "benchmarks": {name: one.name for name, one in sets.items()},
+        "sets": as_json(estimates),
+        "groups": as_json(groups),
+    }
     if more is not None:
-        print_general({spec.model: more.found})
-    texts = [*(["judgments"] if results else []), *(["general ability's texts and losses"] if more else [])]
-    print(f"{' and '.join([*texts, 'results.json'])} are in {folder}")
+        content["general"] = as_json(more.found)
+    write_json(folder / RESULTS, content)
+    for benchmark in dict.fromkeys(one.name for one in sets.values()):
+        of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
+        _print_judged(model, find_benchmark(benchmark), of_benchmark, estimates, groups)
+    if more is not None:
+        print_general({model: more.found})
+    texts = [*(["judgments"] if sets else []), *(["general ability's texts and losses"] if more else [])]
+    print(f"{' and '.join([*texts, RESULTS])} are in {folder}")
 
 
-def _print_judged(model: str, results: Any, groups: Any, protocol: Benchmark) -> None:
-    """Print the tables of all sets and of their groups."""
-    print_table({model: results}, protocol.shown)
+def _print_judged(model: str, benchmark: Benchmark[Any], names: Sequence[str], estimates: Any, groups: Any) -> None:
+    """Print the tables of a benchmark's sets and of their groups."""
+    print_table({model: {name: estimates[name] for name in names}}, benchmark.shown)
     for field in GROUPS:
-        by_group = {
-            f"{name}, {group}": found for name, of in groups.items() for group, found in of.get(field, {}).items()
-        }
-        if len(by_group) > len(groups):
+        by_group = {f"{name}, {group}": found for name in names for group, found in groups[name].get(field, {}).items()}
+        if len(by_group) > len(names):
             print(f"by {field}:")
-            print_table({model: by_group}, protocol.shown)
+            print_table({model: by_group}, benchmark.shown)
+
+
+def _take_judgments(
+    folder: Path, path: str, sets: Mapping[str, BenchmarkSet], settings: dict[str, Any]
+) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
+    """Read judgments that were made elsewhere and write them to a folder, with the settings.
+
+    Raises:
+        UserError: There are several sets, the judgments do not fit, or the folder holds other results.
+    """
+    if len(sets) != 1:
+        raise UserError(f"judgments: found {len(sets)} sets beside them, expected the one that they are about")
+    ((name, of_set),) = sets.items()
+    found = read_judgments(path, of_set.benchmark, of_set.items)
+    settings |= {
+        "pairs": {name: fingerprint_records(of_set.items)},
+        "judgments": fingerprint_records(found),
+    }
+    refuse_other_results(folder, settings, written_files(sets))
+    write_json(folder / SETTINGS, settings)
+    write_set(folder, name, of_set.items, found)
+    return {name: found}, settings
+
+
+def _refuse_beside_judgments(general: General | None, engine: Mapping[str, Any]) -> None:
+    changed = EngineSpec("judgments", **engine).changed()
+    for option in [*(["general"] if general is not None else []), *changed]:
+        raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
+
+
+def _read(benchmark: str, name: str, where: Sources, limit: int | None, part: Shard | None) -> Sequence[Any]:
+    """The items of a set: the first ones, and of them those of this machine's part."""
+    items = find_benchmark(benchmark).read(where, limit)
+    if part is None:
+        return items
+    if not (mine := part.part(items)):
+        raise UserError(f"shard: {part} has none of the {len(items)} pairs of {name}; use fewer parts")
+    return mine
+
+
+def _choose_sets(
+    benchmark: str | list[str], pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None
+) -> dict[str, tuple[str, Sources]]:
+    """The benchmark and the source of each set, by the set's name.
+
+    Raises:
+        UserError: The options do not fit together, or a name cannot be part of a file's name.
+    """
+    if isinstance(benchmark, str) and benchmark == "pairs":
+        return {name: (benchmark, where) for name, where in _named_sets(pairs, source, sets).items()}
+    names = [benchmark] if isinstance(benchmark, str) else benchmark
+    found = {name: find_benchmark(name) for name in names}
+    if source is not None:
+        raise UserError("source: has no meaning with a benchmark, which has its own place on the hub")
+    if pairs is not None and (sets is not None or len(found) > 1):
+        raise UserError("pairs: found beside several sets or benchmarks; name the files of each with --sets.NAME FILES")
+    if sets is not None and isinstance(benchmark, str):
+        check_file_names("sets", sets)
+        return {name: (benchmark, where) for name, where in sets.items()}
+    for name in sets or {}:
+        if name not in found:
+            raise UserError(f"sets: found {name!r}, expected names of the benchmarks: {', '.join(found)}")
+    places = {name: (sets or {}).get(name) or pairs or one.hub for name, one in found.items()}
+    for name, where in places.items():
+        if where is None:
+            raise UserError(f"{name}: is not on the hub; give its files with --pairs, or --sets.{name}")
+    return {name: (name, where) for name, where in places.items() if where is not None}
 
 
 def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
@@ -135,6 +252,9 @@ def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sourc
 
 def main(argv: list[str]) -> None:
     """Run `judgelit evaluate`."""
+    if "--list" in argv:
+        print(describe_benchmarks())
+        return
     # `--general` alone stands for all its defaults.
     others = [one for one in argv if one.startswith("--general.")]
     for place, one in enumerate(argv):

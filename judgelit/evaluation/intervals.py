@@ -1,6 +1,6 @@
 """Bootstrap intervals: each metric with a 95% interval over questions, and the paired gain between two judges."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,12 +22,27 @@ class Mean(NamedTuple):
     """The factor of this mean in its metric."""
 
 
-Metric = Sequence[Mean]
-"""A metric is a weighted sum of means. Most metrics are one mean of weight 1."""
+@dataclass(frozen=True)
+class Statistic:
+    """A function of totals over questions, such as F1 or Cohen's kappa, of n judgments or pairs."""
+
+    columns: np.ndarray
+    """[n, K] float: what is summed, such as the cells of a table of labels and verdicts."""
+    questions: np.ndarray
+    """[n] int: the number of the question that each row is about."""
+    value: Callable[[np.ndarray], np.ndarray]
+    """Computes the metric from R rows of totals, [R, K] to [R]; NaN where it is undefined."""
+
+
+Metric = Sequence[Mean] | Statistic
+"""A weighted sum of means (most metrics are one mean of weight 1), or another function of totals."""
 
 
 class Estimate(NamedTuple):
-    """The value of a metric, its 95% interval, and the number of judgments or pairs that it was computed from."""
+    """The value of a metric, its 95% interval, and the number of judgments or pairs that it was computed from.
+
+    The interval of a metric that is about a single question is unknown: its ends are NaN.
+    """
 
     value: float
     low: float
@@ -69,8 +84,13 @@ def estimates(metrics: Mapping[str, Metric], seed: int = 0) -> dict[str, Estimat
     sums = _sums_by_question(metrics, _questions(metrics))
     values = _values(metrics, sums.sum(axis=0, keepdims=True))
     resampled = _values(metrics, _resample(sums, seed))
-    sizes = {name: sum(len(mean.values) for mean in metric) for name, metric in metrics.items()}
-    return {name: Estimate(float(values[name][0]), *_interval(resampled[name]), sizes[name]) for name in metrics}
+    found = {}
+    for name, metric in metrics.items():
+        parts = _parts(metric)
+        several = len(_questions({name: metric})) > 1
+        interval = _interval(resampled[name]) if several else (float("nan"), float("nan"))
+        found[name] = Estimate(float(values[name][0]), *interval, sum(len(columns) for columns, _ in parts))
+    return found
 
 
 def gains(before: Mapping[str, Metric], after: Mapping[str, Metric], seed: int = 0) -> dict[str, Gain]:
@@ -96,29 +116,48 @@ def gains(before: Mapping[str, Metric], after: Mapping[str, Metric], seed: int =
     }
 
 
-def _means(metrics: Mapping[str, Metric]) -> list[Mean]:
-    return [mean for metric in metrics.values() for mean in metric]
+def _parts(metric: Metric) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The summed columns of a metric, [n, K] each, with the questions of their rows; a mean has sum and number."""
+    if isinstance(metric, Statistic):
+        return [(metric.columns.astype(float), metric.questions)]
+    return [(np.stack([mean.values.astype(float), np.ones(len(mean.values))], 1), mean.questions) for mean in metric]
+
+
+def _value(metric: Metric, totals: np.ndarray) -> np.ndarray:
+    """The value of a metric for R rows of the totals of its columns, [R, K] to [R]; NaN where it is undefined."""
+    if isinstance(metric, Statistic):
+        return metric.value(totals)
+    sums, counts = totals[:, ::2], totals[:, 1::2]
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    return means @ np.array([mean.weight for mean in metric])
 
 
 def _questions(metrics: Mapping[str, Metric]) -> np.ndarray:
     """The numbers of all questions, ascending, [Q] int."""
-    return np.unique(np.concatenate([np.zeros(0, dtype=int), *(mean.questions for mean in _means(metrics))]))
+    parts = [questions for metric in metrics.values() for _, questions in _parts(metric)]
+    return np.unique(np.concatenate([np.zeros(0, dtype=int), *parts]))
 
 
 def _sums_by_question(metrics: Mapping[str, Metric], questions: np.ndarray) -> np.ndarray:
-    """Sum, then number, of the values of each of K means by question, [Q, 2 * K] float64."""
-    means, size = _means(metrics), len(questions)
-    places = [np.searchsorted(questions, mean.questions) for mean in means]
-    sums = [np.bincount(at, mean.values.astype(float), size) for at, mean in zip(places, means, strict=True)]
-    counts = [np.bincount(at, minlength=size).astype(float) for at in places]
-    return np.stack([*sums, *counts], axis=1)
+    """The totals of the columns of all metrics by question, [Q, C] float64."""
+    size = len(questions)
+    sums = [np.zeros((size, 0))]
+    for metric in metrics.values():
+        for columns, about in _parts(metric):
+            places = np.searchsorted(questions, about)
+            by_column = [np.bincount(places, column, size) for column in columns.T]
+            sums.append(np.stack(by_column, axis=1) if by_column else np.zeros((size, 0)))
+    return np.hstack(sums)
 
 
 def _values(metrics: Mapping[str, Metric], totals: np.ndarray) -> dict[str, np.ndarray]:
-    """The value of each metric for R rows of totals, [R, 2 * K] to [R]; NaN where a mean has no value."""
-    sums, counts = np.hsplit(totals, 2)
-    means = iter(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0).T)
-    return {name: np.sum([mean.weight * next(means) for mean in metric], axis=0) for name, metric in metrics.items()}
+    """The value of each metric for R rows of totals, [R, C] to [R]."""
+    found, start = {}, 0
+    for name, metric in metrics.items():
+        end = start + sum(columns.shape[1] for columns, _ in _parts(metric))
+        found[name] = _value(metric, totals[:, start:end])
+        start = end
+    return found
 
 
 def _resample(sums: np.ndarray, seed: int) -> np.ndarray:

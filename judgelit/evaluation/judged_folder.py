@@ -11,6 +11,7 @@ from judgelit.atomic import write_json
 from judgelit.errors import UserError
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.judgments import judge, make_prompts
+from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
@@ -23,31 +24,33 @@ from judgelit.records.unicode import dump_json
 
 SETTINGS = "settings.json"
 """The file that says what the results in a folder are made from."""
+RESULTS = "results.json"
+"""The file of the metrics, which is written last."""
+ITEMS = "{}.items.jsonl"
+"""The file of a set's items: pairs in the order ab, or answer sets."""
+JUDGMENTS = "{}.judgments.jsonl"
+"""The file of a set's judgments."""
 
 
-def _refuse_other_results(folder: Path, settings: Mapping[str, Any], results: Collection[str]) -> None:
-    """Refuse a folder that holds results of other settings, or one of the files `results` without any settings."""
-    path = folder / SETTINGS
-    advice = "choose another folder with --output"
-    if not path.exists():
-        for name in results:
-            if (folder / name).exists():
-                raise UserError(f"{folder / name}: found results without {SETTINGS}, expected an unused name; {advice}")
-        return
-    try:
-        there = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: found no settings as JSON, expected those of results; {advice}") from error
-    for name, value in _flat(settings).items():
-        if name not in there or there[name] != value:
-            raise UserError(f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; {advice}")
+@dataclass(frozen=True)
+class BenchmarkSet:
+    """Items of a benchmark, to judge or judged."""
+
+    name: str
+    """The benchmark's name in `BENCHMARKS`."""
+    items: Sequence[Any]
+    """Pairs in the order ab, or answer sets."""
+
+    @property
+    def benchmark(self) -> Benchmark[Any]:
+        """How the items are asked and scored."""
+        return find_benchmark(self.name)
 
 
 @dataclass(frozen=True)
 class Questions:
-    """How pairs are judged."""
+    """How sets are judged."""
 
-    benchmark: Benchmark
     templates: Templates
     """Judge prompts; if neither names nor a folder are given, those that the judge's folder keeps."""
     max_new_tokens: int
@@ -95,36 +98,33 @@ def open_folder(
         **settings,
     }
     # Before the model is loaded, so that a used folder is refused at once.
-    _refuse_other_results(folder, made_from, results)
+    refuse_other_results(folder, made_from, results)
     engine = load_engine(spec)
     made_from |= engine.made_from
-    _refuse_other_results(folder, made_from, results)
+    refuse_other_results(folder, made_from, results)
     return JudgedFolder(JournaledEngine(engine, folder / "journal.sqlite"), loaded, chosen.seed, made_from)
 
 
 def judge_into(
     folder: Path,
     spec: EngineSpec,
-    pairs: Mapping[str, Sequence[PreferencePair]],
+    sets: Mapping[str, BenchmarkSet],
     questions: Questions,
     settings: Mapping[str, Any],
-    results: Mapping[str, str],
-    last: str,
     more: GeneralMeasurement | None = None,
 ) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
-    """Judge sets of pairs greedily and write the judgments of each set to a file.
+    """Judge sets greedily and write the items and the judgments of each set to files.
 
     SETTINGS in the folder records what the results are made from: the settings, and hashes of weights, templates and
-    pairs. The journal of answers is there too, so that the same call continues after a kill.
+    pairs. The journal of answers is there too, so that the same call continues after a kill. The caller writes RESULTS
+    last.
 
     Args:
         folder: The folder to write to.
         spec: The judge.
-        pairs: The pairs of each set, by the set's name.
-        questions: How they are judged.
+        sets: What to judge, by the set's name.
+        questions: How it is judged.
         settings: The command's other settings.
-        results: The file of each set's judgments, by the set's name.
-        last: Name of the file that the caller will write when all are judged.
         more: General ability, measured once all are judged.
 
     Returns:
@@ -138,36 +138,70 @@ def judge_into(
         "stop_at_verdict": questions.stop_at_verdict,
         "seed": questions.seed,
         **settings,
-        "pairs": {name: fingerprint_records(of_set) for name, of_set in pairs.items()},
+        "pairs": {name: fingerprint_records(of_set.items) for name, of_set in sets.items()},
     }
-    opened = open_folder(folder, spec, questions.templates, asked, (*results.values(), last))
+    opened = open_folder(folder, spec, questions.templates, asked, written_files(sets))
     prompts = {
         name: make_prompts(
-            questions.benchmark,
+            of_set.benchmark,
             name,
-            of_set,
+            of_set.items,
             opened.engine.tokenizer,
             opened.templates,
             questions.max_new_tokens,
             opened.template_seed,
         )
-        for name, of_set in pairs.items()
+        for name, of_set in sets.items()
     }
     if more is not None:
         more.prepare(opened.engine.engine)
     write_json(folder / SETTINGS, opened.settings)
     sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
     judgments = {}
-    for name, of_set in prompts.items():
-        judgments[name] = judge(opened.engine, of_set, sampling, questions.seed, f"judging {name}")
-        write_records(folder / results[name], judgments[name])
+    for name, of_set in sets.items():
+        parse = of_set.benchmark.verdict
+        judgments[name] = judge(opened.engine, prompts[name], sampling, questions.seed, f"judging {name}", parse)
+        write_set(folder, name, of_set.items, judgments[name])
     if more is not None:
         more.measure(opened.engine.engine)
     return judgments, opened.settings
 
 
-def fingerprint_records(records: Iterable[PreferencePair | AnswerSet]) -> str:
-    """A hash of pairs or answer sets, 16 hexadecimal digits."""
+def written_files(names: Iterable[str]) -> list[str]:
+    """The files that an evaluation of these sets writes."""
+    return [*(file for name in names for file in (ITEMS.format(name), JUDGMENTS.format(name))), RESULTS]
+
+
+def write_set(folder: Path, name: str, items: Sequence[Any], judgments: Sequence[Judgment]) -> None:
+    """Write the items and the judgments of a set."""
+    write_records(folder / ITEMS.format(name), items)
+    write_records(folder / JUDGMENTS.format(name), judgments)
+
+
+def refuse_other_results(folder: Path, settings: Mapping[str, Any], results: Collection[str]) -> None:
+    """Refuse a folder for results that are made from these settings if it holds others.
+
+    Raises:
+        UserError: It holds results of other settings, or one of the files `results` without any settings.
+    """
+    path = folder / SETTINGS
+    advice = "choose another folder with --output"
+    if not path.exists():
+        for name in results:
+            if (folder / name).exists():
+                raise UserError(f"{folder / name}: found results without {SETTINGS}, expected an unused name; {advice}")
+        return
+    try:
+        there = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: found no settings as JSON, expected those of results; {advice}") from error
+    for name, value in _flat(settings).items():
+        if name not in there or there[name] != value:
+            raise UserError(f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; {advice}")
+
+
+def fingerprint_records(records: Iterable[PreferencePair | AnswerSet | Judgment]) -> str:
+    """A hash of pairs, answer sets or judgments, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for record in records:
         digest.update(dump_json(record.to_dict()).encode() + b"\n")

@@ -1,22 +1,23 @@
 """Judgments of pairs: prompts to an engine, its texts to judgments."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.generation.engine import Engine, Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
-from judgelit.judging.prompts import JudgePrompt, Templates
+from judgelit.judging.prompts import Asked, Templates
 from judgelit.judging.template import Template
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.progress import track
-from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair
 
 
 def judge_pairs(
     engine: Engine,
-    benchmark: Benchmark,
+    benchmark: Benchmark[PreferencePair],
     name: str,
     pairs: Sequence[PreferencePair],
     templates: Templates,
@@ -42,24 +43,24 @@ def judge_pairs(
     loaded = templates.load()
     prompts = make_prompts(benchmark, name, pairs, engine.tokenizer, loaded, max_new_tokens, templates.seed)
     sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict)
-    return judge(engine, prompts, sampling, seed, f"judging {name}")
+    return judge(engine, prompts, sampling, seed, f"judging {name}", benchmark.verdict)
 
 
 def make_prompts(
-    benchmark: Benchmark,
+    benchmark: Benchmark[Any],
     name: str,
-    pairs: Sequence[PreferencePair],
+    items: Sequence[PreferencePair | AnswerSet],
     tokenizer: PromptCounter,
     templates: Mapping[str, Template],
     max_new_tokens: int,
     template_seed: int = 0,
-) -> list[JudgePrompt]:
+) -> list[Asked]:
     """The benchmark's prompts, which leave `max_new_tokens` of the model's context for the judgment.
 
     Args:
         benchmark: Makes the prompts.
-        name: The name of the set of pairs, for messages.
-        pairs: The pairs to judge.
+        name: The name of the set, for messages.
+        items: What to judge.
         tokenizer: The judge's.
         templates: Judge prompts by id.
         max_new_tokens: Longest judgment, in tokens.
@@ -69,12 +70,12 @@ def make_prompts(
         UserError: No pair leaves room for a judgment in the model's context.
     """
     room = prompt_room(tokenizer, max_new_tokens)
-    prompts, report = benchmark.prompts(pairs, templates, tokenizer, room, seed=template_seed)
+    prompts, report = benchmark.prompts(items, templates, tokenizer, room, seed=template_seed)
     if not prompts:
         raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
     if report.skipped or report.shortened:
         print(f"{name}: {report}")
-    return prompts
+    return list(prompts)
 
 
 def prompt_room(tokenizer: PromptCounter, max_new_tokens: int) -> int:
@@ -93,36 +94,58 @@ def prompt_room(tokenizer: PromptCounter, max_new_tokens: int) -> int:
 
 
 def judge(
-    engine: Engine, prompts: Sequence[JudgePrompt], sampling: Sampling, seed: int = 0, description: str = "judging"
+    engine: Engine,
+    prompts: Sequence[Asked],
+    sampling: Sampling,
+    seed: int = 0,
+    description: str = "judging",
+    parse: Callable[[str], str | None] = verdict.parse,
 ) -> list[Judgment]:
-    """One judgment of each prompt, in the sequence of the prompts; `description` stands beside the progress bar."""
+    """One judgment of each prompt, in the sequence of the prompts.
+
+    Args:
+        engine: The judge.
+        prompts: The prompts.
+        sampling: How texts are sampled.
+        seed: Seed of the engine.
+        description: The words beside the progress bar.
+        parse: Reads the verdict of a text.
+    """
     found: list[Generated | None] = [None] * len(prompts)
     answers = engine.answer([prompt.messages for prompt in prompts], sampling, seed=seed)
     for index, (answer,) in track(answers, description, total=len(prompts)):
         found[index] = answer
     return [
-        make_judgment(prompt, answer, engine.name, seed)
+        make_judgment(prompt, answer, engine.name, seed, parse)
         for prompt, answer in zip(prompts, found, strict=True)
         if answer is not None
     ]
 
 
-def make_judgment(prompt: JudgePrompt, answer: Generated, engine: str, seed: int) -> Judgment:
+def make_judgment(
+    prompt: Asked,
+    answer: Generated,
+    engine: str,
+    seed: int,
+    parse: Callable[[str], str | None] = verdict.parse,
+    sample: int = 0,
+) -> Judgment:
     """A judgment: a generated text with its verdict."""
     return Judgment(
-        pair_id=prompt.pair.id,
+        pair_id=prompt.item.id,
         prompt=prompt.messages,
         text=answer.text,
-        verdict=verdict.parse(answer.text),
+        verdict=parse(answer.text),
         order=prompt.order,
         template=prompt.template,
         engine=engine,
         seed=seed,
         margin=answer.margin,
         finish=answer.finish,
+        sample=sample,
     )
 
 
-def judged_pairs(prompts: Sequence[JudgePrompt]) -> list[PreferencePair]:
-    """The pairs of the prompts, each once and in the order ab."""
-    return list({prompt.pair.id: prompt.pair.in_order(prompt.order) for prompt in prompts}.values())
+def judged_items(prompts: Sequence[Asked]) -> list[Any]:
+    """What the prompts ask about: each pair or answer set once, with its answers in their own order."""
+    return list({prompt.item.id: prompt.item for prompt in prompts}.values())

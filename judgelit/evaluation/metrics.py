@@ -13,11 +13,12 @@ from functools import cached_property
 import numpy as np
 
 from judgelit.evaluation.intervals import Mean, Metric
-from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.records import Finish, Judgment, PreferencePair
 
 A, B, TIE, NO_VERDICT = range(4)
 _LABELS = {"A": A, "B": B, "tie": TIE, None: NO_VERDICT}
 _ORDERS = {"ab": 0, "ba": 1}
+_CUT: dict[Finish | None, int] = {"stop": 0, "verdict": 0, "length": 1, None: -1}
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Verdicts:
     """A, B or TIE, in the order ab."""
     longer: np.ndarray
     """The longer answer in the order ab: A, B, or TIE if both have the same number of characters."""
+    cut: np.ndarray
+    """1 if the limit of tokens ended the text, 0 if not, -1 if that is unknown."""
 
     @classmethod
     def of(cls, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> "Verdicts":
@@ -55,8 +58,9 @@ class Verdicts:
         rows = []
         for judgment in judgments:
             index, question, label, longer = known[judgment.pair_id]
-            rows.append((index, question, _ORDERS[judgment.order], _LABELS[judgment.verdict], label, longer))
-        return cls(*np.unique(np.array(rows, dtype=np.int64).reshape(-1, 6), axis=0).T)
+            order, said, cut = _ORDERS[judgment.order], _LABELS[judgment.verdict], _CUT[judgment.finish]
+            rows.append((index, question, order, said, label, longer, cut))
+        return cls(*np.unique(np.array(rows, dtype=np.int64).reshape(-1, 7), axis=0).T)
 
     @cached_property
     def winner(self) -> np.ndarray:
@@ -106,6 +110,12 @@ def no_verdict(verdicts: Verdicts) -> Metric:
     return [Mean(verdicts.verdict == NO_VERDICT, verdicts.question)]
 
 
+def cut_by_length(verdicts: Verdicts) -> Metric:
+    """Share of judgments that the limit of tokens ended, of those whose end is known."""
+    known = verdicts.cut >= 0
+    return [Mean(verdicts.cut[known] == 1, verdicts.question[known])]
+
+
 def share_a(verdicts: Verdicts) -> Metric:
     """Share of verdicts that say A; above one half the judge favours the answer that stands first."""
     given = verdicts.verdict != NO_VERDICT
@@ -134,6 +144,7 @@ METRICS: dict[str, Callable[[Verdicts], Metric]] = {
     "consistent_accuracy": consistent_accuracy,
     "consistency": consistency,
     "no_verdict": no_verdict,
+    "cut_by_length": cut_by_length,
     "share_a": share_a,
     "length_bias": length_bias,
     "ties": ties,

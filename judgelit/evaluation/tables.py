@@ -17,6 +17,8 @@ def show(estimate: Estimate) -> str:
     """An estimate in percent with its interval; `-` if it is undefined."""
     if estimate.value != estimate.value:
         return "-"
+    if estimate.low != estimate.low:
+        return f"{100 * estimate.value:.1f}% [one question]"
     return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 

@@ -127,6 +127,10 @@ class EngineSpec:
             if one.name in _LOCAL and getattr(self, one.name) != one.default:
                 raise UserError(f"{one.name}: has no meaning with an endpoint, whose server decides it; leave it out")
 
+    def changed(self) -> list[str]:
+        """Names of the fields, other than the model, that do not have their default."""
+        return [one.name for one in fields(self) if one.name != "model" and getattr(self, one.name) != one.default]
+
     def result_settings(self) -> dict[str, Any]:
         """The settings, other than the model and its dtype, that can change its texts; results record them."""
         return {name: getattr(self, name) for name in ("quantization", "chat_template", "chat_template_kwargs")}

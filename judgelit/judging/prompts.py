@@ -3,12 +3,12 @@
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
-from judgelit.records.records import Message, Order, PreferencePair
+from judgelit.records.records import AnswerSet, Message, Order, PreferencePair
 
 WORDING = ("language", "role", "criteria", "format")
 """Fields of a template that the examples record."""
@@ -44,6 +44,11 @@ class JudgePrompt:
     wording: Mapping[str, str] = field(default_factory=dict)
     """Language, role, criteria and format of the template that it was asked with."""
 
+    @property
+    def item(self) -> PreferencePair:
+        """The pair in the order ab."""
+        return self.pair.in_order(self.order)
+
     def meta(self, **more: Any) -> dict[str, Any]:
         """The `meta` of an example that is made from this prompt. Lengths of the answers are in characters."""
         pair = self.pair
@@ -61,6 +66,42 @@ class JudgePrompt:
             "worse_characters": len(worse),
             **more,
         }
+
+
+@dataclass(frozen=True)
+class AnswersPrompt:
+    """Prompt for the judge: some answers of a question, or one of them, in one order with one template."""
+
+    item: AnswerSet
+    """The question with its answers, in their own order."""
+    order: str
+    """The answers as shown: "cadb" shows the third one first; "c" shows the third one alone."""
+    template: str
+    messages: tuple[Message, ...]
+
+
+class Asked(Protocol):
+    """A judge prompt of any kind, and what it asks about."""
+
+    @property
+    def item(self) -> PreferencePair | AnswerSet:
+        """What is judged, with its answers in their own order."""
+        ...
+
+    @property
+    def order(self) -> str:
+        """The answers as shown; see `Judgment`."""
+        ...
+
+    @property
+    def template(self) -> str:
+        """The id of the template."""
+        ...
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The prompt."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,8 @@ def _write_parquet(file: IO[bytes], records: Iterable[Record]) -> None:
             row["meta"] = dump_json(row["meta"])
     # Explicit types: pyarrow would infer no type for a column that is empty in this file, and files would differ.
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
-    types = {"seed": pa.int64(), "margin": pa.float64(), "answers": pa.list_(pa.string())}
+    types = {"seed": pa.int64(), "sample": pa.int64(), "margin": pa.float64(), "answers": pa.list_(pa.string())}
+    types["right"] = pa.list_(pa.int64())
     types |= dict.fromkeys(("context", "prompt", "completion", "chosen", "rejected"), turns)
     schema = pa.schema([(name, types.get(name, pa.string())) for name in (rows[0] if rows else ())])
     pq.write_table(pa.Table.from_pylist(rows, schema), file)

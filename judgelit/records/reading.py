@@ -176,9 +176,9 @@ def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
     if last["role"] != "user":
         raise _not_the_users(last, at)
     identity = _given_id(row) or made_id(found.answers, prompt, place)
-    meta = _kept(row) | dict(found.meta) | _meta(row)
+    meta = dict(found.meta) | _meta(row)
     content = {"id": identity, "question": last["content"], "answers": found.answers, "context": context, "meta": meta}
-    return AnswerSet.from_dict(content, at)
+    return AnswerSet.from_dict({**content, **_kept(row), "right": row.get("right")}, at)
 
 
 def _asked_prompt(row: Row, at: str, place: str) -> Prompt | None:

@@ -1,6 +1,7 @@
 """Pairs, answer sets, judgments and examples: one frozen dataclass for each kind, validated by its `from_dict`."""
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -105,8 +106,8 @@ class Prompt:
 class AnswerSet:
     """A question and any number of answers to it, such as samples of a policy or the answers of a ranking.
 
-    `context` is the system text and the earlier turns, if any, oldest first. `meta` keeps what else is known, such as
-    `scores` or `ranks`, one value an answer.
+    `context` is the system text and the earlier turns, if any, oldest first. `right` has the indices of the right
+    answers, if they are known. `meta` keeps what else is known, such as `scores` or `ranks`, one value an answer.
     """
 
     id: str
@@ -114,6 +115,10 @@ class AnswerSet:
     answers: tuple[str, ...]
     context: tuple[Message, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+    right: tuple[int, ...] = ()
+    category: str = ""
+    subset: str = ""
+    source: str = ""
 
     @property
     def question_key(self) -> str:
@@ -127,40 +132,52 @@ class AnswerSet:
         for index, answer in enumerate(answers):
             if not isinstance(answer, str):
                 raise bad_field(at, f"answers[{index}]", answer, "text")
+        right = row.get("right") or []
+        if not isinstance(right, Sequence) or not all(type(at) is int and 0 <= at < len(answers) for at in right):
+            raise bad_field(at, "right", right, f"a list of whole numbers from 0 to {len(answers) - 1}")
         return cls(
             id=text_field(row, "id", at),
             question=text_field(row, "question", at),
             answers=tuple(answers),
             context=tuple(messages_field(row, "context", at, empty=True) if row.get("context") else ()),
             meta=dict_field(row, "meta", at),
+            right=tuple(right),
+            category=text_field(row, "category", at, default=""),
+            subset=text_field(row, "subset", at, default=""),
+            source=text_field(row, "source", at, default=""),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "answers": list(self.answers), "context": list(self.context)}
+        lists = {"answers": list(self.answers), "context": list(self.context), "right": list(self.right)}
+        return {**asdict(self), **lists}
 
 
 @dataclass(frozen=True)
 class Judgment:
     """Text of a judge about one pair in one order, and its verdict.
 
-    `verdict` is about the prompt: in order "ba" the verdict "A" means that the pair's `answer_b` is better. `margin` is
-    log p([[A]]) - log p([[B]]), or None if the engine does not know it. `finish` says how the text ended, if known.
+    `order` names the answers as the prompt shows them, and `verdict` is about the prompt: in order "ba" the verdict "A"
+    means that the pair's `answer_b` is better. About N answers, the order "cadb" shows the third one first, and the
+    verdict is a letter up to the N-th or "tie". About a single answer, such as "c", it is a rating, such as "7".
+    `margin` is log p([[A]]) - log p([[B]]), or None if the engine does not know it. `finish` says how the text ended,
+    if known. `sample` numbers the texts that were sampled for one prompt, from 0.
     """
 
     pair_id: str
     prompt: tuple[Message, ...]
     text: str
-    verdict: Label | None
-    order: Order
+    verdict: str | None
+    order: str
     template: str
     engine: str
     seed: int
     margin: float | None = None
     finish: Finish | None = None
+    sample: int = 0
 
     @classmethod
     def from_dict(cls, row: Row, at: str) -> Self:
-        verdict = None if row.get("verdict") is None else choice_field(row, "verdict", at, get_args(Label))
+        order = _order_field(row, at)
         margin = row.get("margin")
         if margin is not None and not isinstance(margin, int | float):
             raise bad_field(at, "margin", margin, "a number or null")
@@ -168,13 +185,14 @@ class Judgment:
             pair_id=text_field(row, "pair_id", at),
             prompt=tuple(messages_field(row, "prompt", at)),
             text=text_field(row, "text", at, empty=True),
-            verdict=verdict,
-            order=choice_field(row, "order", at, get_args(Order)),
+            verdict=_verdict_field(row, len(order), at),
+            order=order,
             template=text_field(row, "template", at),
             engine=text_field(row, "engine", at),
             seed=int_field(row, "seed", at),
             margin=margin,
             finish=None if row.get("finish") is None else choice_field(row, "finish", at, get_args(Finish)),
+            sample=int_field(row, "sample", at) if row.get("sample") is not None else 0,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -303,6 +321,33 @@ def choice_field(row: Row, name: str, at: str, choices: Sequence[str]) -> Any:
     if value not in choices:
         raise bad_field(at, name, value, "one of " + ", ".join(repr(choice) for choice in choices))
     return value
+
+
+def _order_field(row: Row, at: str) -> str:
+    """The order of a judgment: distinct lower-case letters, the first ones of the alphabet, or one of them."""
+    order: Any = row.get("order")
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    is_text = isinstance(order, str) and order != ""
+    if not is_text or not (order in letters if len(order) == 1 else sorted(order) == list(letters[: len(order)])):
+        raise bad_field(at, "order", order, "'ab', 'ba', or letters that name the answers as they were shown")
+    return order
+
+
+def _verdict_field(row: Row, answers: int, at: str) -> str | None:
+    """The verdict of a judgment that shows this many answers."""
+    if row.get("verdict") is None:
+        return None
+    if answers > 1:
+        choices = [*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:answers], "tie"]
+        return str(choice_field(row, "verdict", at, choices))
+    rating = row["verdict"]
+    try:
+        finite = isinstance(rating, str) and math.isfinite(float(rating))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise bad_field(at, "verdict", rating, "a rating, such as '7', since one answer was shown")
+    return str(rating)
 
 
 def messages_field(row: Row, name: str, at: str, *, empty: bool = False) -> list[Message]:

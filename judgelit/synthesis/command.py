@@ -17,13 +17,13 @@ from judgelit.records.files import refuse_unknown_suffix, write_records
 from judgelit.records.public_sources import describe_sets
 from judgelit.records.public_sources.source import named_source
 from judgelit.records.records import PreferencePair
+from judgelit.records.shards import Shard
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.runs.rounds import judge_of_round
 from judgelit.synthesis.card import card_path
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.enhancement_report import write_enhancement_card
 from judgelit.synthesis.shard_files import ShardFile, find_shards, journal_path, shard_path
-from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
 

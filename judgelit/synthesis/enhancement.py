@@ -16,10 +16,10 @@ from judgelit.judging.kept_templates import KeptTemplates
 from judgelit.judging.prompts import JudgePrompt, Templates, in_drawn_order, judge_prompts
 from judgelit.progress import track
 from judgelit.records.records import PreferenceExample, PreferencePair
+from judgelit.records.shards import Shard
 from judgelit.synthesis.couples import choose_couples
 from judgelit.synthesis.enhancement_report import EnhancementReport, count_rates, count_tokens
 from judgelit.synthesis.hint_writer import Hint, HintWriter, prompt_key
-from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from judgelit.synthesis.warmup import list_counts
 

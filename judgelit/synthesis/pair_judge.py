@@ -72,7 +72,10 @@ class PairJudge:
         for number, of_prompt in answers:
             prompt: JudgePrompt = prompts[number]
             of_pair = found.setdefault(prompt.pair.id, {})
-            of_pair[prompt.order] = [make_judgment(prompt, one, self.engine.name, self.seed) for one in of_prompt]
+            of_pair[prompt.order] = [
+                make_judgment(prompt, one, self.engine.name, self.seed, sample=number)
+                for number, one in enumerate(of_prompt)
+            ]
             if len(of_pair) == 1 + self.both_orders:
                 del found[prompt.pair.id]
                 yield index_of[prompt.pair.id], [one for order in sorted(of_pair) for one in of_pair[order]]

@@ -12,7 +12,7 @@ from judgelit.atomic import write_text
 from judgelit.errors import UserError
 from judgelit.generation.journal_file import Journal
 from judgelit.generation.requests import Key
-from judgelit.synthesis.shards import Shard
+from judgelit.records.shards import Shard
 from judgelit.yaml_files import read_mapping
 
 _SUFFIX = ".shard.yaml"

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, cast
 
 from judgelit.records.records import Judgment, Label, Order, swap_label
 
@@ -43,9 +43,8 @@ class PairVerdict:
 
 def winner_of(judgment: Judgment) -> Label | None:
     """The verdict of a judgment in its pair's own order."""
-    if judgment.order == "ab" or judgment.verdict is None:
-        return judgment.verdict
-    return swap_label(judgment.verdict)
+    verdict = cast(Label | None, judgment.verdict)
+    return verdict if judgment.order == "ab" or verdict is None else swap_label(verdict)
 
 
 def vote(judgments: Sequence[Judgment], both_orders: bool = True) -> PairVerdict:

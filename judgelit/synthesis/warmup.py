@@ -16,6 +16,7 @@ from judgelit.judging.template import Template
 from judgelit.judging.variation import vary
 from judgelit.progress import track
 from judgelit.records.records import Order, PreferencePair, SFTExample
+from judgelit.records.shards import Shard
 from judgelit.records.sources import Sources
 from judgelit.synthesis.balance import choose_balanced
 from judgelit.synthesis.card import write_card
@@ -23,7 +24,6 @@ from judgelit.synthesis.decontamination import decontaminate, read_evaluation_se
 from judgelit.synthesis.duplicates import drop_near_duplicates
 from judgelit.synthesis.example_kinds import JUDGMENT, RECONSTRUCTION, VERDICT_ONLY, Judged, replace_shares
 from judgelit.synthesis.rewriting import Rewrites, rewrite_templates
-from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import Teacher
 
 

@@ -72,12 +72,12 @@ def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking
     assert settings == {
         "command": "evaluate",
         "model": folders.model,
-        "benchmark": "pairs",
-        "sets": ["one", "two"],
+        "benchmarks": {"one": "pairs", "two": "pairs"},
         "templates": {"names": ["short"], "seed": 0},
         "max_new_tokens": 4,
         "stop_at_verdict": True,
         "limit": None,
+        "shard": None,
         "seed": 0,
         "dtype": "float32",
         "quantization": None,
@@ -330,7 +330,7 @@ def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     main([*where, *template, *engine, "--limit=1", "--max_new_tokens=3", f"--output={tmp_path}/half"])
     assert json.loads((tmp_path / "half/results.json").read_text())["settings"]["dtype"] == "bfloat16"
     results = json.loads((tmp_path / "cli/results.json").read_text())
-    assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": 1, "high": 1, "n": 2}
+    assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": None, "high": None, "n": 2}
     assert results["sets"]["one"]["share_a"]["value"] is None
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.evaluation.judgments import judge, judged_pairs, make_judgment
+from judgelit.evaluation.judgments import judge, judged_items, make_judgment
 from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
@@ -30,7 +30,7 @@ def test_a_text_without_verdict_is_kept(prompts):
 
 
 def test_each_judged_pair_is_there_once_and_in_the_order_ab(prompts):
-    pairs = judged_pairs(prompts[::-1])
+    pairs = judged_items(prompts[::-1])
     assert sorted(pairs, key=lambda pair: pair.id) == [
         make_pair(number, "AB"[number % 2], f"right {number}", f"wrong {number}") for number in range(4)
     ]

@@ -3,6 +3,7 @@ import math
 import random
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import mean
 
 import numpy as np
@@ -11,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judgelit.evaluation import intervals
-from judgelit.evaluation.intervals import Estimate, Gain, Mean
+from judgelit.evaluation.intervals import Estimate, Gain, Mean, Statistic
 from judgelit.evaluation.metrics import METRICS, pair_metrics
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.records.records import Judgment, Label, PreferencePair, swap_label
 from tests.support import make_judgment, make_pair
 
 Found = Mapping[str, Estimate | Gain]
+ENDS = ["stop", "verdict", "length", None]
 Judged = tuple[list[PreferencePair], list[Judgment]]
 
 
@@ -32,8 +34,8 @@ def judged(draw: st.DrawFn, judges: int = 1) -> tuple[list[PreferencePair], list
         pairs.append(make_pair(number, label, right, wrong, question=question))
         for order in draw(st.sampled_from([("ab", "ba"), ("ba", "ab"), ("ab",), ("ba",), ()])):
             for of_judge in said:
-                verdict = draw(st.sampled_from(["A", "B", "tie", None]))
-                of_judge.append(make_judgment(f"p{number}", order, verdict))
+                verdict, finish = draw(st.sampled_from(["A", "B", "tie", None])), draw(st.sampled_from(ENDS))
+                of_judge.append(replace(make_judgment(f"p{number}", order, verdict), finish=finish))
     return pairs, [draw(st.permutations(of_judge)) for of_judge in said]
 
 
@@ -74,6 +76,10 @@ def naive(pairs: list[PreferencePair], judgments: list[Judgment]) -> dict[str, t
         ),
         "consistency": (ratio([of["ab"] == of["ba"] is not None for of in both.values()]), len(both)),
         "no_verdict": (ratio([judgment.verdict is None for judgment in judgments]), len(judgments)),
+        "cut_by_length": (
+            ratio([judgment.finish == "length" for judgment in judgments if judgment.finish is not None]),
+            sum(judgment.finish is not None for judgment in judgments),
+        ),
         "share_a": (ratio([said == "A" for said in spoken]), len(spoken)),
         "length_bias": (ratio(longer_better) - ratio(shorter_better), len(longer_better) + len(shorter_better)),
         "ties": (ratio([by_id[id].label == "tie" for id in winners]), len(winners)),
@@ -100,8 +106,42 @@ def test_each_metric_agrees_with_its_definition(drawn: tuple[list[PreferencePair
         assert estimate.n == n, name
         if math.isnan(value):
             assert estimate.to_dict() == {"value": None, "low": None, "high": None, "n": n}
-        else:
+        elif not math.isnan(estimate.low):  # it is NaN for a metric that is about a single question
             assert estimate.low <= estimate.value <= estimate.high, name
+
+
+def test_the_interval_of_a_single_question_is_unknown() -> None:
+    pairs = [make_pair(1, question="one?"), make_pair(2, question="one?"), make_pair(3, question="other?")]
+    judgments = [make_judgment(pair.id, order, "A") for pair in pairs for order in ("ab", "ba")]
+    several = PAIRS.estimates(pairs, judgments)["accuracy"]
+    one = PAIRS.estimates(pairs[:2], judgments[:4])["accuracy"]
+    assert (one.value, one.n, one.to_dict()["low"], one.to_dict()["high"]) == (0.5, 4, None, None)
+    assert (several.value, several.low, several.high) == (0.5, 0.5, 0.5)
+
+
+def cells(totals: np.ndarray) -> np.ndarray:
+    """The F1 score of [true positives, predicted, actual]."""
+    return 2 * totals[:, 0] / (totals[:, 1] + totals[:, 2])
+
+
+def test_a_statistic_of_totals_is_resampled_by_question() -> None:
+    rng = np.random.default_rng(0)
+    predicted, actual = rng.random(400) < 0.5, rng.random(400) < 0.6
+    columns = np.stack([predicted & actual, predicted, actual], 1)
+    f1 = Statistic(columns, np.arange(400) // 2, cells)
+    found = intervals.estimates({"share": [Mean(actual, np.arange(400) // 2)], "f1": f1, "again": f1})
+    expected = 2 * (predicted & actual).sum() / (predicted.sum() + actual.sum())
+    assert found["f1"].value == pytest.approx(expected) and found["f1"] == found["again"]
+    draws = []
+    for _ in range(2000):
+        at = rng.integers(0, 200, 200)
+        rows = np.concatenate([2 * at, 2 * at + 1])
+        draws.append(cells(columns[rows].sum(0)[None])[0])
+    assert (found["f1"].low, found["f1"].high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.01)
+    flipped = Statistic(np.stack([predicted & ~actual, predicted, ~actual], 1), np.arange(400) // 2, cells)
+    gain = intervals.gains({"f1": f1}, {"f1": flipped})["f1"]
+    back = intervals.gains({"f1": flipped}, {"f1": f1})["f1"]
+    assert (gain.value, gain.low, gain.high) == pytest.approx((-back.value, -back.high, -back.low))
 
 
 def test_metrics_computed_by_hand() -> None:
@@ -116,8 +156,8 @@ def test_metrics_computed_by_hand() -> None:
         make_judgment("p1", "ba", "B"),  # answer_a again: right in both orders
         make_judgment("p2", "ab", "A"),  # wrong
         make_judgment("p2", "ba", "A"),  # answer_b: right
-        make_judgment("p3", "ab", "tie"),
-        make_judgment("p3", "ba", None),
+        replace(make_judgment("p3", "ab", "tie"), finish="stop"),
+        replace(make_judgment("p3", "ba", None), finish="length"),
         make_judgment("p4", "ba", None),  # one order only
     ]
     found = {name: (estimate.value, estimate.n) for name, estimate in PAIRS.estimates(pairs, judgments).items()}
@@ -127,6 +167,7 @@ def test_metrics_computed_by_hand() -> None:
         "consistent_accuracy": (pytest.approx(1 / 2), 2),
         "consistency": (pytest.approx(1 / 3), 3),
         "no_verdict": (pytest.approx(2 / 7), 7),
+        "cut_by_length": (pytest.approx(1 / 2), 2),
         "share_a": (pytest.approx(3 / 5), 5),
         # The longer answer of p1 and, by one letter, of p4 is better (2 of 3 right), the shorter of p2 (1 of 2).
         "length_bias": (pytest.approx(2 / 3 - 1 / 2), 5),

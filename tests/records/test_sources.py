@@ -64,7 +64,7 @@ def test_every_record_is_read_as_it_was_written(tmp_path: Path, name: str) -> No
     assert FileSource(str(tmp_path / name)).read(PreferenceExample) == preferences
     sets = [
         AnswerSet("1", "Human: q\n\nAssistant: a\n\nHuman: r", ("a", "", "a"), (turn,), {"ranks": [1, 2, 1]}),
-        AnswerSet("2", "q", ("a",)),
+        AnswerSet("2", "q", ("a", "b"), right=(1,), category="c", subset="s", source="o"),
     ]
     write_records(tmp_path / name, sets)
     assert FileSource(str(tmp_path / name)).read(AnswerSet) == sets

@@ -13,8 +13,8 @@ from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair, swap_label
+from judgelit.records.shards import Shard
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
-from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from tests.support import ScriptedEngine, make_pair, short_templates
 

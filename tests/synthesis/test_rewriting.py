@@ -14,8 +14,8 @@ from judgelit.judging.prompts import Templates
 from judgelit.judging.template import Template, load_templates
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair
+from judgelit.records.shards import Shard
 from judgelit.synthesis.rewriting import read_rewrite, rewrite_templates, with_placeholders
-from judgelit.synthesis.shards import Shard
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup
 from tests.support import ScriptedEngine, make_pair

@@ -6,8 +6,8 @@ import pytest
 from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
 from judgelit.generation.journal_file import Journal
+from judgelit.records.shards import Shard
 from judgelit.synthesis.shard_files import ShardFile, find_shards, shard_path
-from judgelit.synthesis.shards import Shard
 
 SETTINGS: dict[str, Any] = {"seed": 0, "device": "cpu", "settings": {"samples": 8, "hint": None}, "teacher": None}
 

@@ -1,23 +1,27 @@
 """Benchmarks by name. To add one, write a file that defines a `Benchmark` and add a line to `BENCHMARKS`."""
 
 import difflib
+from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.protocols.pairs import PAIRS
 
-BENCHMARKS: dict[str, Benchmark] = {
+BENCHMARKS: dict[str, Benchmark[Any]] = {
     "pairs": PAIRS,
 }
 
 
-def find_benchmark(name: str) -> Benchmark:
+def find_benchmark(name: str) -> Benchmark[Any]:
     """The benchmark of this name.
 
     Raises:
         UserError: There is none.
     """
     if name not in BENCHMARKS:
-        nearest = difflib.get_close_matches(name, BENCHMARKS, n=1, cutoff=0)[0]
-        raise UserError(f"benchmark: found {name!r}, which does not exist; the nearest known one is {nearest!r}")
+        nearest = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0)[0]
+        raise UserError(
+            f"benchmark: found {name!r}, which does not exist; the nearest known one is {nearest!r}; "
+            "`judgelit evaluate --list` shows all"
+        )
     return BENCHMARKS[name]

@@ -2,63 +2,93 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from judgelit.evaluation import intervals
 from judgelit.evaluation.intervals import Estimate, Gain, Metric
-from judgelit.judging.prompts import JudgePrompt, PromptReport
-from judgelit.records.records import Judgment, PreferencePair
+from judgelit.judging import verdict
+from judgelit.judging.prompts import PromptReport, judge_prompts
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair, Row
 from judgelit.records.sources import Sources
 
 GROUPS = ("category", "subset")
 """Fields of a pair by which scores are also computed."""
-MakePrompts = Callable[..., tuple[list[JudgePrompt], PromptReport]]
-"""A function with the arguments of `judging.prompts.judge_prompts`."""
+Item = TypeVar("Item", PreferencePair, AnswerSet)
+"""What a benchmark judges: labelled pairs, or questions with several answers."""
+MakePrompts = Callable[..., tuple[Sequence[Any], PromptReport]]
+"""A function with the arguments of `judging.prompts.judge_prompts` that returns prompts of the kind `Asked`."""
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A benchmark for judges: how its rows are read, which prompts it asks, how verdicts become its metrics."""
+class Published:
+    """A figure of another judge, beside which a result may be read."""
 
-    read: Callable[[Sources, int | None], list[PreferencePair]]
-    """Reads the benchmark's own rows as labelled pairs: the first ones, that many, or all."""
-    prompts: MakePrompts
-    """Makes the judge prompts of pairs."""
-    metrics: Callable[[Sequence[PreferencePair], Sequence[Judgment]], Mapping[str, Metric]]
-    """Computes the benchmark's metrics from its pairs (in the order ab) and the judgments of them."""
+    model: str
+    figure: str
+    """In percent, as published; several parts are separated by slashes."""
+    convention: str = ""
+    """How the figure was computed, where that differs from the benchmark's own rule; and who measured it."""
+
+
+@dataclass(frozen=True)
+class Benchmark(Generic[Item]):
+    """A benchmark for judges: how its rows are read, which prompts it asks, how verdicts become its metrics.
+
+    The first of `shown` is its published figure.
+    """
+
+    title: str
+    """Name and authors' repository."""
+    size: str
+    licence: str
+    convention: str
+    """How its figures are computed, in one or two sentences."""
+    read: Callable[[Sources, int | None], list[Item]]
+    """Reads the benchmark's own rows as labelled items: the first ones, that many, or all."""
+    metrics: Callable[[Sequence[Item], Sequence[Judgment]], Mapping[str, Metric]]
+    """Computes the benchmark's metrics from its items (pairs in the order ab) and the judgments of them."""
     shown: Mapping[str, str]
     """The metrics of printed tables and their column headings; files hold all metrics."""
+    hub: Sources | None = None
+    """Where its rows are read from if the user gives no files. None: the user must give them."""
+    prompts: MakePrompts = judge_prompts
+    """Makes the judge prompts of items."""
+    verdict: Callable[[str], str | None] = verdict.parse
+    """Reads the verdict of a judgment's text."""
+    judgments: Callable[[Row, str, Mapping[str, Item]], list[Judgment]] | None = None
+    """Reads a row of the benchmark's own result files, from its place and the items by id, as judgments. None: there
+    are no such files."""
+    published: tuple[Published, ...] = ()
+    """Figures of other judges, of the first metric of `shown`."""
 
-    def estimates(self, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> dict[str, Estimate]:
+    def estimates(self, items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Estimate]:
         """Each metric with its interval."""
-        return intervals.estimates(self.metrics(pairs, judgments))
+        return intervals.estimates(self.metrics(items, judgments))
 
     def estimates_by_group(
-        self, pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]
+        self, items: Sequence[Item], judgments: Sequence[Judgment]
     ) -> dict[str, dict[str, dict[str, Estimate]]]:
         """The estimates of each category and of each subset: {"category": {name: {metric: estimate}}, ...}.
 
-        Pairs without a category are in none. A field that no pair has is left out.
+        Items without a category are in none. A field that no item has is left out.
         """
         groups: dict[str, dict[str, dict[str, Estimate]]] = {}
         for field in GROUPS:
-            for name in sorted({getattr(pair, field) for pair in pairs} - {""}):
-                members = {pair.id: pair for pair in pairs if getattr(pair, field) == name}
+            for name in sorted({getattr(item, field) for item in items} - {""}):
+                members = {item.id: item for item in items if getattr(item, field) == name}
                 of_group = [judgment for judgment in judgments if judgment.pair_id in members]
                 groups.setdefault(field, {})[name] = self.estimates(list(members.values()), of_group)
         return groups
 
-    def gains(
-        self, pairs: Sequence[PreferencePair], before: Sequence[Judgment], after: Sequence[Judgment]
-    ) -> dict[str, Gain]:
+    def gains(self, items: Sequence[Item], before: Sequence[Judgment], after: Sequence[Judgment]) -> dict[str, Gain]:
         """The gain of each metric from the judgments of one judge to those of another.
 
         Raises:
-            ValueError: The two judges did not judge the same pairs in the same orders.
+            ValueError: The two judges did not judge the same items in the same orders.
         """
         if _asked(before) != _asked(after):
             raise ValueError("the two judges were not asked the same questions")
-        return intervals.gains(self.metrics(pairs, before), self.metrics(pairs, after))
+        return intervals.gains(self.metrics(items, before), self.metrics(items, after))
 
 
 def _asked(judgments: Sequence[Judgment]) -> set[Any]:

@@ -2,12 +2,15 @@
 
 from judgelit.evaluation.metrics import pair_metrics
 from judgelit.evaluation.protocols.benchmark import Benchmark
-from judgelit.judging.prompts import judge_prompts
+from judgelit.records.records import PreferencePair
 from judgelit.records.sources import read_pairs
 
-PAIRS = Benchmark(
+PAIRS: Benchmark[PreferencePair] = Benchmark(
+    title="labelled pairs of any source",
+    size="as many as you give",
+    licence="that of the pairs",
+    convention="Both orders. Accuracy is the mean of the two; pairs labelled tie are left out of it and counted.",
     read=read_pairs,
-    prompts=judge_prompts,
     metrics=pair_metrics,
     shown={
         "accuracy": "accuracy",

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judgelit.errors import UserError
-from judgelit.synthesis.shards import Shard
+from judgelit.records.shards import Shard
 from tests.support import make_pair
 
 

@@ -1,12 +1,15 @@
-"""Shards: parts of a synthesis that run on several machines."""
+"""Shards: parts of the questions, one for each of several machines."""
 
 import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from judgelit.errors import UserError
-from judgelit.records.records import PreferencePair
+from judgelit.records.records import AnswerSet, PreferencePair
+
+R = TypeVar("R", PreferencePair, AnswerSet)
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    def part(self, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-        """The pairs whose question is in this shard, in their sequence."""
-        return [pair for pair in pairs if _place(pair.question_key, self.count) == self.number]
+    def part(self, items: Sequence[R]) -> list[R]:
+        """The pairs or answer sets whose question is in this shard, in their sequence."""
+        return [item for item in items if _place(item.question_key, self.count) == self.number]
 
 
 def _place(question_key: str, count: int) -> int:

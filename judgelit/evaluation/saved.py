@@ -1,0 +1,109 @@
+"""Results of `judgelit evaluate`, read from their folder; and judgments that were made elsewhere."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from judgelit.errors import UserError
+from judgelit.evaluation.judged_folder import ITEMS, JUDGMENTS, RESULTS, BenchmarkSet
+from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.records.files import read_rows
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair
+
+
+@dataclass(frozen=True)
+class SavedSet(BenchmarkSet):
+    """Items of a benchmark with a judge's judgments of them."""
+
+    judgments: Sequence[Judgment]
+
+
+@dataclass(frozen=True)
+class SavedResults:
+    """A folder of `judgelit evaluate`."""
+
+    folder: Path
+    content: Mapping[str, Any]
+    """The content of RESULTS."""
+    sets: Mapping[str, SavedSet]
+
+    @property
+    def model(self) -> str:
+        """The judge."""
+        return str(self.content["model"])
+
+
+def read_results(folder: Path) -> SavedResults:
+    """The results in a folder of `judgelit evaluate`.
+
+    Raises:
+        UserError: The folder has none, or a file is missing or damaged.
+    """
+    path = folder / RESULTS
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        benchmarks = dict(content["benchmarks"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}: found no results, expected a folder that `judgelit evaluate` has written"
+        ) from error
+    sets = {}
+    for name, benchmark in benchmarks.items():
+        find_benchmark(benchmark)
+        items = [_item(row, at) for at, row in read_rows(str(folder / ITEMS.format(name)))]
+        judgments = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / JUDGMENTS.format(name)))]
+        sets[name] = SavedSet(benchmark, items, judgments)
+    return SavedResults(folder, content, sets)
+
+
+def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -> list[Judgment]:
+    """Judgments of a benchmark's items that were made elsewhere: judgelit's, or in the benchmark's own form.
+
+    Args:
+        path: A file, folder or glob pattern.
+        benchmark: The benchmark.
+        items: Its items.
+
+    Raises:
+        UserError: A row cannot be read; it is about no item; an item has no judgment, or two in the same order
+            with the same number of sample.
+    """
+    by_id = {item.id: item for item in items}
+    judgments: list[Judgment] = []
+    seen: set[Any] = set()
+    for at, row in read_rows(path):
+        if "pair_id" in row and "order" in row:
+            found = [Judgment.from_dict(row, at)]
+        elif benchmark.judgments is not None:
+            found = benchmark.judgments(row, at, by_id)
+        else:
+            raise UserError(f"{at}: found no field 'pair_id' and 'order', expected judgments that judgelit has written")
+        for one in found:
+            if one.pair_id not in by_id:
+                raise UserError(f"{at}: pair {one.pair_id!r} is not among the {len(by_id)} that were read")
+            key = (one.pair_id, one.order, one.sample)
+            if key in seen:
+                raise UserError(
+                    f"{at}: pair {one.pair_id!r}: found a second judgment in order {one.order}, expected one"
+                )
+            seen.add(key)
+            judgments.append(one)
+    orders = Counter(one.order for one in judgments) if isinstance(items[0], PreferencePair) else Counter([""])
+    judged = {(one.pair_id, one.order if isinstance(by_id[one.pair_id], PreferencePair) else "") for one in judgments}
+    missing = [(name, order) for name in by_id for order in orders if (name, order) not in judged]
+    if missing:
+        name, order = missing[0]
+        raise UserError(
+            f"{path}: found no judgment of {len(missing)} pairs, expected one of each; the first: {name!r}"
+            + (f" in order {order}" if order else "")
+        )
+    return judgments
+
+
+def _item(row: Mapping[str, Any], at: str) -> PreferencePair | AnswerSet:
+    kind: Any = AnswerSet if "answers" in row else PreferencePair
+    return kind.from_dict(row, at)
