@@ -99,6 +99,10 @@ def test_a_completion_of_a_preference_may_be_empty() -> None:
     assert PreferenceExample.from_dict({**EXAMPLE, "rejected": ""}, "here").rejected == ""
 
 
+ORDERS = "expected 'ab', 'ba', or letters that name the answers as they were shown"
+RATING = "expected a rating, such as '7', since one answer was shown"
+
+
 @pytest.mark.parametrize(
     ("record", "row", "message"),
     [
@@ -152,16 +156,12 @@ def test_a_completion_of_a_preference_may_be_empty() -> None:
         ),
         (Judgment, {**JUDGMENT, "seed": True}, "f:1: field 'seed': found True, expected a whole number"),
         (Judgment, {**JUDGMENT, "margin": "1"}, "f:1: field 'margin': found '1', expected a number or null"),
-        (Judgment, {**JUDGMENT, "order": "aa"}, "f:1: field 'order': found 'aa', expected 'ab', 'ba', or letters that"),
-        (Judgment, {**JUDGMENT, "order": ""}, "f:1: field 'order': found '', expected"),
-        (Judgment, {**JUDGMENT, "order": "ac"}, "f:1: field 'order': found 'ac', expected"),
+        (Judgment, {**JUDGMENT, "order": "aa"}, f"f:1: field 'order': found 'aa', {ORDERS}"),
+        (Judgment, {**JUDGMENT, "order": ""}, f"f:1: field 'order': found '', {ORDERS}"),
+        (Judgment, {**JUDGMENT, "order": "ac"}, f"f:1: field 'order': found 'ac', {ORDERS}"),
         (Judgment, {**JUDGMENT, "verdict": "C"}, "f:1: field 'verdict': found 'C', expected one of 'A', 'B', 'tie'"),
-        (Judgment, {**JUDGMENT, "order": "c", "verdict": "A"}, "f:1: field 'verdict': found 'A', expected a rating"),
-        (
-            Judgment,
-            {**JUDGMENT, "order": "c", "verdict": "nan"},
-            "f:1: field 'verdict': found 'nan', expected a rating",
-        ),
+        (Judgment, {**JUDGMENT, "order": "c", "verdict": "A"}, f"f:1: field 'verdict': found 'A', {RATING}"),
+        (Judgment, {**JUDGMENT, "order": "c", "verdict": "nan"}, f"f:1: field 'verdict': found 'nan', {RATING}"),
     ],
 )
 def test_an_invalid_row_is_refused_with_its_field(
