@@ -335,9 +335,10 @@ def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
 
 
 def test_the_judgments_of_all_shards_give_the_results_of_the_whole(folders: Folders, speaking: list[str]) -> None:
+    write_records(folders.sets["one"], [*ONE, *TWO])
     whole = folders.evaluate(pairs=folders.sets["one"])
     parts = [folders.evaluate(f"part-{n}", pairs=folders.sets["one"], shard=f"{n}/2") for n in (1, 2)]
-    assert sum(part["sets"]["one"]["accuracy"]["n"] for part in parts) == 2 * len(ONE)
+    assert sum(part["sets"]["one"]["accuracy"]["n"] for part in parts) == 2 * len([*ONE, *TWO])
     judged = str(folders.folder / "part-*/one.judgments.jsonl")
     evaluate(str(folders.folder / "all"), pairs=folders.sets["one"], judgments=judged)
     assert json.loads((folders.folder / "all/results.json").read_text())["sets"] == whole["sets"]
