@@ -11,7 +11,10 @@ import pytest
 from hypothesis import given, settings
 
 from judgelit.errors import UserError
+from judgelit.evaluation.evaluate import main
 from judgelit.evaluation.protocols import BENCHMARKS
+from judgelit.evaluation.saved import read_results
+from judgelit.records.files import write_records
 from judgelit.records.records import PreferencePair
 from tests.evaluation.protocols.verdict_tables import tables
 from tests.support import make_judgment
@@ -168,3 +171,14 @@ def test_groups_are_the_domains_and_the_cells_of_the_matrix(pairs: list[Preferen
 def test_without_judgments_nothing_is_known(pairs: list[PreferencePair]) -> None:
     found = RM_BENCH.estimates(pairs, [])
     assert all(estimate.n == 0 and math.isnan(estimate.value) for estimate in found.values())
+
+
+def test_the_files_of_a_benchmark_with_a_dash_in_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "rm.json", [native(1)])
+    pairs = RM_BENCH.read(path, None)
+    right = [make_judgment(pair.id, order, pair.in_order(order).label) for pair in pairs for order in ("ab", "ba")]
+    write_records(tmp_path / "right.jsonl", right)
+    judged = ["--judgments", str(tmp_path / "right.jsonl"), "--output", str(tmp_path / "out")]
+    main(["--benchmark", "[rm-bench]", "--sets.rm-bench", path, *judged])
+    found = read_results(tmp_path / "out").content["sets"]["rm-bench"]
+    assert (found["overall"]["value"], found["strict_hard"]["value"]) == pytest.approx((1, 1), abs=1e-12)
