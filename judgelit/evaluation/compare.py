@@ -83,7 +83,7 @@ class Comparison:
             way = "higher" if gain.value > 0 else "lower"
             parts = [f"{heading} is {way} than the other judge's: {self._difference(name)}"]
         if flips.value == 0:
-            parts.append(f"both give the same verdict in all {self.judgments} judgments")
+            parts.append(f"none of {self.judgments} judgments has another verdict")
         else:
             kappa = self.figures.get("kappa")
             agreement = "" if kappa is None or math.isnan(kappa.value) else f" (kappa {kappa.value:.2f})"

@@ -93,7 +93,7 @@ def test_a_judge_against_itself() -> None:
     said: Said = {(number, "ab"): "AB"[number % 2] for number in range(4)}  # type: ignore[misc]
     found = compare(BenchmarkSet("pairs", pairs), judgments(said), judgments(said))
     assert found is not None
-    assert str(found) == "accuracy is the same; both give the same verdict in all 4 judgments"
+    assert str(found) == "accuracy is the same; none of 4 judgments has another verdict"
     assert found.figures["kappa"].value == 1
 
 
