@@ -9,6 +9,8 @@ from judgelit import __version__
 from judgelit.atomic import check_file_names, write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
+from judgelit.evaluation.bias import find_attacks
+from judgelit.evaluation.bias.suite import AttackEstimates, attack_estimates, attack_sets, print_attacks
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
@@ -53,6 +55,7 @@ def evaluate(
     shard: str | None = None,
     seed: int = 0,
     general: General | None = None,
+    attacks: str | list[str] | None = None,
     **engine: Any,
 ) -> None:
     """Measure a judge on benchmarks or labelled pairs, in both orders, greedily; with --general its general ability.
@@ -86,6 +89,10 @@ def evaluate(
         seed: Seed of the engine.
         general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
             check; `--general.examples FILE` also the loss on held-out general examples.
+        attacks: Attack the judge: change the worse answer of each pair and judge again. `--attacks` makes all attacks,
+            `--attacks '[injection, style]'` some of them: position, length, padding, style, master_key, null_answer,
+            injection, forged_turn, forged_verdict. All together ask about 30 times as often as the pairs alone. More
+            attacks may be added to the same folder.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:
@@ -95,6 +102,9 @@ def evaluate(
     alone = general is not None and benchmark == "pairs" and pairs is None and source is None and sets is None
     chosen = {} if alone else _choose_sets(benchmark, pairs, source, sets)
     read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
+    chosen_attacks = {} if attacks is None else find_attacks(attacks)
+    _refuse_attacks_beside(attacks, judgments, shard)
+    attacked = attack_sets(chosen_attacks, read) if chosen_attacks else {}
     described = {
         "command": "evaluate",
         "benchmarks": {name: of_set.name for name, of_set in read.items()},
@@ -106,7 +116,7 @@ def evaluate(
             _refuse_beside_judgments(general, engine)
             named = model or Path(judgments).name
             found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
-            _write_and_print(folder, named, settings, read, found, None)
+            _write_and_print(folder, named, settings, read, found, None, {})
             return
         if model is None:
             raise UserError("missing --model, or --judgments with judgments that were made elsewhere")
@@ -116,8 +126,9 @@ def evaluate(
         more = None if general is None else GeneralMeasurement(general, folder)
         questions = Questions(templates, max_new_tokens, stop_at_verdict, seed)
         described |= {} if more is None else {"general": more.made_from}
-        found, settings = judge_into(folder, spec, read, questions, described, more)
-        _write_and_print(folder, model, settings, read, found, more)
+        found, settings = judge_into(folder, spec, read, questions, described, more, attacked)
+        of_attacks = attack_estimates(chosen_attacks, read, attacked, found) if chosen_attacks else {}
+        _write_and_print(folder, model, settings, read, found, more, of_attacks)
 
 
 def _write_and_print(
@@ -127,6 +138,7 @@ def _write_and_print(
     sets: Mapping[str, BenchmarkSet],
     judgments: Mapping[str, Sequence[Judgment]],
     more: GeneralMeasurement | None,
+    attacks: AttackEstimates,
 ) -> None:
     """Compute the results, write them and print their tables."""
     estimates = {name: one.benchmark.estimates(one.items, judgments[name]) for name, one in sets.items()}
@@ -141,10 +153,13 @@ def _write_and_print(
     }
     if more is not None:
         content["general"] = as_json(more.found)
+    if attacks:
+        content["attacks"] = as_json(attacks)
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
         _print_judged(model, find_benchmark(benchmark), of_benchmark, estimates, groups)
+    print_attacks(attacks)
     if more is not None:
         print_general({model: more.found})
     texts = [*(["judgments"] if sets else []), *(["general ability's texts and losses"] if more else [])]
@@ -187,6 +202,13 @@ def _refuse_beside_judgments(general: General | None, engine: Mapping[str, Any])
     changed = EngineSpec("judgments", **engine).changed()
     for option in [*(["general"] if general is not None else []), *changed]:
         raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
+
+
+def _refuse_attacks_beside(attacks: object, judgments: str | None, shard: str | None) -> None:
+    if attacks is not None and judgments is not None:
+        raise UserError("attacks: has no meaning with judgments that were made elsewhere; leave it out")
+    if attacks is not None and shard is not None:
+        raise UserError("attacks: found beside shard, expected all pairs, since attacks of parts are not put together")
 
 
 def _read(benchmark: str, name: str, where: Sources, limit: int | None, part: Shard | None) -> Sequence[Any]:
@@ -255,10 +277,16 @@ def main(argv: list[str]) -> None:
     if "--list" in argv:
         print(describe_benchmarks())
         return
-    # `--general` alone stands for all its defaults.
+    # `--general` alone stands for all its defaults, and `--attacks` alone for all attacks.
     others = [one for one in argv if one.startswith("--general.")]
-    for place, one in enumerate(argv):
-        if one == "--general" and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
-            argv = [*argv[:place], *([] if others else ["--general={}"]), *argv[place + 1 :]]
-            break
+    argv = _with_value(argv, "--general", [] if others else ["--general={}"])
+    argv = _with_value(argv, "--attacks", ["--attacks=all"])
     call(evaluate, argv, "judgelit evaluate", {"source": describe_sets()})
+
+
+def _with_value(argv: list[str], option: str, instead: list[str]) -> list[str]:
+    """The arguments, with others in place of an option that has no value."""
+    for place, one in enumerate(argv):
+        if one == option and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
+            return [*argv[:place], *instead, *argv[place + 1 :]]
+    return argv

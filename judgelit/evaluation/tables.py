@@ -1,6 +1,6 @@
 """Estimates as text: in percent, and in a table of sets and judges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from judgelit.evaluation.intervals import Estimate
 
@@ -60,6 +60,24 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         print("\n".join(_narrow_lines(results, metrics)))
     for line in _tie_lines(results):
         print(line)
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings, with a line between rows whose first cells differ. A narrow terminal folds cells."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for heading in headings:
+        table.add_column(escape(heading), overflow="fold")
+    previous = None
+    for row in rows:
+        if previous not in (None, row[0]):
+            table.add_section()
+        previous = row[0]
+        table.add_row(*map(escape, row))
+    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
