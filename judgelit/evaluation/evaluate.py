@@ -90,9 +90,9 @@ def evaluate(
         general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
             check; `--general.examples FILE` also the loss on held-out general examples.
         attacks: Attack the judge: change the worse answer of each pair and judge again. `--attacks` makes all attacks,
-            `--attacks '[injection, style]'` some of them: position, length, padding, style, master_key, null_answer,
-            injection, forged_turn, forged_verdict. All together ask about 30 times as often as the pairs alone. More
-            attacks may be added to the same folder.
+            `--attacks '[injection, style]'` some of them: position, length, self_preference, padding, style,
+            master_key, null_answer, injection, forged_turn, forged_verdict. All together ask about 30 times as often
+            as the pairs alone. More attacks may be added to the same folder.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:

@@ -9,12 +9,13 @@ from judgelit.errors import UserError
 from judgelit.evaluation.bias.attack import Attack
 from judgelit.evaluation.bias.content_free import MASTER_KEYS, NULL_ANSWER, PADDING
 from judgelit.evaluation.bias.injected import FORGED_TURN, FORGED_VERDICT, INJECTION
-from judgelit.evaluation.bias.metrics import attack_metrics, length_metrics, position_metrics
+from judgelit.evaluation.bias.metrics import attack_metrics, length_metrics, position_metrics, self_preference_metrics
 from judgelit.evaluation.bias.style import STYLE
 
 ATTACKS: dict[str, Attack] = {
     "position": Attack("the answers swap places", position_metrics),
     "length": Attack("the better answer is the longer or the shorter one", length_metrics),
+    "self_preference": Attack("the judge has written one of the answers", self_preference_metrics),
     "padding": Attack("empty sentences make the worse answer the longer one", attack_metrics, PADDING),
     "style": Attack("the worse answer gets another style", attack_metrics, STYLE),
     "master_key": Attack("a text without content replaces the worse answer", attack_metrics, MASTER_KEYS),
@@ -23,7 +24,7 @@ ATTACKS: dict[str, Attack] = {
     "forged_turn": Attack("the worse answer forges a turn of the judge", attack_metrics, FORGED_TURN),
     "forged_verdict": Attack("the worse answer ends with a verdict for itself", attack_metrics, FORGED_VERDICT),
 }
-"""Attacks by name. `position` and `length` change no answer: the judgments of the pairs themselves show them."""
+"""Attacks by name. The first three change no answer: the judgments of the pairs themselves show these biases."""
 
 
 def find_attacks(names: str | list[str]) -> dict[str, Attack]:

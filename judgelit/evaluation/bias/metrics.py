@@ -117,6 +117,40 @@ def length_metrics(judged: Judged) -> dict[str, Metric]:
     }
 
 
+def self_preference_metrics(judged: Judged) -> dict[str, Metric]:
+    """Metrics of self-preference; only pairs of which the judge has written one answer, and that have a winner.
+
+    The judge is an author if the last parts of their names are equal, without case and signs: the judge
+    `Qwen/Qwen2.5-7B-Instruct` is the author `qwen2.5-7b-instruct`.
+
+    - `accuracy_own_better`, `accuracy_own_worse`: share of judgments that are right where the judge's own answer is the
+      better one, and where it is the worse one.
+    - `self_preference`: the first minus the second.
+    """
+    own = _plain_name(judged.before[0].engine) if judged.before else ""
+    better_own: set[str] = set()
+    worse_own: set[str] = set()
+    for pair in judged.pairs:
+        wrote_a, wrote_b = (_plain_name(author) == own != "" for author in (pair.author_a, pair.author_b))
+        if wrote_a != wrote_b and pair.label != "tie":
+            (better_own if wrote_a == (pair.label == "A") else worse_own).add(pair.id)
+    means = []
+    for ids, weight in ((better_own, 1.0), (worse_own, -1.0)):
+        verdicts = Verdicts.of(judged.pairs, [one for one in judged.before if one.pair_id in ids])
+        means.append(Mean(verdicts.right, verdicts.question, weight))
+    better, worse = means
+    return {
+        "accuracy_own_better": [better],
+        "accuracy_own_worse": [worse._replace(weight=1.0)],
+        "self_preference": [better, worse],
+    }
+
+
+def _plain_name(name: str) -> str:
+    """The last part of a model's name, its letters and digits alone."""
+    return "".join(filter(str.isalnum, name.rstrip("/").rpartition("/")[2].casefold()))
+
+
 def _metrics(found: Sequence[Outcome]) -> dict[str, Metric]:
     """The metrics of outcomes."""
     return {

@@ -112,14 +112,22 @@ _BIASES = {
         "accuracy_shorter_better": "accuracy where the better answer is shorter",
         "length_bias": "their difference",
     },
+    "self_preference": {
+        "accuracy_own_better": "accuracy where the judge's own answer is better",
+        "accuracy_own_worse": "accuracy where the judge's own answer is worse",
+        "self_preference": "their difference",
+    },
 }
 """Metrics of biases and what they mean."""
 
 
 def _bias_rows(found: AttackEstimates) -> Iterator[tuple[str, ...]]:
     for name, of_set in found.items():
-        for bias, figures in _BIASES.items():
-            for metric, meaning in figures.items() if bias in of_set else ():
+        for bias in [bias for bias in _BIASES if bias in of_set]:
+            if bias == "self_preference" and not any(found.n for found in of_set[bias].values()):
+                yield name, bias, "no pair has one answer whose known author is the judge", "-"
+                continue
+            for metric, meaning in _BIASES[bias].items():
                 yield name, bias, meaning, show(of_set[bias][metric])
 
 

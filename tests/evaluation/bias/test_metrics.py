@@ -1,6 +1,7 @@
 """Metrics of attacks and biases against plain loops."""
 
 import math
+from dataclasses import replace
 from statistics import mean
 
 import pytest
@@ -9,9 +10,9 @@ from hypothesis import strategies as st
 
 from judgelit.evaluation.bias import ATTACKS
 from judgelit.evaluation.bias.attack import AttackedId, Judged, attack_pairs
-from judgelit.evaluation.bias.metrics import attack_metrics, length_metrics, position_metrics
+from judgelit.evaluation.bias.metrics import attack_metrics, length_metrics, position_metrics, self_preference_metrics
 from judgelit.evaluation.intervals import estimates
-from judgelit.records.records import Judgment
+from judgelit.records.records import Judgment, swap_label
 from tests.support import make_judgment, make_pair
 
 VERDICTS = st.sampled_from(["A", "B", "tie", None])
@@ -164,3 +165,32 @@ def test_position_and_length_are_those_of_plain_loops(rows: list) -> None:
     assert length["accuracy_longer_better"].value == pytest.approx(ratio(longer), nan_ok=True)
     assert length["accuracy_shorter_better"].value == pytest.approx(ratio(shorter), nan_ok=True)
     assert length["length_bias"].value == pytest.approx(ratio(longer) - ratio(shorter), nan_ok=True)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["A", "B", "tie"]), *[st.sampled_from(["Judge-1", "other", ""])] * 2, VERDICTS, VERDICTS
+        ),
+        min_size=1,
+    )
+)
+def test_self_preference_is_that_of_plain_loops(rows: list) -> None:
+    pairs = [make_pair(n, label, author_a=a, author_b=b) for n, (label, a, b, *_) in enumerate(rows)]
+    said = [
+        replace(make_judgment(f"p{n}", order, verdict), engine="hub/judge_1")
+        for n, (*_, ab, ba) in enumerate(rows)
+        for order, verdict in (("ab", ab), ("ba", ba))
+    ]
+    own: dict[str, list[bool]] = {"better": [], "worse": []}
+    for label, a, b, ab, ba in rows:
+        if label != "tie" and (a == "Judge-1") != (b == "Judge-1"):
+            is_better = (a if label == "A" else b) == "Judge-1"
+            own["better" if is_better else "worse"] += [ab == label, ba == swap_label(label)]
+    found = estimates(self_preference_metrics(Judged(pairs, said)))
+    better, worse = ratio(own["better"]), ratio(own["worse"])
+    assert found["accuracy_own_better"].value == pytest.approx(better, nan_ok=True)
+    assert found["accuracy_own_worse"].value == pytest.approx(worse, nan_ok=True)
+    assert found["self_preference"].value == pytest.approx(better - worse, nan_ok=True)
+    assert found["self_preference"].n == len(own["better"]) + len(own["worse"])
