@@ -14,7 +14,7 @@ from judgelit.evaluation.intervals import Estimate, Gain, Mean, Metric, as_json,
 from judgelit.evaluation.judged_folder import BenchmarkSet, flat_settings
 from judgelit.evaluation.metrics import question_numbers
 from judgelit.evaluation.saved import SavedResults, read_results
-from judgelit.evaluation.tables import print_comparison, show, show_gain
+from judgelit.evaluation.tables import print_rows, show, show_gain
 from judgelit.evaluation.votes import majorities, winner_of
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair
 
@@ -129,7 +129,8 @@ class Against:
         print(f"compared with {self.other.model} in {self.other.folder}")
         for name, (there, here) in self.settings.items():
             print(f"  {name}: {there} there, {here} here")
-        print_comparison([row for name, one in self.sets.items() for row in one.rows(name)])
+        headings = ("set", "metric", "other judge", "this judge", "difference")
+        print_rows(headings, [row for name, one in self.sets.items() for row in one.rows(name)])
         for name, one in self.sets.items():
             print(f"{name}: {one}")
 

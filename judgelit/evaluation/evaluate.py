@@ -9,6 +9,8 @@ from judgelit import __version__
 from judgelit.atomic import check_file_names, write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
+from judgelit.evaluation.bias import find_attacks
+from judgelit.evaluation.bias.suite import AttackEstimates, attack_estimates, attack_sets, print_attacks
 from judgelit.evaluation.calibration import calibrate
 from judgelit.evaluation.compare import compare_with, read_other
 from judgelit.evaluation.general.measure import GeneralMeasurement
@@ -60,6 +62,7 @@ def evaluate(
     seed: int = 0,
     general: General | None = None,
     against: str | None = None,
+    attacks: str | list[str] | None = None,
     **engine: Any,
 ) -> None:
     """Measure a judge on benchmarks or labelled pairs, in both orders; with --general its general ability.
@@ -98,6 +101,10 @@ def evaluate(
             check; `--general.examples FILE` also the loss on held-out general examples.
         against: Folder of another judge's results, of the same sets and pairs, to compare with: gains, McNemar's test,
             flips. The same command with another one, or with none, asks nothing again.
+        attacks: Attack the judge: change the worse answer of each pair and judge again. `--attacks` makes all attacks,
+            `--attacks '[injection, style]'` some of them: position, length, self_preference, padding, style,
+            master_key, null_answer, injection, forged_turn, forged_verdict. All together ask about 30 times as often
+            as the pairs alone. More attacks may be added to the same folder.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:
@@ -109,6 +116,9 @@ def evaluate(
     read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
     other = None if against is None else read_other(Path(against), folder, read)
     questions = Questions(templates, max_new_tokens, stop_at_verdict, seed, votes, temperature, top_p)
+    chosen_attacks = {} if attacks is None else find_attacks(attacks)
+    _refuse_attacks_beside(attacks, judgments, shard)
+    attacked = attack_sets(chosen_attacks, read) if chosen_attacks else {}
     described = {
         "command": "evaluate",
         "benchmarks": {name: of_set.name for name, of_set in read.items()},
@@ -120,7 +130,7 @@ def evaluate(
             _refuse_beside_judgments(general, questions, engine)
             named = model or Path(judgments).name
             found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
-            _write_and_print(folder, named, settings, read, found, None, other)
+            _write_and_print(folder, named, settings, read, found, None, {}, other)
             return
         if model is None:
             raise UserError("missing --model, or --judgments with judgments that were made elsewhere")
@@ -129,8 +139,9 @@ def evaluate(
             raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
         more = None if general is None else GeneralMeasurement(general, folder)
         described |= {} if more is None else {"general": more.made_from}
-        found, settings = judge_into(folder, spec, read, questions, described, more)
-        _write_and_print(folder, model, settings, read, found, more, other)
+        found, settings = judge_into(folder, spec, read, questions, described, more, attacked)
+        of_attacks = attack_estimates(chosen_attacks, read, attacked, found) if chosen_attacks else {}
+        _write_and_print(folder, model, settings, read, found, more, of_attacks, other)
 
 
 def _write_and_print(
@@ -140,6 +151,7 @@ def _write_and_print(
     sets: Mapping[str, BenchmarkSet],
     judgments: Mapping[str, Sequence[Judgment]],
     more: GeneralMeasurement | None,
+    attacks: AttackEstimates,
     other: SavedResults | None,
 ) -> None:
     """Compute the results, write them and print their tables."""
@@ -155,6 +167,8 @@ def _write_and_print(
     }
     if more is not None:
         content["general"] = as_json(more.found)
+    if attacks:
+        content["attacks"] = as_json(attacks)
     votes = {name: vote_shares(one.items, judgments[name]) for name, one in sets.items() if has_votes(judgments[name])}
     found = {name: calibrate(one.items, judgments[name]) for name, one in sets.items()}
     calibrations = {name: one for name, one in found.items() if one is not None}
@@ -166,6 +180,7 @@ def _write_and_print(
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
         _print_judged(model, find_benchmark(benchmark), of_benchmark, estimates, groups)
+    print_attacks(attacks)
     for name, shares in votes.items():
         print(f"{name}: {describe_votes(shares)}")
     for name, one in calibrations.items():
@@ -218,6 +233,13 @@ def _refuse_beside_judgments(general: General | None, questions: Questions, engi
     sampled = ["votes"] if questions.votes > 1 else []
     for option in [*(["general"] if general is not None else []), *sampled, *changed]:
         raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
+
+
+def _refuse_attacks_beside(attacks: object, judgments: str | None, shard: str | None) -> None:
+    if attacks is not None and judgments is not None:
+        raise UserError("attacks: has no meaning with judgments that were made elsewhere; leave it out")
+    if attacks is not None and shard is not None:
+        raise UserError("attacks: found beside shard, expected all pairs, since attacks of parts are not put together")
 
 
 def _read(benchmark: str, name: str, where: Sources, limit: int | None, part: Shard | None) -> Sequence[Any]:
@@ -289,10 +311,16 @@ def main(argv: list[str]) -> None:
     if "--list" in argv:
         print(describe_benchmarks())
         return
-    # `--general` alone stands for all its defaults.
+    # `--general` alone stands for all its defaults, and `--attacks` alone for all attacks.
     others = [one for one in argv if one.startswith("--general.")]
-    for place, one in enumerate(argv):
-        if one == "--general" and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
-            argv = [*argv[:place], *([] if others else ["--general={}"]), *argv[place + 1 :]]
-            break
+    argv = _with_value(argv, "--general", [] if others else ["--general={}"])
+    argv = _with_value(argv, "--attacks", ["--attacks=all"])
     call(evaluate, argv, "judgelit evaluate", {"source": describe_sets()})
+
+
+def _with_value(argv: list[str], option: str, instead: list[str]) -> list[str]:
+    """The arguments, with others in place of an option that has no value."""
+    for place, one in enumerate(argv):
+        if one == option and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
+            return [*argv[:place], *instead, *argv[place + 1 :]]
+    return argv

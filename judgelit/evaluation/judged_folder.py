@@ -31,6 +31,8 @@ ITEMS = "{}.items.jsonl"
 """The file of a set's items: pairs in the order ab, or answer sets."""
 JUDGMENTS = "{}.judgments.jsonl"
 """The file of a set's judgments."""
+ATTACKED = "{}.{}"
+"""The name of an attacked set in these files: the set's and the attack's."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def judge_into(
     questions: Questions,
     settings: Mapping[str, Any],
     more: GeneralMeasurement | None = None,
+    attacked: Mapping[str, BenchmarkSet] | None = None,
 ) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
     """Judge sets and write the items and the judgments of each set to files.
 
@@ -146,6 +149,8 @@ def judge_into(
         questions: How it is judged.
         settings: The command's other settings.
         more: General ability, measured once all are judged.
+        attacked: Attacked sets, which are judged after the others. The same folder takes more attacks later, so they
+            are no part of the settings that must be equal.
 
     Returns:
         The judgments of each set, and the content of SETTINGS.
@@ -163,7 +168,10 @@ def judge_into(
         **settings,
         "pairs": {name: fingerprint_records(of_set.items) for name, of_set in sets.items()},
     }
+    unattacked, sets = sets, {**sets, **(attacked or {})}
     opened = open_folder(folder, spec, questions.templates, asked, written_files(sets))
+    if attacked:
+        opened.settings["attacks"] = {name: fingerprint_records(one.items) for name, one in attacked.items()}
     prompts = {
         name: make_prompts(
             of_set.benchmark,
@@ -178,6 +186,11 @@ def judge_into(
     }
     if more is not None:
         more.prepare(opened.engine.engine)
+    if attacked:
+        beside = sum(len(prompts[name]) for name in unattacked)
+        print(
+            f"attacks: {sum(map(len, prompts.values())) - beside} judgments of attacked pairs, beside {beside} of pairs"
+        )
     write_json(folder / SETTINGS, opened.settings)
     judgments = {}
     for name, of_set in sets.items():

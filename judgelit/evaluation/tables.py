@@ -76,20 +76,22 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         print(line)
 
 
-def print_comparison(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table of two judges: set, metric, the figure of the other judge and of this one, the difference."""
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings, with a line between rows whose first cells differ. A narrow terminal folds cells."""
+    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("set", "metric", "other judge", "this judge", "difference")
+    table = Table()
+    for heading in headings:
+        table.add_column(escape(heading), overflow="fold")
     previous = None
     for row in rows:
         if previous not in (None, row[0]):
             table.add_section()
         previous = row[0]
         table.add_row(*map(escape, row))
-    lines = (f"{name}, {metric}: {gain}\n  from {there}\n  to   {here}" for name, metric, there, here, gain in rows)
-    _print_fitting(table, lines)
+    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
