@@ -21,7 +21,7 @@ TURN = {"role": "user", "content": "?"}
 HOSTILE = "a\nb\r\n\u2028\u2029\x85\x00\x1f\ufeff\"\\'\U0001f600<|im_end|> \u202e"
 RECORDS: list[Record] = [
     PreferencePair("1", HOSTILE, "", HOSTILE, "tie", context=(TURN, {"role": "assistant", "content": HOSTILE})),
-    PreferencePair("2", "q", "a", "b", "A", category="c", author_b="m"),
+    PreferencePair("2", "q", "a", "b", "A", category="c"),
 ]
 EXAMPLES = [
     SFTExample((TURN,), "x", "p", {"template": "t", "n": 1}),
@@ -103,6 +103,12 @@ def test_line_separators_inside_a_text_end_no_line(tmp_path: Path) -> None:
 def test_surrogates_are_joined_or_replaced(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, r'{"x": "\ud83d\ude00 \ud83d! \ude00", "y": ["\uDFFF", "\\ud83d"]}')
     assert rows(path) == [{"x": "\U0001f600 \ufffd! \ufffd", "y": ["\ufffd", "\\ud83d"]}]
+
+
+def test_parquet_keeps_a_field_that_the_first_record_lacks(tmp_path: Path) -> None:
+    pairs = [PreferencePair("1", "q", "a", "b", "A"), PreferencePair("2", "q", "a", "b", "A", author_b="m")]
+    write_records(tmp_path / "a.parquet", pairs)
+    assert [PreferencePair.from_dict(row, "here") for row in rows(tmp_path / "a.parquet")] == pairs
 
 
 def test_parquet_streams_with_row_numbers(tmp_path: Path) -> None:
