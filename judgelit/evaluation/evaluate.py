@@ -13,6 +13,7 @@ from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
 from judgelit.evaluation.judged_folder import (
+    LEADERBOARD,
     RESULTS,
     SETTINGS,
     BenchmarkSet,
@@ -141,6 +142,9 @@ def _write_and_print(
     }
     if more is not None:
         content["general"] = as_json(more.found)
+    for name, one in sets.items():
+        if one.benchmark.export is not None:
+            write_json(folder / LEADERBOARD.format(name), one.benchmark.export(model, one.items, judgments[name]))
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
@@ -158,7 +162,7 @@ def _print_judged(model: str, benchmark: Benchmark[Any], names: Sequence[str], e
         by_group = {f"{name}, {group}": found for name in names for group, found in groups[name].get(field, {}).items()}
         if len(by_group) > len(names):
             print(f"by {field}:")
-            print_table({model: by_group}, benchmark.shown)
+            print_table({model: by_group}, benchmark.shown_groups or benchmark.shown)
 
 
 def _take_judgments(

@@ -30,6 +30,8 @@ ITEMS = "{}.items.jsonl"
 """The file of a set's items: pairs in the order ab, or answer sets."""
 JUDGMENTS = "{}.judgments.jsonl"
 """The file of a set's judgments."""
+LEADERBOARD = "{}.leaderboard.json"
+"""The file of a set's result in the form of its benchmark's leaderboard."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,11 @@ def judge_into(
     if more is not None:
         more.prepare(opened.engine.engine)
     write_json(folder / SETTINGS, opened.settings)
-    sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
     judgments = {}
     for name, of_set in sets.items():
         parse = of_set.benchmark.verdict
+        stops = questions.stop_at_verdict and of_set.benchmark.stops_at_verdict
+        sampling = Sampling(questions.max_new_tokens, stop_at_verdict=stops)
         judgments[name] = judge(opened.engine, prompts[name], sampling, questions.seed, f"judging {name}", parse)
         write_set(folder, name, of_set.items, judgments[name])
     if more is not None:

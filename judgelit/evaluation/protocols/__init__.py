@@ -6,9 +6,15 @@ from typing import Any
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.protocols.rewardbench import REWARDBENCH
+from judgelit.evaluation.protocols.rewardbench2 import REWARDBENCH2
+from judgelit.evaluation.protocols.rewardbench2_ratings import REWARDBENCH2_RATINGS
 
 BENCHMARKS: dict[str, Benchmark[Any]] = {
     "pairs": PAIRS,
+    "rewardbench": REWARDBENCH,
+    "rewardbench2": REWARDBENCH2,
+    "rewardbench2-ratings": REWARDBENCH2_RATINGS,
 }
 
 

@@ -4,6 +4,7 @@ import textwrap
 
 from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.records.sources import FileSource
 
 _WIDTH = 112
 
@@ -33,4 +34,6 @@ def _describe(name: str, benchmark: Benchmark) -> str:
 def _place(benchmark: Benchmark) -> str:
     if benchmark.hub is None:
         return "files that you give with --pairs"
-    return f"the hub ({benchmark.hub}), or files that you give with --pairs"
+    hub = benchmark.hub
+    place = f"{hub.path}, split {hub.split}" if isinstance(hub, FileSource) else hub
+    return f"the hub ({place}), or files that you give with --pairs"
