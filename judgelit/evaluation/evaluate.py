@@ -215,6 +215,10 @@ def _choose_sets(
         return {name: (benchmark, where) for name, where in _named_sets(pairs, source, sets).items()}
     names = [benchmark] if isinstance(benchmark, str) else benchmark
     found = {name: find_benchmark(name) for name in names}
+    if sets is not None and isinstance(benchmark, list):
+        # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
+        dashed = {name.replace("-", "_"): name for name in found}
+        sets = {dashed.get(name, name): where for name, where in sets.items()}
     if source is not None:
         raise UserError("source: has no meaning with a benchmark, which has its own place on the hub")
     if pairs is not None and (sets is not None or len(found) > 1):

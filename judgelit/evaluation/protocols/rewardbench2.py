@@ -72,7 +72,7 @@ def ranking_metrics(items: Sequence[AnswerSet], judgments: Sequence[Judgment]) -
     A judgment has 1 point for the right answer, 0 for a wrong one and 1/4 for no verdict.
 
     - `score`: mean of the subsets without Ties; undefined if one of them has no judgment.
-    - `factuality`, `precise_if`, `math`, `safety`, `focus`: mean of the points of a subset.
+    - `factuality`, `precise_if`, `math`, `safety`, `focus`: mean of the points of a subset; `points`: of all.
     - `accuracy`: share of right judgments; one without a verdict is wrong.
     - `slot_a` to `slot_d`: mean of the points where the right answer stands in this slot.
     - `share_a` to `share_d`: share of verdicts that name this slot.
@@ -103,6 +103,7 @@ def ranking_metrics(items: Sequence[AnswerSet], judgments: Sequence[Judgment]) -
     return {
         "score": mean_of(list(parts.values())),
         **{subset_name(name): part for name, part in parts.items()},
+        "points": [table.mean(scored, about)],
         "accuracy": [table.mean(scored == 1, about)],
         **{f"slot_{slot.lower()}": [table.mean(scored, about, at == slot)] for slot in _SLOTS},
         **{f"share_{slot.lower()}": [table.mean(verdicts == slot, about, known)] for slot in _SLOTS},
@@ -224,11 +225,7 @@ REWARDBENCH2: Benchmark[AnswerSet] = Benchmark(
     read=read_ranked,
     metrics=ranking_metrics,
     shown=SHOWN | {f"slot_{slot.lower()}": f"right in slot {slot}" for slot in _SLOTS} | {"no_verdict": "no verdict"},
-    shown_groups={
-        "accuracy": "accuracy",
-        **{f"slot_{slot.lower()}": f"right in slot {slot}" for slot in _SLOTS},
-        "no_verdict": "no verdict",
-    },
+    shown_groups={"points": "points", "accuracy": "accuracy", "no_verdict": "no verdict"},
     hub=HUB,
     prompts=best_prompts,
     verdict=parse_best,

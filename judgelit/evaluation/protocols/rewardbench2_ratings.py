@@ -36,7 +36,7 @@ def ratings_metrics(items: Sequence[AnswerSet], judgments: Sequence[Judgment]) -
     0 if it has a lower one, and 1/4 if no answer has a valid rating. In Ties an answer without one counts as -1.
 
     - `score`: mean of the six subsets; undefined if one of them has no judgment.
-    - `factuality`, `precise_if`, `math`, `safety`, `focus`: mean of the points of a subset.
+    - `factuality`, `precise_if`, `math`, `safety`, `focus`: mean of the points of a subset; `points`: of all five.
     - `ties`: 0.3 `ties_tied` + 0.3 `ties_reference` + 0.2 `ties_margin` + 0.2 `ties_margin_both` + 0.01 mean of
       tanh(min(G_ref, G_tied) / D - 1), where x / 0 is infinite and 0 / 0 gives 0. Of a question, G is the lowest rating
       of a right answer minus the highest of a wrong one; D is the highest minus the lowest rating of a right answer of
@@ -61,6 +61,7 @@ def ratings_metrics(items: Sequence[AnswerSet], judgments: Sequence[Judgment]) -
     return {
         "score": mean_of([*parts.values(), ties["ties"]]),
         **{subset_name(name): part for name, part in parts.items()},
+        "points": [table.mean(points, ranked)],
         **ties,
         "no_verdict": [table.mean([judgment.verdict is None for judgment in judgments], about)],
         "cut_by_length": [cut_by_length(table, [judgment.finish for judgment in judgments], about)],
@@ -175,6 +176,7 @@ REWARDBENCH2_RATINGS: Benchmark[AnswerSet] = Benchmark(
     read=read,
     metrics=ratings_metrics,
     shown=SHOWN | {"ties": TIES, "no_verdict": "no rating"},
+    shown_groups={"points": "points", "ties": TIES, "no_verdict": "no rating"},
     hub=HUB,
     prompts=rating_prompts,
     verdict=parse_rating,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judgelit.errors import UserError
-from judgelit.evaluation.evaluate import evaluate
+from judgelit.evaluation.evaluate import evaluate, main
 from judgelit.evaluation.protocols.rewardbench2 import REWARDBENCH2
 from judgelit.evaluation.saved import read_judgments
+from judgelit.generation.engine import Generated
+from judgelit.generation.local import LocalEngine
+from judgelit.generation.sampling import Sampling
 from judgelit.judging.answer_prompts import best_order
 from judgelit.records.records import AnswerSet, Judgment
 from tests.evaluation.protocols.rewardbench2_rows import NATIVE_SUBSETS, native, write
@@ -129,3 +133,37 @@ def test_a_result_file_gives_its_figures_and_no_slots(tmp_path: Path) -> None:
     (tmp_path / "judge.json").write_text(json.dumps({**table, "results": [0.5] * 21}))
     with pytest.raises(UserError, match=r"id Factuality 0: field 'results': found 0.5, expected 1, 0.25 or 0; reward"):
         read_judgments(files["judgments"], REWARDBENCH2, REWARDBENCH2.read(files["pairs"], None))
+
+
+def test_a_judge_is_asked_with_four_answers_and_with_each_alone(
+    tmp_path: Path, llama: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stops: list[bool] = []
+
+    def speak(self: LocalEngine, conversations: Any, sampling: Sampling, **more: Any) -> Any:
+        stops.append(sampling.stop_at_verdict)
+        for index, (turn,) in enumerate(conversations):
+            shown = re.findall(r"\[Answer ?(\w?)\]\n(\w+)", turn["content"])
+            best = next(([letter] for letter, answer in shown if answer == "yes"), ["none"])
+            text = f"[[{best[0]}]]" if len(shown) == 4 else "Rating: 9" if shown[0][1] == "yes" else "[[2]]"
+            yield index, [Generated(text, "stop")]
+
+    monkeypatch.setattr(LocalEngine, "answer", speak)
+    rows = [native(subset, f"{subset} {n}") for subset in NATIVE_SUBSETS for n in range(2)]
+    path = write(tmp_path, [*rows, native("Ties", "ref:1"), native("Ties", "tied:1", 2, 2)])
+    command = ["--model", llama, "--output", str(tmp_path / "out"), "--max_new_tokens", "8"]
+    names = ("rewardbench2", "rewardbench2-ratings")
+    main([*command, f"--benchmark=[{','.join(names)}]", *(part for name in names for part in (f"--sets.{name}", path))])
+    found = json.loads((tmp_path / "out/results.json").read_text())["sets"]
+    assert {name: found[name]["score"]["value"] for name in names} == {
+        names[0]: pytest.approx(1),
+        names[1]: pytest.approx((5 + 1.01) / 6),
+    }
+    assert found[names[0]]["slot_a"]["n"] < 10
+    # The rule that finds the line of a verdict knows two answers only, so no text is ended by it.
+    assert stops == [False, False]
+    printed = capsys.readouterr().out
+    assert "the built-in prompt 'best-of-four' was asked with" in printed and "right in slot D" in printed
+    assert {"rewardbench2.leaderboard.json", "rewardbench2-ratings.items.jsonl"} <= {
+        file.name for file in (tmp_path / "out").iterdir()
+    }
