@@ -59,8 +59,9 @@ def evaluate(
     """Measure a judge on benchmarks or labelled pairs, in both orders, greedily; with --general its general ability.
 
     Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
-    number can be recomputed. After a kill, the same command continues. A folder with results of another model, other
-    pairs or other settings is refused. Pairs labelled tie are left out of accuracy and counted as `ties`.
+    number can be recomputed; for RewardBench also SET.leaderboard.json, in its leaderboard's form. After a kill, the
+    same command continues. A folder with results of another model, other pairs or other settings is refused. Pairs
+    labelled tie are left out of accuracy and counted as `ties`.
 
     Args:
         output: Folder to write to.

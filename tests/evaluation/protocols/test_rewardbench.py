@@ -20,6 +20,7 @@ from judgelit.evaluation.protocols.rewardbench import REWARDBENCH, SUBSETS
 from judgelit.evaluation.saved import read_judgments, read_results
 from judgelit.judging.prompts import drawn_order
 from judgelit.judging.verdict import parse
+from judgelit.records.files import write_records
 from judgelit.records.records import Judgment, PreferencePair
 from tests.evaluation.protocols.official import official
 from tests.support import make_judgment
@@ -267,3 +268,10 @@ class TestResultFiles:
         (tmp_path / "r.json").write_text(json.dumps(content))
         with pytest.raises(UserError, match=message):
             read_judgments(str(tmp_path / "r.json"), REWARDBENCH, pairs)
+
+    def test_a_judgment_of_four_answers_is_refused(self, tmp_path: Path) -> None:
+        pairs = read(tmp_path, [native("hep-go", 1)])
+        four = replace(make_judgment("1", "ab", "A"), order="bacd", verdict="C")
+        write_records(tmp_path / "j.jsonl", [four])
+        with pytest.raises(UserError, match=r"j.jsonl:1: '1': found a judgment in order bacd, expected ab or ba"):
+            read_judgments(str(tmp_path / "j.jsonl"), REWARDBENCH, pairs)

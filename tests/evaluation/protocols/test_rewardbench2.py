@@ -19,6 +19,7 @@ from judgelit.generation.engine import Generated
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.answer_prompts import best_order
+from judgelit.records.files import write_records
 from judgelit.records.records import AnswerSet, Judgment
 from tests.evaluation.protocols.rewardbench2_rows import NATIVE_SUBSETS, native, write
 from tests.evaluation.protocols.test_rewardbench import value
@@ -114,6 +115,9 @@ def test_a_judgment_of_one_answer_is_refused(tmp_path: Path) -> None:
     items = REWARDBENCH2.read(write(tmp_path, [native("Math", "1")]), None)
     with pytest.raises(UserError, match="question 1: found a judgment in order 'a', expected four answers"):
         REWARDBENCH2.metrics(items, [judgment("1", "a", "7")])
+    write_records(tmp_path / "j.jsonl", [judgment("1", "e", "7")])
+    with pytest.raises(UserError, match="'1': found a judgment in order e, expected letters from a to d"):
+        read_judgments(str(tmp_path / "j.jsonl"), REWARDBENCH2, items)
 
 
 def test_a_result_file_gives_its_figures_and_no_slots(tmp_path: Path) -> None:
