@@ -17,6 +17,7 @@ from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
 from judgelit.evaluation.judged_folder import (
+    LEADERBOARD,
     RESULTS,
     SETTINGS,
     BenchmarkSet,
@@ -68,8 +69,9 @@ def evaluate(
     """Measure a judge on benchmarks or labelled pairs, in both orders; with --general its general ability.
 
     Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
-    number can be recomputed. After a kill, the same command continues. A folder with results of another model, other
-    pairs or other settings is refused. Pairs labelled tie are left out of accuracy and counted as `ties`.
+    number can be recomputed; for RewardBench also SET.leaderboard.json, in its leaderboard's form. After a kill, the
+    same command continues. A folder with results of another model, other pairs or other settings is refused. Pairs
+    labelled tie are left out of accuracy and counted as `ties`.
 
     Args:
         output: Folder to write to.
@@ -176,6 +178,9 @@ def _write_and_print(
         content["votes"] = as_json(votes)
     if calibrations:
         content["calibration"] = {name: one.to_dict() for name, one in calibrations.items()}
+    for name, one in sets.items():
+        if one.benchmark.export is not None:
+            write_json(folder / LEADERBOARD.format(name), one.benchmark.export(model, one.items, judgments[name]))
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
@@ -183,8 +188,8 @@ def _write_and_print(
     print_attacks(attacks)
     for name, shares in votes.items():
         print(f"{name}: {describe_votes(shares)}")
-    for name, one in calibrations.items():
-        print(f"{name}: {one}")
+    for name, calibration in calibrations.items():
+        print(f"{name}: {calibration}")
     if other is not None:
         # The results stand already, whether or not the judges can be compared.
         compared = compare_with(other, sets, judgments, settings)
@@ -203,7 +208,7 @@ def _print_judged(model: str, benchmark: Benchmark[Any], names: Sequence[str], e
         by_group = {f"{name}, {group}": found for name in names for group, found in groups[name].get(field, {}).items()}
         if len(by_group) > len(names):
             print(f"by {field}:")
-            print_table({model: by_group}, benchmark.shown)
+            print_table({model: by_group}, benchmark.shown_groups or benchmark.shown)
 
 
 def _take_judgments(
@@ -264,6 +269,10 @@ def _choose_sets(
         return {name: (benchmark, where) for name, where in _named_sets(pairs, source, sets).items()}
     names = [benchmark] if isinstance(benchmark, str) else benchmark
     found = {name: find_benchmark(name) for name in names}
+    if sets is not None and isinstance(benchmark, list):
+        # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
+        dashed = {name.replace("-", "_"): name for name in found}
+        sets = {dashed.get(name, name): where for name, where in sets.items()}
     if source is not None:
         raise UserError("source: has no meaning with a benchmark, which has its own place on the hub")
     if pairs is not None and (sets is not None or len(found) > 1):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ JUDGMENTS = "{}.judgments.jsonl"
 """The file of a set's judgments."""
 ATTACKED = "{}.{}"
 """The name of an attacked set in these files: the set's and the attack's."""
+LEADERBOARD = "{}.leaderboard.json"
+"""The file of a set's result in the form of its benchmark's leaderboard."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +196,11 @@ def judge_into(
     write_json(folder / SETTINGS, opened.settings)
     judgments = {}
     for name, of_set in sets.items():
+        stops = questions.stop_at_verdict and of_set.benchmark.stops_at_verdict
         judgments[name] = judge(
             opened.engine,
             prompts[name],
-            questions.sampling,
+            replace(questions.sampling, stop_at_verdict=stops),
             questions.seed,
             f"judging {name}",
             of_set.benchmark.verdict,

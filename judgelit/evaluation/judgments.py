@@ -42,7 +42,7 @@ def judge_pairs(
     """
     loaded = templates.load()
     prompts = make_prompts(benchmark, name, pairs, engine.tokenizer, loaded, max_new_tokens, templates.seed)
-    sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict)
+    sampling = Sampling(max_new_tokens, stop_at_verdict=stop_at_verdict and benchmark.stops_at_verdict)
     return judge(engine, prompts, sampling, seed, f"judging {name}", benchmark.verdict)
 
 
@@ -73,7 +73,7 @@ def make_prompts(
     prompts, report = benchmark.prompts(items, templates, tokenizer, room, seed=template_seed)
     if not prompts:
         raise UserError(f"{name}: no pair fits the {room} tokens left for a judge prompt ({report})")
-    if report.skipped or report.shortened:
+    if report.skipped or report.shortened or report.note:
         print(f"{name}: {report}")
     return list(prompts)
 

@@ -12,7 +12,7 @@ from judgelit.evaluation.judged_folder import ATTACKED, ITEMS, JUDGMENTS, RESULT
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.records.files import read_rows
-from judgelit.records.records import AnswerSet, Judgment, PreferencePair
+from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, PreferencePair
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -
         for one in found:
             if one.pair_id not in by_id:
                 raise UserError(f"{at}: pair {one.pair_id!r} is not among the {len(by_id)} that were read")
+            _refuse_other_order(one, by_id[one.pair_id], at)
             key = (one.pair_id, one.order, one.sample)
             if key in seen:
                 raise UserError(
@@ -116,6 +117,17 @@ def _read_set(folder: Path, name: str, benchmark: str) -> SavedSet:
     items = [_item(row, at) for at, row in read_rows(str(folder / ITEMS.format(name)))]
     judgments = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / JUDGMENTS.format(name)))]
     return SavedSet(benchmark, items, judgments)
+
+
+def _refuse_other_order(judgment: Judgment, item: PreferencePair | AnswerSet, at: str) -> None:
+    """Reject a judgment that shows answers which its item does not have."""
+    if isinstance(item, PreferencePair):
+        fits, expected = judgment.order in ("ab", "ba"), "ab or ba"
+    else:
+        letters = ANSWER_LETTERS[: len(item.answers)]
+        fits, expected = set(judgment.order) <= set(letters), f"letters from a to {letters[-1]}"
+    if not fits:
+        raise UserError(f"{at}: {item.id!r}: found a judgment in order {judgment.order}, expected {expected}")
 
 
 def _item(row: Mapping[str, Any], at: str) -> PreferencePair | AnswerSet:

@@ -12,6 +12,8 @@ _NAME_WIDTH = 32
 """Columns of a terminal for the name of a set or of a judge."""
 _UNKNOWN_WIDTH = 140
 """Width of the table where the output is no terminal."""
+_UNLIMITED = 10_000
+"""Width in which every table is measured whole."""
 
 Results = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
 """{judge: {set: {metric: estimate}}}; in a run of the recipe a judge is a stage."""
@@ -155,7 +157,7 @@ def _print_fitting(table: "Table", lines: Iterable[str]) -> None:
 
     # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
     console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
-    if console.measure(table, options=console.options.update(width=_UNKNOWN_WIDTH)).maximum <= console.width:
+    if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
         console.print(table)
     else:
         print("\n".join(lines))

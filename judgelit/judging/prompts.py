@@ -114,6 +114,8 @@ class PromptReport:
     """Number of prompts with shortened answers."""
     skipped: tuple[str, ...]
     """Ids of the pairs that do not fit even with the shortest answers."""
+    note: str = ""
+    """What else the user must know, such as that the templates were not asked with."""
 
     def __str__(self) -> str:
         text = f"{self.prompts} judge prompts"
@@ -122,7 +124,7 @@ class PromptReport:
         if self.skipped:
             shown = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
             text += f", {len(self.skipped)} pairs skipped as too long ({shown})"
-        return text
+        return f"{text}; {self.note}" if self.note else text
 
 
 def in_drawn_order(prompts: Sequence[JudgePrompt], seed: int) -> list[JudgePrompt]:

@@ -1,4 +1,4 @@
-"""Shorten the answers of a pair until its prompt fits."""
+"""Shorten answers until their prompt fits."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,19 +34,42 @@ def fit_prompt(
         length: Tokens of a prompt.
         max_tokens: Most tokens of the prompt.
     """
+
+    def with_answers(answers: Sequence[str]) -> tuple[Message, ...]:
+        return render(replace(pair, answer_a=answers[0], answer_b=answers[1]))
+
+    whole = sum(len(turn["content"]) for turn in pair.context) + len(pair.question)
+    return fit_answers((pair.answer_a, pair.answer_b), whole, with_answers, length, max_tokens)
+
+
+def fit_answers(
+    answers: Sequence[str],
+    whole: int,
+    render: Callable[[Sequence[str]], tuple[Message, ...]],
+    length: Callable[[Sequence[Message]], int],
+    max_tokens: int,
+) -> FittedPrompt | None:
+    """The prompt for any number of answers, by the rule of `fit_prompt`, or None if it does not fit.
+
+    Args:
+        answers: The answers in the order of the prompt.
+        whole: Characters of the question and its context, which stay whole.
+        render: Makes the prompt for the answers, whole or shortened.
+        length: Tokens of a prompt.
+        max_tokens: Most tokens of the prompt.
+    """
     # No tokenizer fits more than 64 characters into a token on average. Gigabytes of text need not be tokenized.
     ceiling = 64 * max_tokens
-    if len(pair.question) + sum(len(turn["content"]) for turn in pair.context) > ceiling:
+    if whole > ceiling:
         return None
-    longest = max(len(pair.answer_a), len(pair.answer_b))
+    longest = max(map(len, answers))
     if longest <= ceiling:
-        messages = render(pair)
+        messages = render(answers)
         if length(messages) <= max_tokens:
             return FittedPrompt(messages, shortened=False)
 
     def shorten(limit: int) -> tuple[int, FittedPrompt]:
-        answer_a, answer_b = (_without_middle(answer, limit) for answer in (pair.answer_a, pair.answer_b))
-        messages = render(replace(pair, answer_a=answer_a, answer_b=answer_b))
+        messages = render([_without_middle(answer, limit) for answer in answers])
         return length(messages), FittedPrompt(messages, shortened=True)
 
     best = None

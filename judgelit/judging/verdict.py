@@ -1,10 +1,11 @@
 r"""Read the verdict of a judgment, without guessing.
 
-`parse` and `find` apply four rules:
+`parse`, `parse_best` and `find` apply four rules:
 
 1. **Form.** A verdict is `[[A]]`, `[[B]]` or, for a tie, `[[C]]` or `[[tie]]`, in any case, with spaces or emphasis
-   inside. `\[\[A\]\]`, full-width `［［Ａ］］` and `【【A】】` are the same. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and
-   similar letters of other scripts are not verdicts.
+   inside. About four answers (`parse_best`) it is one of `[[A]]` to `[[D]]`, and there is no tie. `\[\[A\]\]`,
+   full-width `［［Ａ］］` and `【【A】】` are the same. `[A]`, `[[AB]]`, `[[A/B]]`, `[ [A] ]` and similar letters of
+   other scripts are not verdicts.
 2. **Own text.** Reasoning (up to the last `</think>`) and quotations do not count. A quotation is a fence, lines that
    begin with `>`, an element such as `<answer_a>` or `<quote>`, inline code, or text in quotation marks. It has a
    beginning and an end; what never closes is no quotation. A quotation is the judge's own if it ends its line after a
@@ -27,12 +28,16 @@ Every step takes time linear in the length of the text: repetitions do not backt
 
 import re
 import unicodedata
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 from judgelit.judging.quotations import LETTER, closings, own_text
 from judgelit.records.records import Label
 
+L = TypeVar("L", bound=str)
+
 _LABELS: dict[str, Label] = {"a": "A", "b": "B", "c": "tie", "tie": "tie"}
+_BEST = {letter.lower(): letter for letter in "ABCD"}
 _LAST = 64
 """Verdicts that are read, the last ones; a bound on the time."""
 _WINDOW = 300
@@ -48,7 +53,7 @@ _FOLD = {
 }
 
 _PAD = r"(?:[^\S\n]|[*_\u200b-\u200f\u2060-\u2069\ufeff])*+"  # space, emphasis, direction marks
-_VERDICT = rf"(?:\[\[|\\\[\\\[){_PAD}(?P<label>[AaBbCc]|[Tt][Ii][Ee]){_PAD}(?:\]\]|\\\]\\\])"
+_VERDICT = rf"(?:\[\[|\\\[\\\[){_PAD}(?P<label>[A-Da-d]|[Tt][Ii][Ee]){_PAD}(?:\]\]|\\\]\\\])"
 _FIND_VERDICT = re.compile(_VERDICT)
 _AT_LINE_END = re.compile(rf"{_VERDICT}(?:</?\w++>|[^\w\n]|_)*+\n\s*+\Z")
 _ENDS_QUOTATION = re.compile(rf"{_VERDICT}(?:</?\w++>|\W|_)*+\Z")
@@ -62,7 +67,7 @@ _CONCLUSION = re.compile(
     r"|因此|所以|综上|总之|最终|(?:我的)?(?:判决|裁决|判定|判断|结论|结果|选择|答案))",
     re.I,
 )
-_SPEAKER = r"\b[ab] (?:says|said|writes|wrote|claims|claimed|contains|ends with)\b|声称|写道"
+_SPEAKER = r"\b[a-d] (?:says|said|writes|wrote|claims|claimed|contains|ends with)\b|声称|写道"
 _OTHER = re.compile(rf"{_SPEAKER}|according to", re.I)
 _SO = re.compile(r"\b(?:so|thus|hence|therefore|I)\b")
 
@@ -81,7 +86,7 @@ _VOID_BEFORE = re.compile(
     rf"(?:{_SPEAKER}|\b(?:(?<!worse )than|over|beats|outperforms|instead of|between|the string|would have \w+"
     r"|(?<!\bi )(?<!\bwe )(?:would|might) (?!be\b)\w+|(?:asks|asked|asking|tells|told|wants|wanted)\b.*\bto \w+"
     r"|(?:superior|preferable|preferred|compared) (?:to|with)"
-    r"|[ab]['’]s (?:verdict|judge?ment|decision|conclusion|choice)\b.*)|优于|胜过|比|\]\]\s*>+"
+    r"|[a-d]['’]s (?:verdict|judge?ment|decision|conclusion|choice)\b.*)|优于|胜过|比|\]\]\s*>+"
     r"|(?:\A|[,;(|]|\band\b)\W*(?:see|(?:the )?(?:wors[et]|loser|2nd)(?: answer| one| response)?(?: is)?"
     r"|[更较最]差的是))[\s*_:(]*\Z",
     re.I,
@@ -119,16 +124,27 @@ def parse(text: str) -> Label | None:
     return found[0] if found else None
 
 
+def parse_best(text: str) -> str | None:
+    """The last verdict about four answers, "A" to "D", by the rules of `parse`; or None."""
+    found = _find(text, _BEST)
+    return found[0] if found else None
+
+
 def find(text: str) -> tuple[Label, int] | None:
     """The verdict that `parse` gives, and the index in `text` of its letter (of the first one in `[[tie]]`)."""
+    return _find(text, _LABELS)
+
+
+def _find(text: str, labels: Mapping[str, L]) -> tuple[L, int] | None:
+    """The last verdict and the index of its letter; `labels` says what each letter means, others are no verdicts."""
     whole = own_text(text.translate(_FOLD), _is_own)
     own = whole.text
-    found = list(_FIND_VERDICT.finditer(own))[-_LAST:]
-    last: Label | None = None
+    found = [one for one in _FIND_VERDICT.finditer(own) if one["label"].lower() in labels][-_LAST:]
+    last: L | None = None
     place = 0
     denied = set()
     for at in reversed(range(len(found))):
-        label = _LABELS[found[at]["label"].lower()]
+        label = labels[found[at]["label"].lower()]
         sense = _void(own, found[at])
         if sense == "denied" and last is None:
             denied.add(label)
@@ -151,7 +167,7 @@ def concludes(text: str) -> bool:
     """
     text = text.translate(_FOLD)
     last = _AT_LINE_END.search(text)
-    if last is None or find(text) != (_LABELS[last["label"].lower()], last.start("label")):
+    if last is None or find(text) != (_LABELS.get(last["label"].lower()), last.start("label")):
         return False
     own = own_text(text, _is_own).text
     said = _AT_LINE_END.search(own)

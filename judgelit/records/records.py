@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import string
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,8 @@ Message = dict[str, str]
 Row = Mapping[str, Any]
 
 ROLES = ("system", "user", "assistant")
+ANSWER_LETTERS = string.ascii_lowercase + string.ascii_uppercase
+"""Names of the answers of a question in the order of a judgment: the first one is a."""
 _SWAPPED: dict[Label, Label] = {"A": "B", "B": "A", "tie": "tie"}
 
 
@@ -171,9 +174,9 @@ class Judgment:
 
     `order` names the answers as the prompt shows them, and `verdict` is about the prompt: in order "ba" the verdict "A"
     means that the pair's `answer_b` is better. About N answers, the order "cadb" shows the third one first, and the
-    verdict is a letter up to the N-th or "tie". About a single answer, such as "c", it is a rating, such as "7".
-    `margin` is log p([[A]]) - log p([[B]]), or None if the engine does not know it. `finish` says how the text ended,
-    if known. `sample` numbers the texts that were sampled for one prompt, from 0.
+    verdict is a letter up to the N-th or "tie". About a single answer, such as "c" (after "z" comes "A"), it is a
+    rating, such as "7". `margin` is log p([[A]]) - log p([[B]]), or None if the engine does not know it. `finish` says
+    how the text ended, if known. `sample` numbers the texts that were sampled for one prompt, from 0.
     """
 
     pair_id: str
@@ -337,11 +340,12 @@ def choice_field(row: Row, name: str, at: str, choices: Sequence[str]) -> Any:
 
 
 def _order_field(row: Row, at: str) -> str:
-    """The order of a judgment: distinct lower-case letters, the first ones of the alphabet, or one of them."""
+    """The order of a judgment: distinct letters of ANSWER_LETTERS, the first ones, or one of them."""
     order: Any = row.get("order")
-    letters = "abcdefghijklmnopqrstuvwxyz"
     is_text = isinstance(order, str) and order != ""
-    if not is_text or not (order in letters if len(order) == 1 else sorted(order) == list(letters[: len(order)])):
+    if not is_text or not (
+        order in ANSWER_LETTERS if len(order) == 1 else sorted(order) == sorted(ANSWER_LETTERS[: len(order)])
+    ):
         raise bad_field(at, "order", order, "'ab', 'ba', or letters that name the answers as they were shown")
     return order
 

@@ -51,6 +51,14 @@ def test_a_terminal_of_any_width_gets_whole_figures(
     assert all(heading in printed for heading in metrics.values())
 
 
+def test_a_table_that_is_too_wide_becomes_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = {f"metric_{number}": f"a long heading {number}" for number in range(12)}
+    print_table({"judge": {"held_out": dict.fromkeys(metrics, KNOWN)}}, metrics)
+    printed = capsys.readouterr().out
+    assert "held_out, judge" in printed and printed.count("50.0% [25.0, 75.4]") == 12
+    assert all(heading in printed for heading in metrics.values())
+
+
 def test_ties_are_counted_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     results = {"judge": {"some": {"accuracy": KNOWN, "ties": Estimate(1 / 3, 0, 1, 6)}, "none": {"accuracy": KNOWN}}}
     print_table(results, {"accuracy": "accuracy"})

@@ -61,6 +61,19 @@ class Benchmark(Generic[Item]):
     are no such files."""
     published: tuple[Published, ...] = ()
     """Figures of other judges, of the first metric of `shown`."""
+    export: Callable[[str, Sequence[Item], Sequence[Judgment]], Mapping[str, Any]] | None = None
+    """The result in the JSON form of the benchmark's leaderboard, from the judge's name, the items and the judgments.
+    None: there is no such form."""
+    shown_groups: Mapping[str, str] | None = None
+    """The metrics of printed tables of categories and subsets. Default: those of `shown`."""
+
+    @property
+    def stops_at_verdict(self) -> bool:
+        """Whether a judgment may end with the line of its verdict.
+
+        The rule that finds this line knows verdicts about two answers. In another form it could end a judgment early.
+        """
+        return self.verdict is verdict.parse
 
     def estimates(self, items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Estimate]:
         """Each metric with its interval. Of several samples of a prompt the majority counts; see `majorities`."""

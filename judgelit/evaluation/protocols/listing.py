@@ -35,5 +35,5 @@ def _place(benchmark: Benchmark) -> str:
     if benchmark.hub is None:
         return "files that you give with --pairs"
     sources = [source for source in as_sources(benchmark.hub) if isinstance(source, FileSource)]
-    names = ", ".join(dict.fromkeys(source.path for source in sources))
+    names = ", ".join(dict.fromkeys(f"{source.path}, split {source.split}" for source in sources))
     return f"the hub ({names}), or files that you give with --pairs"

@@ -1,0 +1,91 @@
+"""The rows of a benchmark's own files."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from judgelit.errors import UserError
+from judgelit.records.files import BrokenRow, looks_like_file
+from judgelit.records.records import AnswerSet, PreferencePair, Row
+from judgelit.records.sources import FileSource, Sources, as_sources
+
+Item = TypeVar("Item", PreferencePair, AnswerSet)
+
+
+def native_rows(where: Sources, hub: FileSource, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of a benchmark, each with its place.
+
+    Args:
+        where: Files or a data set of the hub.
+        hub: The benchmark on the hub. Its name alone means its split too.
+        columns: Columns that each row must have.
+
+    Raises:
+        UserError: A row has no such columns, or the source is none of files.
+    """
+    is_hub = where == hub.path and not looks_like_file(hub.path)
+    for source in as_sources(hub if is_hub else where):
+        if not isinstance(source, FileSource):
+            raise UserError(f"pairs: found a {type(source).__name__}, expected files or a FileSource")
+        for number, (at, row) in enumerate(source.rows()):
+            if source.limit is not None and number >= source.limit:
+                break
+            if isinstance(row, BrokenRow):
+                raise row.error
+            if missing := [name for name in columns if row.get(name) is None]:
+                raise UserError(
+                    f"{at}: found the fields {', '.join(row) or 'none'} without {', '.join(missing)}; expected a row "
+                    f"of {hub.path} with {', '.join(columns)}"
+                )
+            yield at, row
+
+
+def distinct_ids(rows: Sequence[tuple[str, Row]]) -> list[str]:
+    """An id for each row of its place and fields: its own, with the subset before it if several rows have the same.
+
+    Raises:
+        UserError: Two rows of one subset have the same id.
+    """
+    named = [(str(row["id"]), f"{row['subset']}/{row['id']}") for _, row in rows]
+    counts = Counter(name for name, _ in named)
+    names = [name if counts[name] == 1 else longer for name, longer in named]
+    seen: set[str] = set()
+    for (at, row), name in zip(rows, names, strict=True):
+        if name in seen:
+            raise UserError(f"{at}: found id {row['id']} a second time in {row['subset']}, expected different ids")
+        seen.add(name)
+    return names
+
+
+def result_rows(row: Row, at: str, items: Mapping[str, Item]) -> Iterator[tuple[str, dict[str, Any], Item]]:
+    """Yield the results of a row of RewardBench's result files: place, fields, and the item with that id.
+
+    These files hold one object with a list in each field, one value a question. Rows of single values are read too.
+
+    Args:
+        row: A row.
+        at: Its place.
+        items: The items of the benchmark by the id of `distinct_ids`.
+
+    Raises:
+        UserError: A row has no id, a list has another length, or an item is not among those that were read.
+    """
+    ids = row.get("id")
+    if ids is None:
+        raise UserError(
+            f"{at}: found the fields {', '.join(list(row)[:6])} without id, expected the result of each question; "
+            "RewardBench saves them in the folder eval-set-scores"
+        )
+    lists = {name: values for name, values in row.items() if isinstance(values, list)} if isinstance(ids, list) else {}
+    number = len(ids) if isinstance(ids, list) else 1
+    for name, values in lists.items():
+        if len(values) != number:
+            raise UserError(f"{at}: field {name!r}: found {len(values)} values, expected {number}, one for each id")
+    for index in range(number):
+        one = {name: values[index] for name, values in lists.items()} if lists else dict(row)
+        place = f"{at}: id {one['id']}"
+        named = [str(one["id"]), f"{one.get('subset')}/{one['id']}"]
+        item = next((items[name] for name in named if name in items), None)
+        if item is None:
+            raise UserError(f"{place}: is not among the {len(items)} questions that were read")
+        yield place, {**one, "model": row.get("model")}, item
