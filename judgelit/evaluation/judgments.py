@@ -98,7 +98,7 @@ def judge(
     prompts: Sequence[Asked],
     sampling: Sampling,
     seed: int = 0,
-    description: str = "judging",
+    description: str | None = "judging",
     parse: Callable[[str], str | None] = verdict.parse,
 ) -> list[Judgment]:
     """One judgment of each prompt, in the sequence of the prompts.
@@ -108,12 +108,13 @@ def judge(
         prompts: The prompts.
         sampling: How texts are sampled.
         seed: Seed of the engine.
-        description: The words beside the progress bar.
+        description: The words beside the progress bar. None: progress is not shown.
         parse: Reads the verdict of a text.
     """
     found: list[Generated | None] = [None] * len(prompts)
     answers = engine.answer([prompt.messages for prompt in prompts], sampling, seed=seed)
-    for index, (answer,) in track(answers, description, total=len(prompts)):
+    shown = answers if description is None else track(answers, description, total=len(prompts))
+    for index, (answer,) in shown:
         found[index] = answer
     return [
         make_judgment(prompt, answer, engine.name, seed, parse)
