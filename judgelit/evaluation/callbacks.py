@@ -132,7 +132,7 @@ class JudgeEvaluation(PeriodicMeasurement):
             self.log_metrics(trainer, logged)
             if trainer.is_global_zero:
                 shown = ", ".join(f"{key} {show(estimates[key])}" for key in metric.benchmark.shown)
-                part = "" if len(items) == total else f" (of {len(items)} of {total}, as max_seconds is over)"
+                part = "" if len(items) == total else f"; {len(items)} of {total} judged before max_seconds was over"
                 print(f"{moment(trainer)}, {name}: {shown}{part}")
                 log_texts(trainer, name, judgments[: self.samples_logged])
 
