@@ -5,10 +5,19 @@ from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.protocols.judgebench import JUDGEBENCH
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.protocols.reasoningjudgebench import REASONINGJUDGEBENCH
+from judgelit.evaluation.protocols.rm_bench import RM_BENCH
+from judgelit.evaluation.protocols.rmb import RMB_BEST_OF_N, RMB_PAIRWISE
 
 BENCHMARKS: dict[str, Benchmark[Any]] = {
     "pairs": PAIRS,
+    "judgebench": JUDGEBENCH,
+    "rm-bench": RM_BENCH,
+    "reasoningjudgebench": REASONINGJUDGEBENCH,
+    "rmb-pairwise": RMB_PAIRWISE,
+    "rmb-bestofn": RMB_BEST_OF_N,
 }
 
 

@@ -4,6 +4,7 @@ import textwrap
 
 from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.records.sources import FileSource, as_sources
 
 _WIDTH = 112
 
@@ -33,4 +34,6 @@ def _describe(name: str, benchmark: Benchmark) -> str:
 def _place(benchmark: Benchmark) -> str:
     if benchmark.hub is None:
         return "files that you give with --pairs"
-    return f"the hub ({benchmark.hub}), or files that you give with --pairs"
+    sources = [source for source in as_sources(benchmark.hub) if isinstance(source, FileSource)]
+    names = ", ".join(dict.fromkeys(source.path for source in sources))
+    return f"the hub ({names}), or files that you give with --pairs"
