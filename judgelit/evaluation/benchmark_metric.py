@@ -53,7 +53,10 @@ class BenchmarkMetric(Metric):
         self.lines.append(torch.from_numpy(np.frombuffer(text.encode(), np.uint8).copy()).to(self.device))
 
     def compute(self) -> dict[str, Estimate]:
-        """Each metric of the benchmark with its interval; NaN where it is undefined."""
+        """Each metric of the benchmark with its interval; NaN where it is undefined.
+
+        All ranks must call it.
+        """
         return self.benchmark.estimates(self.items, self._judgments())
 
     def _judgments(self) -> list[Judgment]:
