@@ -10,6 +10,7 @@ __version__ = version("judgelit")
 
 _ROOMS = {
     "Backbone": "models.backbone",
+    "BenchmarkMetric": "evaluation.benchmark_metric",
     "DPODataModule": "batches.datamodules",
     "DPOModule": "training.dpo",
     "EngineTeacher": "synthesis.teachers",

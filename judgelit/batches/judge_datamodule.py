@@ -1,9 +1,9 @@
 """LightningDataModule of pairs to judge: during and after training, and by `judgelit predict`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import lightning as L
 import torch
@@ -16,9 +16,22 @@ from judgelit.batches.flat_batch import pad_prompts
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.judging.finished import VerdictEnd
-from judgelit.judging.prompts import JudgePrompt, PromptReport, Templates, judge_prompts
-from judgelit.records.records import PreferencePair
+from judgelit.judging.prompts import Asked, PromptReport, Templates, judge_prompts
 from judgelit.records.sources import Sources, read_pairs
+
+
+class SetReader(Protocol):
+    """How the questions of a set are read, and how they become judge prompts. A benchmark is one."""
+
+    @property
+    def read(self) -> Callable[[Sources, int | None], Sequence[Any]]:
+        """Reads the rows of a set: the first ones, that many, or all."""
+        ...
+
+    @property
+    def prompts(self) -> Callable[..., tuple[Sequence[Any], PromptReport]]:
+        """Makes prompts of the kind `Asked` from what was read, with the arguments of `judge_prompts`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,7 @@ class PromptBatch:
     """[B, T] int64."""
     attention_mask: Tensor
     """[B, T] int64, 0 on padding."""
-    prompts: list[JudgePrompt]
+    prompts: list[Asked]
     max_new_tokens: int
     stop_ids: tuple[int, ...]
     pad_id: int
@@ -105,6 +118,8 @@ class JudgeDataModule(L.LightningDataModule):
         self.trust_remote_code = trust_remote_code
         self.chat_template_kwargs = chat_template_kwargs
         self.base = base
+        self.benchmarks: Mapping[str, SetReader] = {}
+        """How `judgelit predict` reads and asks a set, by the set's name; see `judge_sets`."""
         self._max_length = max_length
         self._tokenizer: ChatTokenizer | None = None
 
@@ -127,16 +142,11 @@ class JudgeDataModule(L.LightningDataModule):
             raise UserError(f"max_length: found {self._max_length}, expected at most the model's context of {context}")
         return self._max_length
 
-    def judge_sets(
-        self,
-        read: Callable[[Sources], list[PreferencePair]] = read_pairs,
-        make_prompts: Callable[..., tuple[list[JudgePrompt], PromptReport]] = judge_prompts,
-    ) -> dict[str, list[JudgePrompt]]:
-        """Return the prompts of every set of pairs, in both orders of each pair.
+    def judge_sets(self, benchmarks: Mapping[str, SetReader] | None = None) -> dict[str, list[Asked]]:
+        """Return the prompts of every set, in all orders of the answers.
 
         Args:
-            read: Reads the rows of a set as pairs; a benchmark may bring its own function.
-            make_prompts: Makes the prompts of pairs, with the arguments of `judge_prompts`.
+            benchmarks: How a set is read and asked, by the set's name. Other sets are labelled pairs.
         """
         if self.judge is None:
             return {}
@@ -147,23 +157,25 @@ class JudgeDataModule(L.LightningDataModule):
                 "tokens of a prompt with its judgment"
             )
         templates = self.judge.templates.load()
-        sets = {}
+        sets: dict[str, list[Asked]] = {}
         for name, value in self.judge.sets.items():
-            pairs = read(value)[: self.judge.limit]
+            of_set = (benchmarks or {}).get(name)
+            read, make_prompts = (read_pairs, judge_prompts) if of_set is None else (of_set.read, of_set.prompts)
+            items = read(value, self.judge.limit)
             prompts, report = make_prompts(
-                pairs, templates, self.tokenizer, prompt_tokens, seed=self.judge.templates.seed
+                items, templates, self.tokenizer, prompt_tokens, seed=self.judge.templates.seed
             )
             rank_zero_info(f"{name}: {report}")
             if not prompts:
                 raise UserError(f"{name}: no pair fits the {prompt_tokens} tokens that remain for a judge prompt")
-            sets[name] = prompts
+            sets[name] = list(prompts)
         return sets
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return one loader of judge prompts for each set."""
         if self.judge is None:
             raise UserError("data.judge is not set; expected the pairs to judge")
-        self.predict_sets = self.judge_sets()
+        self.predict_sets = self.judge_sets(self.benchmarks)
         ends = VerdictEnd(self.tokenizer) if self.judge.stop_at_verdict else None
         rank, world_size = rank_and_world_size(self.trainer)
         return [
@@ -179,7 +191,7 @@ class JudgeDataModule(L.LightningDataModule):
 
 
 def _collate_prompts(
-    prompts: Sequence[JudgePrompt], tokenizer: ChatTokenizer, max_new_tokens: int, ends: VerdictEnd | None
+    prompts: Sequence[Asked], tokenizer: ChatTokenizer, max_new_tokens: int, ends: VerdictEnd | None
 ) -> PromptBatch:
     ids = [tokenizer.prompt_ids(prompt.messages) for prompt in prompts]
     return PromptBatch(

@@ -98,7 +98,7 @@ def judge(
     prompts: Sequence[Asked],
     sampling: Sampling,
     seed: int = 0,
-    description: str = "judging",
+    description: str | None = "judging",
     parse: Callable[[str], str | None] = verdict.parse,
     samples: int = 1,
 ) -> list[Judgment]:
@@ -109,13 +109,14 @@ def judge(
         prompts: The prompts.
         sampling: How texts are sampled.
         seed: Seed of the engine.
-        description: The words beside the progress bar.
+        description: The words beside the progress bar. None: progress is not shown.
         parse: Reads the verdict of a text.
         samples: Judgments of each prompt.
     """
     found: list[list[Generated]] = [[]] * len(prompts)
     answers = engine.answer([prompt.messages for prompt in prompts], sampling, samples=samples, seed=seed)
-    for index, texts in track(answers, description, total=len(prompts)):
+    shown = answers if description is None else track(answers, description, total=len(prompts))
+    for index, texts in shown:
         found[index] = texts
     return [
         make_judgment(prompt, answer, engine.name, seed, parse, number)

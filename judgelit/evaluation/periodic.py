@@ -1,4 +1,4 @@
-"""Callback that measures a model before training, every N steps and after it, and in `validate` and `test`."""
+"""Callback that measures a model at chosen steps of `fit`, and in `validate` and `test`."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,12 +23,13 @@ class PeriodicMeasurement(Callback, ABC):
     checkpoint.
     """
 
-    def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool) -> None:
+    def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool, at_epoch_end: bool) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"every_n_steps: found {every_n_steps}, expected 1 or more, or null")
         self.every_n_steps = every_n_steps
         self.at_start = at_start
         self.at_end = at_end
+        self.at_epoch_end = at_epoch_end
         self._last_step = -1
         self._metrics: dict[str, float] = {}
 
@@ -53,9 +54,16 @@ class PeriodicMeasurement(Callback, ABC):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure after every `every_n_steps` optimizer steps."""
+        """Measure after every `every_n_steps` optimizer steps, and after an epoch's last one."""
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step not in (0, self._last_step):
+        # The last step of an epoch is measured here, so that a checkpoint of this step knows that it was measured.
+        due = (self.every_n_steps and step % self.every_n_steps == 0) or (self.at_epoch_end and trainer.is_last_batch)
+        if due and step not in (0, self._last_step):
+            self._measure(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure where training ends within an epoch, before callbacks that watch a metric read it."""
+        if self.at_epoch_end and trainer.global_step not in (0, self._last_step):
             self._measure(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

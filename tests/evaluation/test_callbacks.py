@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,15 +18,18 @@ from judgelit.batches.datamodules import JudgeData, JudgeDataModule, SFTDataModu
 from judgelit.errors import UserError
 from judgelit.evaluation import protocols
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
+from judgelit.evaluation.intervals import Mean
 from judgelit.evaluation.metrics import METRICS, Verdicts, accuracy
+from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.prompts import AnswersPrompt, PromptReport
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.records.files import read_rows, write_records
-from judgelit.records.records import Judgment, SFTExample
+from judgelit.records.records import AnswerSet, Judgment, SFTExample
 from judgelit.training.sft import SFTModule
-from tests.support import make_pair, short_templates
+from tests.support import make_judgment, make_pair, short_templates
 
 HELD_OUT = [make_pair(number, "AB"[number % 2]) for number in range(3)]
 
@@ -45,6 +49,33 @@ class Modes(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.seen.append({name: module.training for name, module in pl_module.named_modules()})
+
+
+ANSWERS = [AnswerSet(f"q{number}", f"which of {number}?", ("one", "two", "three"), right=(2,)) for number in (0, 1)]
+
+
+def ask_for_a_word(items: Sequence[AnswerSet], *_: Any, **more: Any) -> tuple[list[AnswersPrompt], PromptReport]:
+    messages = ({"role": "user", "content": "one, two or three?"},)
+    return [AnswersPrompt(item, "cab", "words", messages) for item in items], PromptReport(len(items), 0, ())
+
+
+def read_answers(source: Any, limit: int | None) -> list[AnswerSet]:
+    return [AnswerSet.from_dict(row, at) for at, row in read_rows(source)][:limit]
+
+
+RANKING: Benchmark[AnswerSet] = Benchmark(
+    title="rankings of three answers",
+    size="2",
+    licence="none",
+    convention="Share of texts that are a word of any kind.",
+    read=read_answers,
+    metrics=lambda items, judgments: {
+        "words": [Mean(np.array([one.verdict == "C" for one in judgments]), np.arange(len(judgments)))]
+    },
+    shown={"words": "words"},
+    prompts=ask_for_a_word,
+    verdict=lambda text: "C",
+)
 
 
 class Bench:
@@ -221,11 +252,110 @@ def test_a_benchmark_brings_its_own_metrics(bench: Bench, monkeypatch: pytest.Mo
         JudgeEvaluation(benchmark="owned")
 
 
+def test_each_set_has_its_benchmark(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(protocols.BENCHMARKS, "ranks", RANKING)
+    write_records(tmp_path / "ranks.jsonl", ANSWERS)
+    bench.judge = replace(bench.judge, sets={**bench.judge.sets, "hard": str(tmp_path / "ranks.jsonl")})
+    evaluation = JudgeEvaluation(at_end=False, benchmark={"hard": "ranks"})
+    trainer = bench.trainer([evaluation], max_steps=1)
+    trainer.fit(bench.module(), bench.data())
+    assert trainer.callback_metrics["judge/hard/words"] == 1 and "judge/hard/accuracy" not in trainer.callback_metrics
+    assert "judge/held/accuracy" in trainer.callback_metrics
+    judgments = bench.judgments("judgments/hard-step0.jsonl")
+    assert [(one.pair_id, one.order, one.verdict) for one in judgments] == [("q0", "cab", "C"), ("q1", "cab", "C")]
+
+    data = JudgeDataModule(bench.model, bench.judge)
+    bench.trainer([evaluation, JudgmentWriter()]).predict(bench.module(), data, return_predictions=False)
+    assert {one.verdict for one in bench.judgments("predictions/hard.jsonl")} == {"C"}
+    assert {one.order for one in bench.judgments("predictions/held.jsonl")} == {"ab", "ba"}
+
+    with pytest.raises(UserError, match=r"benchmark: found the set 'heard', expected sets of data\.judge\.sets: held"):
+        bench.trainer([JudgeEvaluation(benchmark={"heard": "ranks"})]).fit(bench.module(), bench.data())
+
+
+def test_judges_at_epoch_ends_and_stops_early(bench: Bench) -> None:
+    stop = EarlyStopping("judge/held/no_verdict", patience=1, check_on_train_epoch_end=True)
+    best = ModelCheckpoint(bench.root, monitor="judge/held/no_verdict", save_on_train_epoch_end=True, filename="{step}")
+    # Six steps an epoch. The untrained judge says no verdict, the trained one always does.
+    callbacks = [JudgeEvaluation(at_epoch_end=True), stop, best]
+    trainer = bench.trainer(callbacks, max_steps=-1, max_epochs=20)
+    trainer.fit(bench.module(), bench.data())
+    ends = sorted(int(name.removeprefix("held-step").removesuffix(".jsonl")) for name in bench.judged())
+    assert ends == list(range(0, trainer.global_step + 1, 6)) and trainer.global_step < 120
+    shares = [
+        PAIRS.estimates(HELD_OUT, bench.judgments(f"judgments/held-step{end}.jsonl"))["no_verdict"].value
+        for end in ends[1:]
+    ]
+    assert stop.best_score == best.best_model_score == min(shares)
+    assert best.best_model_path.endswith(f"step={ends[1 + shares.index(min(shares))]}.ckpt")
+    # It stops at the first epoch that is not better than those before.
+    assert [share >= min(shares[:at]) for at, share in enumerate(shares) if at] == [False] * (len(shares) - 2) + [True]
+
+
+def test_an_epoch_that_ends_early_is_judged_before_its_checkpoint(bench: Bench) -> None:
+    best = ModelCheckpoint(bench.root, monitor="judge/held/no_verdict", save_on_train_epoch_end=True, filename="{step}")
+    evaluation = JudgeEvaluation(at_start=False, at_end=False, at_epoch_end=True)
+    bench.trainer([evaluation, best], max_steps=8).fit(bench.module(), bench.data())
+    assert bench.judged() == {"held-step6.jsonl", "held-step8.jsonl"}
+    assert {path.name for path in bench.root.glob("*.ckpt")} <= {"step=6.ckpt", "step=8.ckpt"}
+
+
+@pytest.mark.parametrize(("saved", "again"), [(6, {8}), (5, {6, 8})], ids=["at-the-epoch-end", "before-it"])
+def test_a_killed_run_judges_what_its_checkpoint_does_not_know(bench: Bench, saved: int, again: set[int]) -> None:
+    class Killed(Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 7:
+                raise ZeroDivisionError
+
+    def callbacks() -> list[Callback]:
+        last = ModelCheckpoint(bench.root, every_n_train_steps=saved, save_top_k=-1, filename="{step}")
+        return [JudgeEvaluation(at_epoch_end=True), last]
+
+    with pytest.raises(ZeroDivisionError):
+        bench.trainer([*callbacks(), Killed()], max_steps=8).fit(bench.module(), bench.data())
+    assert bench.judged() == {"held-step0.jsonl", "held-step6.jsonl"}
+    for path in bench.root.glob("judgments/*"):
+        path.unlink()
+    trainer = bench.trainer(callbacks(), max_steps=8)
+    path = str(bench.root / f"step={saved}.ckpt")
+    trainer.fit(bench.module(), bench.data(), ckpt_path=path, weights_only=False)
+    assert bench.judged() == {f"held-step{step}.jsonl" for step in again}
+
+
+def test_a_time_budget_ends_a_measurement_after_whole_pairs(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [make_pair(number, "AB"[number % 2]) for number in range(9)]
+    write_records(bench.folder / "pairs.jsonl", pairs)
+    sets = {name: str(bench.folder / "pairs.jsonl") for name in ("one", "two")}
+    bench.judge = replace(bench.judge, sets=sets, batch_size=3)
+    trainer = bench.trainer([JudgeEvaluation(max_seconds=1e-9)], max_steps=1)
+    trainer.fit(bench.module(), bench.data())
+    files = [bench.judgments(f"judgments/{name}-step{step}.jsonl") for name in sets for step in (0, 1)]
+    asked = [[(one.pair_id, one.order) for one in judgments] for judgments in files]
+    # One batch of each set: two pairs, the same ones each time, and not simply the first.
+    assert asked[0] == asked[1] == asked[2] == asked[3]
+    assert sorted(asked[0]) == sorted((key, order) for key in {key for key, _ in asked[0]} for order in ("ab", "ba"))
+    assert len(asked[0]) == 4 and {key for key, _ in asked[0]} != {"p0", "p1"}
+    assert trainer.callback_metrics["judge/two/judged"].item() == pytest.approx(2 / 9)
+    judged = [pair for pair in pairs if pair.id in {key for key, _ in asked[0]}]
+    wanted = PAIRS.estimates(judged, files[1])["accuracy"].value
+    assert trainer.callback_metrics["judge/one/accuracy"].item() == wanted
+    assert "; 2 of 9 judged before max_seconds was over" in capsys.readouterr().out
+
+    trainer = bench.trainer([JudgeEvaluation(max_seconds=1000)], max_steps=1)
+    trainer.fit(bench.module(), bench.data())
+    assert trainer.callback_metrics["judge/one/judged"] == 1
+    assert len(bench.judgments("judgments/one-step1.jsonl")) == 18
+    assert "max_seconds" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="max_seconds: found 0, expected more than 0"):
+        JudgeEvaluation(max_seconds=0)
+
+
 RANK = """
 import sys
 import torch.distributed as dist
+from judgelit import BenchmarkMetric
 from judgelit.evaluation.periodic import gather
-from tests.support import make_judgment
+from tests.support import make_judgment, make_pair
 
 rank, folder = int(sys.argv[1]), sys.argv[2]
 dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
@@ -233,6 +363,16 @@ mine = [make_judgment(f"p{number}", "ab", "A") for number in range(3 - 2 * rank)
 of_rank_0_alone = mine if rank == 0 else []
 for judgments in (mine, of_rank_0_alone):
     print([judgment.pair_id for judgment in gather(judgments)])
+
+pairs = [make_pair(number) for number in range(3)]
+both = [make_judgment(pair.id, order, "A") for pair in pairs for order in ("ab", "ba")]
+# p0 is on both ranks, as if a sampler had repeated it to fill an epoch.
+for mine in ([both[:2] + both[3:], both[:3]][rank], [both, None][rank]):
+    metric = BenchmarkMetric("pairs", pairs)
+    if mine is not None:
+        metric.update(mine[:1])
+        metric.update(mine[1:])
+    print({name: (one.value, one.n) for name, one in metric.compute().items() if one.n})
 dist.destroy_process_group()
 """
 
@@ -244,7 +384,11 @@ def test_judgments_of_all_ranks_are_gathered(tmp_path: Path) -> None:
     command = [sys.executable, str(script)]
     ranks = [subprocess.Popen([*command, str(rank), str(tmp_path)], stdout=subprocess.PIPE) for rank in (0, 1)]
     said = [process.communicate(timeout=120)[0].decode().splitlines() for process in ranks]
-    assert said == [["['p0', 'p1', 'p2', 'p0']", "['p0', 'p1', 'p2']"]] * 2
+    pairs = [make_pair(number) for number in range(3)]
+    judgments = [make_judgment(pair.id, order, "A") for pair in pairs for order in ("ab", "ba")]
+    one_rank = PAIRS.estimates(pairs, judgments)
+    found = str({name: (one.value, one.n) for name, one in one_rank.items() if one.n})
+    assert said == [["['p0', 'p1', 'p2', 'p0']", "['p0', 'p1', 'p2']", found, found]] * 2
 
 
 @pytest.mark.parametrize("stop", [True, False])

@@ -48,6 +48,7 @@ class GeneralAbility(PeriodicMeasurement):
         every_n_steps: int | None = None,
         at_start: bool = True,
         at_end: bool = True,
+        at_epoch_end: bool = False,
     ) -> None:
         """Choose what is measured, and when.
 
@@ -58,11 +59,12 @@ class GeneralAbility(PeriodicMeasurement):
             limit: Use only the first examples and prompts, this many.
             max_new_tokens: Longest answer to a prompt of `instructions`, in tokens.
             batch_size: Answers generated at once.
-            every_n_steps: Measure each time this many optimizer steps have been made; none: only at the start and end.
+            every_n_steps: Measure each time this many optimizer steps have been made.
             at_start: Measure before the first step.
             at_end: Measure after the last step.
+            at_epoch_end: Measure after the last step of each epoch.
         """
-        super().__init__(every_n_steps, at_start, at_end)
+        super().__init__(every_n_steps, at_start, at_end, at_epoch_end)
         if batch_size < 1:
             raise UserError(f"batch_size: found {batch_size}, expected 1 or more")
         self.general = General(examples, instructions, limit, max_new_tokens)

@@ -20,8 +20,10 @@ from judgelit.evaluation.general.measure import measure_general
 from judgelit.evaluation.general.settings import General
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
+from judgelit.records.files import write_records
 from judgelit.training.sft import SFTModule
 from tests.evaluation.general.ranks import run
+from tests.support import make_pair, short_templates
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 
@@ -151,10 +153,15 @@ def test_its_public_name() -> None:
 
 @pytest.mark.slow
 def test_each_example_counts_once_on_two_ranks(bench: Bench, tmp_path: Path) -> None:
-    one = run("auto", 1, str(tmp_path / "one"), bench.model, bench.examples)
+    short_templates(tmp_path / "judge")
+    pairs = str(tmp_path / "judge/pairs.jsonl")
+    write_records(pairs, [make_pair(number, "AB"[number % 2]) for number in range(12)])
+    one = run("auto", 1, str(tmp_path / "one"), bench.model, bench.examples, pairs)
+    # The time of a measurement is over after four batches of two pairs.
+    assert len(one["judgments"]) == 16 and one["judged"]["judge/held/judged"] == pytest.approx(8 / 12)
     assert len(one["seen"]) == 2 and set(one["answers"]) == {"step0.jsonl", "step2.jsonl"}
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tmp_path / "two"), bench.model, bench.examples, str(tmp_path / "found.json")]
+    arguments = [str(tmp_path / "two"), bench.model, bench.examples, pairs, str(tmp_path / "found.json")]
     done = subprocess.run(
         [*launch, str(SCRIPT), *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -169,3 +176,5 @@ def test_each_example_counts_once_on_two_ranks(bench: Bench, tmp_path: Path) -> 
             pytest.approx(values, rel=1e-4) for values in one["seen"]
         ]
         assert found[strategy]["answers"] == one["answers"]
+        assert found[strategy]["judgments"] == one["judgments"]
+        assert found[strategy]["judged"] == pytest.approx(one["judged"], nan_ok=True)
