@@ -9,6 +9,8 @@ from judgelit import __version__
 from judgelit.atomic import check_file_names, write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
+from judgelit.evaluation.calibration import calibrate
+from judgelit.evaluation.compare import compare_with, read_other
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
@@ -26,8 +28,9 @@ from judgelit.evaluation.judged_folder import (
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
 from judgelit.evaluation.protocols.listing import describe_benchmarks
-from judgelit.evaluation.saved import read_judgments
+from judgelit.evaluation.saved import SavedResults, read_judgments
 from judgelit.evaluation.tables import print_general, print_table
+from judgelit.evaluation.votes import describe_votes, has_votes, vote_shares
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.records.public_sources import describe_sets, find_set
@@ -49,13 +52,17 @@ def evaluate(
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
     stop_at_verdict: bool = True,
+    votes: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
     limit: int | None = None,
     shard: str | None = None,
     seed: int = 0,
     general: General | None = None,
+    against: str | None = None,
     **engine: Any,
 ) -> None:
-    """Measure a judge on benchmarks or labelled pairs, in both orders, greedily; with --general its general ability.
+    """Measure a judge on benchmarks or labelled pairs, in both orders; with --general its general ability.
 
     Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
     number can be recomputed. After a kill, the same command continues. A folder with results of another model, other
@@ -80,12 +87,17 @@ def evaluate(
         max_new_tokens: Longest judgment, in tokens.
         stop_at_verdict: End a judgment with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
+        votes: Judgments of each prompt; the majority counts. By default one, greedily.
+        temperature: Temperature of several votes, such as 0.7.
+        top_p: Sample votes from the smallest set of tokens that holds this probability.
         limit: Judge only the first pairs of each set, this many.
         shard: Judge only this part of the questions, such as 1/4 on the first of four machines. Then give the judgments
             of all parts to one command with `--judgments 'PATTERN'`.
         seed: Seed of the engine.
         general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
             check; `--general.examples FILE` also the loss on held-out general examples.
+        against: Folder of another judge's results, of the same sets and pairs, to compare with: gains, McNemar's test,
+            flips. The same command with another one, or with none, asks nothing again.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:
@@ -95,6 +107,8 @@ def evaluate(
     alone = general is not None and benchmark == "pairs" and pairs is None and source is None and sets is None
     chosen = {} if alone else _choose_sets(benchmark, pairs, source, sets)
     read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
+    other = None if against is None else read_other(Path(against), folder, read)
+    questions = Questions(templates, max_new_tokens, stop_at_verdict, seed, votes, temperature, top_p)
     described = {
         "command": "evaluate",
         "benchmarks": {name: of_set.name for name, of_set in read.items()},
@@ -103,10 +117,10 @@ def evaluate(
     }
     with locked(folder):
         if judgments is not None:
-            _refuse_beside_judgments(general, engine)
+            _refuse_beside_judgments(general, questions, engine)
             named = model or Path(judgments).name
             found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
-            _write_and_print(folder, named, settings, read, found, None)
+            _write_and_print(folder, named, settings, read, found, None, other)
             return
         if model is None:
             raise UserError("missing --model, or --judgments with judgments that were made elsewhere")
@@ -114,10 +128,9 @@ def evaluate(
         if general is not None and general.harness and spec.endpoint is not None:
             raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
         more = None if general is None else GeneralMeasurement(general, folder)
-        questions = Questions(templates, max_new_tokens, stop_at_verdict, seed)
         described |= {} if more is None else {"general": more.made_from}
         found, settings = judge_into(folder, spec, read, questions, described, more)
-        _write_and_print(folder, model, settings, read, found, more)
+        _write_and_print(folder, model, settings, read, found, more, other)
 
 
 def _write_and_print(
@@ -127,6 +140,7 @@ def _write_and_print(
     sets: Mapping[str, BenchmarkSet],
     judgments: Mapping[str, Sequence[Judgment]],
     more: GeneralMeasurement | None,
+    other: SavedResults | None,
 ) -> None:
     """Compute the results, write them and print their tables."""
     estimates = {name: one.benchmark.estimates(one.items, judgments[name]) for name, one in sets.items()}
@@ -141,10 +155,26 @@ def _write_and_print(
     }
     if more is not None:
         content["general"] = as_json(more.found)
+    votes = {name: vote_shares(one.items, judgments[name]) for name, one in sets.items() if has_votes(judgments[name])}
+    found = {name: calibrate(one.items, judgments[name]) for name, one in sets.items()}
+    calibrations = {name: one for name, one in found.items() if one is not None}
+    if votes:
+        content["votes"] = as_json(votes)
+    if calibrations:
+        content["calibration"] = {name: one.to_dict() for name, one in calibrations.items()}
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
         _print_judged(model, find_benchmark(benchmark), of_benchmark, estimates, groups)
+    for name, shares in votes.items():
+        print(f"{name}: {describe_votes(shares)}")
+    for name, one in calibrations.items():
+        print(f"{name}: {one}")
+    if other is not None:
+        # The results stand already, whether or not the judges can be compared.
+        compared = compare_with(other, sets, judgments, settings)
+        write_json(folder / RESULTS, {**content, "against": compared.to_dict()})
+        compared.print()
     if more is not None:
         print_general({model: more.found})
     texts = [*(["judgments"] if sets else []), *(["general ability's texts and losses"] if more else [])]
@@ -183,9 +213,10 @@ def _take_judgments(
     return {name: found}, settings
 
 
-def _refuse_beside_judgments(general: General | None, engine: Mapping[str, Any]) -> None:
+def _refuse_beside_judgments(general: General | None, questions: Questions, engine: Mapping[str, Any]) -> None:
     changed = EngineSpec("judgments", **engine).changed()
-    for option in [*(["general"] if general is not None else []), *changed]:
+    sampled = ["votes"] if questions.votes > 1 else []
+    for option in [*(["general"] if general is not None else []), *sampled, *changed]:
         raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
 
 

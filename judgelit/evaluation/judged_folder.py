@@ -13,6 +13,7 @@ from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.judgments import judge, make_prompts
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.votes import refuse_equal_votes
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
@@ -56,6 +57,24 @@ class Questions:
     max_new_tokens: int
     stop_at_verdict: bool
     seed: int
+    votes: int = 1
+    """Samples of each prompt; the majority counts."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        refuse_equal_votes(self.votes, self.temperature)
+        for name, found, greedy in (("temperature", self.temperature, 0), ("top_p", self.top_p, 1)):
+            if self.votes == 1 and found != greedy:
+                raise UserError(
+                    f"{name}: found {found} with a single greedy judgment of each prompt, expected {greedy}; set "
+                    "--votes 5, or leave it out"
+                )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How texts are sampled."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop_at_verdict)
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,7 @@ def judge_into(
     settings: Mapping[str, Any],
     more: GeneralMeasurement | None = None,
 ) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
-    """Judge sets greedily and write the items and the judgments of each set to files.
+    """Judge sets and write the items and the judgments of each set to files.
 
     SETTINGS in the folder records what the results are made from: the settings, and hashes of weights, templates and
     pairs. The journal of answers is there too, so that the same call continues after a kill. The caller writes RESULTS
@@ -136,6 +155,9 @@ def judge_into(
     asked = {
         "max_new_tokens": questions.max_new_tokens,
         "stop_at_verdict": questions.stop_at_verdict,
+        "votes": questions.votes,
+        "temperature": questions.temperature,
+        "top_p": questions.top_p,
         "seed": questions.seed,
         **settings,
         "pairs": {name: fingerprint_records(of_set.items) for name, of_set in sets.items()},
@@ -156,11 +178,17 @@ def judge_into(
     if more is not None:
         more.prepare(opened.engine.engine)
     write_json(folder / SETTINGS, opened.settings)
-    sampling = Sampling(questions.max_new_tokens, stop_at_verdict=questions.stop_at_verdict)
     judgments = {}
     for name, of_set in sets.items():
-        parse = of_set.benchmark.verdict
-        judgments[name] = judge(opened.engine, prompts[name], sampling, questions.seed, f"judging {name}", parse)
+        judgments[name] = judge(
+            opened.engine,
+            prompts[name],
+            questions.sampling,
+            questions.seed,
+            f"judging {name}",
+            of_set.benchmark.verdict,
+            questions.votes,
+        )
         write_set(folder, name, of_set.items, judgments[name])
     if more is not None:
         more.measure(opened.engine.engine)
@@ -192,10 +220,10 @@ def refuse_other_results(folder: Path, settings: Mapping[str, Any], results: Col
                 raise UserError(f"{folder / name}: found results without {SETTINGS}, expected an unused name; {advice}")
         return
     try:
-        there = _flat(json.loads(path.read_text(encoding="utf-8")))
+        there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: found no settings as JSON, expected those of results; {advice}") from error
-    for name, value in _flat(settings).items():
+    for name, value in flat_settings(settings).items():
         if name not in there or there[name] != value:
             raise UserError(f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; {advice}")
 
@@ -213,9 +241,9 @@ def _fingerprint_templates(templates: Mapping[str, Template]) -> str:
     return hashlib.sha256(repr(sorted(templates.items())).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

@@ -1,8 +1,8 @@
 """Estimates as text: in percent, and in a table of sets and judges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from judgelit.evaluation.intervals import Estimate
+from judgelit.evaluation.intervals import Estimate, Gain
 
 _NAME_WIDTH = 32
 """Columns of a terminal for the name of a set or of a judge."""
@@ -20,6 +20,22 @@ def show(estimate: Estimate) -> str:
     if estimate.low != estimate.low:
         return f"{100 * estimate.value:.1f}% [one question]"
     return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def show_gain(gain: Gain, one_question: bool = False) -> str:
+    """A gain in points with its interval; `-` if it is undefined.
+
+    Args:
+        gain: The gain.
+        one_question: Whether it is about a single question, so that its interval is unknown.
+    """
+    if gain.value != gain.value:
+        return "-"
+    # A zero has no sign.
+    value, low, high = (
+        f"{100 * one:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0") for one in (gain.value, gain.low, gain.high)
+    )
+    return f"{value} points [one question]" if one_question else f"{value} points [{low}, {high}]"
 
 
 def table_rows(results: Results, metrics: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
@@ -60,6 +76,22 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         print("\n".join(_narrow_lines(results, metrics)))
     for line in _tie_lines(results):
         print(line)
+
+
+def print_comparison(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table of two judges: set, metric, the figure of the other judge and of this one, the difference."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("set", "metric", "other judge", "this judge", "difference")
+    previous = None
+    for row in rows:
+        if previous not in (None, row[0]):
+            table.add_section()
+        previous = row[0]
+        table.add_row(*map(escape, row))
+    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:

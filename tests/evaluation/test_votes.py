@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judgelit.evaluation.votes import vote
 from judgelit.records.records import Judgment, Label, Order, swap_label
-from judgelit.synthesis.votes import vote
 from tests.support import make_judgment
 
 Said = tuple[Label | None, float | None]
