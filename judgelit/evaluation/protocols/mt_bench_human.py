@@ -216,8 +216,6 @@ MT_BENCH_HUMAN: Benchmark[PreferencePair] = Benchmark(
     shown={
         "agreement": "agreement",
         "agreement_without_ties": "without ties",
-        "human_agreement": "of humans",
-        "human_agreement_without_ties": "of humans, without ties",
         "majority_kappa": "kappa",
         "no_verdict": "no verdict",
     },

@@ -23,7 +23,7 @@ _GARBAGE = "garbage"
 
 
 def read(where: Sources, limit: int | None) -> list[PreferencePair]:
-    """The pairs; the label is the one that at least two of three annotators give, and the subset the two models."""
+    """The pairs; the label is the one that at least two of three annotators give, and the source the two models."""
     return read_native(where, limit, _read_row)
 
 
@@ -42,8 +42,7 @@ def _read_row(row: Row, at: str) -> list[PreferencePair]:
         answer_a=read_answer(row.get("response1"), "response1", at),
         answer_b=read_answer(row.get("response2"), "response2", at),
         label=label,
-        subset=text_field(row, "cmp_key", at, default=""),
-        source=text_field(row, "motivation_app", at, default=""),
+        source=text_field(row, "cmp_key", at, default=""),
     )
     return [pair]
 
@@ -55,10 +54,11 @@ def metrics(pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> d
       authors' parser. Precision, recall and F1 are means over A, B and tie with equal weights.
     - `strict_score`, `strict_f1`: the same, and no verdict is wrong.
     - `combined_score`, `combined_f1`: the winner that both orders name; two different ones, or none, count as a tie.
+      Pairs that were judged in one order are left out.
     """
     verdicts = Verdicts.of(pairs, judgments)
     one = np.flatnonzero(verdicts.order == 0) if (verdicts.order == 0).any() else np.arange(len(verdicts.order))
-    first, combined = combined_verdicts(verdicts)
+    first, combined = combined_verdicts(verdicts, both_orders=True)
     strict = Labelled(verdicts.label[one], verdicts.winner[one], verdicts.question[one])
     alone = strict.with_ties_for_none()
     both = Labelled(verdicts.label[first], combined, verdicts.question[first]).with_ties_for_none()
@@ -107,7 +107,7 @@ def read_judgments(row: Row, at: str, pairs: Mapping[str, PreferencePair]) -> li
     return [judgment]
 
 
-_ONE_ORDER = "accuracy / precision / recall / F1; one order, no verdict counts as a tie; from the authors' result file"
+_ONE_ORDER = "accuracy / precision / recall / F1, computed from the authors' result file"
 
 PANDALM: Benchmark[PreferencePair] = Benchmark(
     title="PandaLM's test set, WeOpenML/PandaLM",
@@ -121,10 +121,8 @@ PANDALM: Benchmark[PreferencePair] = Benchmark(
     metrics=metrics,
     shown={
         "score": "accuracy, one order",
-        "precision": "precision",
-        "recall": "recall",
         "f1": "F1",
-        "combined_score": "accuracy, both orders",
+        "combined_score": "both orders",
         "no_verdict": "no verdict",
     },
     judgments=read_judgments,

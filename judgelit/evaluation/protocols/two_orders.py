@@ -6,10 +6,14 @@ from judgelit.evaluation.intervals import Mean, Metric
 from judgelit.evaluation.metrics import TIE, Verdicts
 
 
-def combined_verdicts(verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray]:
+def combined_verdicts(verdicts: Verdicts, both_orders: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """The winner of each judged pair if all its judgments name the same one, otherwise a tie.
 
     A pair that was judged in one order has the winner of that order. A pair without any verdict has no verdict.
+
+    Args:
+        verdicts: The verdicts of all judgments.
+        both_orders: Leave out pairs that were judged in one order.
 
     Returns:
         For each of P pairs the place of its first judgment, [P] int64, and its winner, [P] int64: A, B, TIE or
@@ -20,7 +24,8 @@ def combined_verdicts(verdicts: Verdicts) -> tuple[np.ndarray, np.ndarray]:
         return first, first
     low = np.minimum.reduceat(verdicts.winner, first)
     high = np.maximum.reduceat(verdicts.winner, first)
-    return first, np.where(low == high, low, TIE)
+    kept = np.isin(first, verdicts.both_orders[0]) if both_orders else np.ones(len(first), dtype=bool)
+    return first[kept], np.where(low == high, low, TIE)[kept]
 
 
 def mean_of_orders(verdicts: Verdicts) -> Metric:
