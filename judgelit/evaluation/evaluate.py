@@ -249,6 +249,9 @@ def _choose_sets(
     if sets is not None and isinstance(benchmark, str):
         check_file_names("sets", sets)
         return {name: (benchmark, where) for name, where in sets.items()}
+    # On the command line, a dash in an option's name is read as an underscore.
+    dashed = {name.replace("-", "_"): name for name in found}
+    sets = None if sets is None else {dashed.get(name, name): where for name, where in sets.items()}
     for name in sets or {}:
         if name not in found:
             raise UserError(f"sets: found {name!r}, expected names of the benchmarks: {', '.join(found)}")
