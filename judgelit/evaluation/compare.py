@@ -74,18 +74,27 @@ class Comparison:
 
     def __str__(self) -> str:
         name, heading = next(iter(self.shown.items()))
-        kappa = self.figures.get("kappa")
-        agreement = "" if kappa is None or math.isnan(kappa.value) else f" (kappa {kappa.value:.2f})"
-        parts = [
-            f"{heading} differs by {self._difference(name)}",
-            f"{show(self.figures['flip_rate'])} of {self.judgments} judgments have another verdict{agreement}",
-        ]
-        for case, words in (("judgments", "judgments are right"), ("both_orders", "items are right in all orders")):
-            if case in self.tests:
-                found = self.tests[case]
-                parts.append(f"{found.only_this} {words} only here and {found.only_other} only there (p {found.p:.2g})")
+        gain, flips = self.gains[name], self.figures["flip_rate"]
+        if math.isnan(gain.value):
+            parts = [f"{heading} is undefined"]
+        elif abs(gain.value) < 1e-12:
+            parts = [f"{heading} is the same"]
+        else:
+            way = "higher" if gain.value > 0 else "lower"
+            parts = [f"{heading} is {way} than the other judge's: {self._difference(name)}"]
+        if flips.value == 0:
+            parts.append(f"both give the same verdict in all {self.judgments} judgments")
+        else:
+            kappa = self.figures.get("kappa")
+            agreement = "" if kappa is None or math.isnan(kappa.value) else f" (kappa {kappa.value:.2f})"
+            parts.append(f"{show(flips)} of {self.judgments} judgments have another verdict{agreement}")
+            for case, found in self.tests.items():
+                right = "judgments that are right" if case == "judgments" else "pairs that are right in both orders"
+                parts.append(
+                    f"{right} only here: {found.only_this}, only there: {found.only_other} (McNemar p {found.p:.2g})"
+                )
         if self.left_out:
-            parts.append(f"{self.left_out} judgments that only one of the judges has are left out")
+            parts.append(f"{self.left_out} judgments that only one of them has are left out")
         return "; ".join(parts)
 
     def rows(self, name: str) -> Iterator[tuple[str, ...]]:

@@ -70,6 +70,7 @@ class Questions:
                     f"{name}: found {found} with a single greedy judgment of each prompt, expected {greedy}; set "
                     "--votes 5, or leave it out"
                 )
+        _ = self.sampling  # which refuses wrong values, before the folder is taken
 
     @property
     def sampling(self) -> Sampling:

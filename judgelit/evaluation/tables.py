@@ -1,8 +1,12 @@
 """Estimates as text: in percent, and in a table of sets and judges."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from judgelit.evaluation.intervals import Estimate, Gain
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NAME_WIDTH = 32
 """Columns of a terminal for the name of a set or of a judge."""
@@ -53,7 +57,6 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         results: The estimates.
         metrics: The metrics to show and their column headings; see `Benchmark.shown`.
     """
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -68,19 +71,13 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
             table.add_section()
         previous = row[0]
         table.add_row(*map(escape, row))
-    # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
-    console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
-    if console.measure(table, options=console.options.update(width=_UNKNOWN_WIDTH)).maximum <= console.width:
-        console.print(table)
-    else:
-        print("\n".join(_narrow_lines(results, metrics)))
+    _print_fitting(table, _narrow_lines(results, metrics))
     for line in _tie_lines(results):
         print(line)
 
 
 def print_comparison(rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table of two judges: set, metric, the figure of the other judge and of this one, the difference."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -91,7 +88,8 @@ def print_comparison(rows: Sequence[tuple[str, ...]]) -> None:
             table.add_section()
         previous = row[0]
         table.add_row(*map(escape, row))
-    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
+    lines = (f"{name}, {metric}: {gain}\n  from {there}\n  to   {here}" for name, metric, there, here, gain in rows)
+    _print_fitting(table, lines)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
@@ -147,6 +145,18 @@ def show_general(metric: str, found: Estimate) -> str:
         return "-"
     interval = "" if found.low != found.low else f" [{found.low:.3f}, {found.high:.3f}]"
     return f"{found.value:.3f}{interval}"
+
+
+def _print_fitting(table: "Table", lines: Iterable[str]) -> None:
+    """Print a table, or the lines if the terminal is too narrow for it."""
+    from rich.console import Console
+
+    # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
+    console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
+    if console.measure(table, options=console.options.update(width=_UNKNOWN_WIDTH)).maximum <= console.width:
+        console.print(table)
+    else:
+        print("\n".join(lines))
 
 
 def _narrow_lines(results: Results, metrics: Mapping[str, str]) -> Iterator[str]:

@@ -1,15 +1,20 @@
-"""Verdicts of several judgments: majorities, orders, probabilities."""
+"""Verdicts of several judgments: majorities of a prompt and of a pair, orders, probabilities."""
 
 import math
+import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judgelit.evaluation.votes import vote
+from judgelit.errors import UserError
+from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.votes import majorities, refuse_equal_votes, vote, vote_shares
 from judgelit.records.records import Judgment, Label, Order, swap_label
-from tests.support import make_judgment
+from tests.support import make_judgment, make_pair
 
 Said = tuple[Label | None, float | None]
 
@@ -101,3 +106,93 @@ def test_swapping_the_answers_swaps_the_verdict(ab: list[Said], ba: list[Said]) 
     assert swapped.consistent == found.consistent
     if found.probability_a is not None:
         assert swapped.probability_a == pytest.approx(1 - found.probability_a, abs=2e-6)
+
+
+def samples(verdicts: Sequence[str | None], order: str = "ab", pair: str = "p1") -> list[Judgment]:
+    """The samples of one prompt. Texts without a verdict are cut, the others not."""
+    return [
+        replace(
+            make_judgment(pair, "ab", None),
+            order=order,
+            verdict=verdict,
+            text=f"text {sample}",
+            sample=sample,
+            margin=1.0,
+            finish="stop" if verdict else "length",
+        )
+        for sample, verdict in enumerate(verdicts)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "majority", "text"),
+    [
+        (["B", "A", "A"], "A", 1),
+        (["A", "B"], "tie", 0),
+        (["A", "B", "tie", "B", "A", "tie"], "tie", 2),
+        ([None, None, "B"], "B", 2),
+        ([None, None], None, 0),
+        (["tie", "tie", "A"], "tie", 0),
+    ],
+)
+def test_the_majority_of_a_prompt(verdicts: list[str | None], majority: str | None, text: int) -> None:
+    (found,) = majorities(samples(verdicts))
+    assert (found.verdict, found.text, found.margin, found.sample) == (majority, f"text {text}", None, 0)
+    assert (found.finish == "length") == (majority is None)
+    assert majorities([found]) == [found]
+
+
+def test_the_majority_of_answers_is_a_letter_and_that_of_ratings_their_mean() -> None:
+    found = majorities([*samples(["C", "D", "C"], "cadb"), *samples(["7", "8", None, "7.5"], "b")])
+    assert [(one.order, one.verdict) for one in found] == [("cadb", "C"), ("b", "7.5")]
+
+
+def test_single_judgments_stay_as_they_are() -> None:
+    single = [*samples(["A"]), *samples([None], "ba"), *samples(["B"], pair="p2")]
+    assert majorities(single) is single
+    # A sample that is there twice counts once.
+    assert majorities([*samples(["A", "B", "B"]), *samples(["A"]) * 3])[0].verdict == "B"
+
+
+TABLE = st.lists(st.lists(st.sampled_from(["A", "B", "tie", None]), min_size=1, max_size=5), min_size=1, max_size=6)
+
+
+@given(TABLE, st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_metrics_are_those_of_the_majorities(table: list[list[Label | None]], random: random.Random) -> None:
+    pairs = [make_pair(number, "AB"[number % 2]) for number in range(len(table))]  # type: ignore[arg-type]
+    everything = [one for number, verdicts in enumerate(table) for one in samples(verdicts, pair=f"p{number}")]
+    random.shuffle(everything)
+    by_hand: list[Judgment] = []
+    for number, verdicts in enumerate(table):
+        counts = Counter(verdict for verdict in verdicts if verdict).most_common()
+        tied = len(counts) > 1 and counts[0][1] == counts[1][1]
+        verdict = None if not counts else "tie" if tied else counts[0][0]
+        by_hand.append(make_judgment(f"p{number}", "ab", verdict))
+    found, expected = PAIRS.estimates(pairs, everything), PAIRS.estimates(pairs, by_hand)
+    for name in ("accuracy", "no_verdict", "share_a", "length_bias", "kappa", "ties"):
+        assert found[name].to_dict() == expected[name].to_dict(), name
+    by_group = PAIRS.estimates_by_group([replace(pair, category="all") for pair in pairs], everything)
+    assert by_group["category"]["all"]["accuracy"].to_dict() == expected["accuracy"].to_dict()
+    assert all(
+        gain.value == 0
+        for gain in PAIRS.gains(pairs, everything, everything).values()
+        if gain.value is not None and not math.isnan(gain.value)
+    )
+
+
+def test_shares_of_votes_by_hand() -> None:
+    judged = [*samples(["A", "A", "B", None]), *samples(["A", "B", None, None], "ba"), *samples([None] * 4, pair="p2")]
+    found = vote_shares([make_pair(1), make_pair(2)], judged)
+    # Two of three, one of two, none of none.
+    assert (found["agreement"].value, found["agreement"].n) == (pytest.approx(3 / 5), 5)
+    assert (found["no_verdict"].value, found["no_verdict"].n) == (pytest.approx(7 / 12), 12)
+    assert found["cut_by_length"].value == found["no_verdict"].value
+    assert (found["split"].value, found["split"].n) == (pytest.approx(1 / 3), 3)
+
+
+@pytest.mark.parametrize(("votes", "complaint"), [(0, "found 0, expected 1 or more"), (3, "found 3 at temperature 0")])
+def test_votes_that_make_no_sense_are_refused(votes: int, complaint: str) -> None:
+    with pytest.raises(UserError, match=f"votes: {complaint}"):
+        refuse_equal_votes(votes, 0.0)
+    refuse_equal_votes(1, 0.0)
