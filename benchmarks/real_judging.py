@@ -1,4 +1,4 @@
-"""Measure judges on real labelled pairs with `judgelit evaluate`: LLMBar and its processed sets, EvalBiasBench, PandaLM.
+"""Measure judges on real labelled pairs with `judgelit evaluate`: LLMBar, its processed sets, EvalBiasBench, PandaLM.
 
     python benchmarks/real_judging.py --models MODEL ... --llmbar DIR ... --evalbiasbench FILE --pandalm FILE
         [--limit 40] [--max-new-tokens 128] [--folder DIR]

@@ -119,8 +119,8 @@ AUTO_J: Benchmark[PreferencePair] = Benchmark(
     title="Auto-J's pairwise test set, GAIR-NLP/auto-j",
     size="1,392 pairs of 58 scenarios, 24 each; ties included",
     licence="not stated in its repository",
-    convention="Both orders. Agreement is the share of pairs whose verdict is the label in both orders; a pair labelled "
-    "tie needs two ties. Consistency is the share of pairs with the same winner in both orders.",
+    convention="Both orders. Agreement is the share of pairs whose verdict is the label in both orders; a pair "
+    "labelled tie needs two ties. Consistency is the share of pairs with the same winner in both orders.",
     read=read,
     metrics=metrics,
     shown={"agreement": "agreement", "consistency": "consistency", "no_verdict": "no verdict"},

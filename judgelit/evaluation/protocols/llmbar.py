@@ -15,7 +15,7 @@ import numpy as np
 from judgelit.errors import UserError
 from judgelit.evaluation.intervals import Mean, Metric
 from judgelit.evaluation.metrics import Verdicts, pair_metrics
-from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, file_of
 from judgelit.evaluation.protocols.two_orders import mean_of_orders
@@ -152,6 +152,8 @@ def _judgment(one: Mapping[str, Any], name: str, at: str, pair_id: str, order: s
     )
 
 
+_BY_SUBSET = "Natural / Neighbor / GPTInst / GPTOut / Manual; from the authors' result files"
+
 LLMBAR: Benchmark[PreferencePair] = Benchmark(
     title="LLMBar, princeton-nlp/LLMBar",
     size="419 pairs: Natural 100, Adversarial 319 (Neighbor 134, GPTInst 92, GPTOut 47, Manual 46)",
@@ -168,4 +170,9 @@ LLMBAR: Benchmark[PreferencePair] = Benchmark(
         "no_verdict": "no verdict",
     },
     judgments=read_judgments,
+    published=(
+        Published("GPT-4, prompt with rules (Vanilla)", "95.5 / 78.7 / 86.4 / 77.7 / 80.4", _BY_SUBSET),
+        Published("LLaMA2-70B-Chat, the same", "80.5 / 24.6 / 30.4 / 56.4 / 37.0", _BY_SUBSET),
+        Published("ChatGPT, the same", "81.5 / 19.4 / 26.6 / 41.5 / 34.8", _BY_SUBSET),
+    ),
 )
