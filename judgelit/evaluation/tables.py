@@ -53,7 +53,9 @@ def table_rows(results: Results, metrics: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def print_table(results: Results, metrics: Mapping[str, str]) -> None:
-    """Print a table of the estimates and the number of ties. A narrow terminal gets one line for each figure.
+    """Print a table of the estimates. A narrow terminal gets one line for each figure.
+
+    If accuracy is shown, which leaves ties out, their number stands below the table.
 
     Args:
         results: The estimates.
@@ -74,8 +76,9 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         previous = row[0]
         table.add_row(*map(escape, row))
     _print_fitting(table, _narrow_lines(results, metrics))
-    for line in _tie_lines(results):
-        print(line)
+    if "accuracy" in metrics:
+        for line in _tie_lines(results):
+            print(line)
 
 
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

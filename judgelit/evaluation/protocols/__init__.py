@@ -4,9 +4,14 @@ import difflib
 from typing import Any
 
 from judgelit.errors import UserError
+from judgelit.evaluation.protocols.auto_j import AUTO_J
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.protocols.evalbiasbench import EVALBIASBENCH
 from judgelit.evaluation.protocols.judgebench import JUDGEBENCH
+from judgelit.evaluation.protocols.llmbar import LLMBAR
+from judgelit.evaluation.protocols.mt_bench_human import MT_BENCH_HUMAN
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.protocols.pandalm import PANDALM
 from judgelit.evaluation.protocols.reasoningjudgebench import REASONINGJUDGEBENCH
 from judgelit.evaluation.protocols.rewardbench import REWARDBENCH
 from judgelit.evaluation.protocols.rewardbench2 import REWARDBENCH2
@@ -24,6 +29,11 @@ BENCHMARKS: dict[str, Benchmark[Any]] = {
     "reasoningjudgebench": REASONINGJUDGEBENCH,
     "rmb-pairwise": RMB_PAIRWISE,
     "rmb-bestofn": RMB_BEST_OF_N,
+    "llmbar": LLMBAR,
+    "pandalm": PANDALM,
+    "auto-j": AUTO_J,
+    "evalbiasbench": EVALBIASBENCH,
+    "mt-bench-human": MT_BENCH_HUMAN,
 }
 
 

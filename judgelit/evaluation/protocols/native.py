@@ -11,7 +11,8 @@ from judgelit.records.sources import FileSource, Sources, as_sources, report_onc
 
 ReadRow = Callable[[Row, str], Sequence[PreferencePair] | str]
 """Reads a row, with its place for error messages, as its pairs; or says why the row is left out."""
-_OWN = {"id", "question", "answer_a", "answer_b", "label"}
+OWN = {"id", "question", "answer_a", "answer_b", "label"}
+"""Fields of a pair in judgelit's form."""
 
 
 def read_native(value: Sources, limit: int | None, read: ReadRow) -> list[PreferencePair]:
@@ -30,8 +31,8 @@ def read_native(value: Sources, limit: int | None, read: ReadRow) -> list[Prefer
     """
     found: dict[str, PreferencePair] = {}
     left_out: Counter[str] = Counter()
-    for at, row in _rows(value):
-        made = [PreferencePair.from_dict(row, at)] if row.keys() >= _OWN else read(row, at)
+    for at, row in own_rows(value):
+        made = [PreferencePair.from_dict(row, at)] if row.keys() >= OWN else read(row, at)
         if isinstance(made, str):
             left_out[made] += 1
             continue
@@ -54,7 +55,12 @@ def id_field(row: Row, name: str, at: str) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else text_field(row, name, at)
 
 
-def _rows(value: Sources) -> Iterator[tuple[str, Row]]:
+def own_rows(value: Sources) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of files or of data sets of the hub, each with its place.
+
+    Raises:
+        UserError: A source has no rows, or a row is not an object.
+    """
     for source in as_sources(value):
         if not isinstance(source, FileSource):
             raise UserError(
