@@ -8,6 +8,8 @@ from typing import TypeVar
 T = TypeVar("T")
 _SECONDS = 30.0
 """Seconds between two lines."""
+_KNOWN_SECONDS = 1.0
+"""Items of the first second are those that a journal holds; the time left is computed from the others."""
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
@@ -30,10 +32,14 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 def _with_lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     began = said = time.monotonic()
+    known = 0
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
+        if now - began < _KNOWN_SECONDS:
+            known = count
         if now - said >= _SECONDS and count != total:
             said = now
-            left = "" if total is None else f" of {total}, {(total - count) * (now - began) / count / 60:.1f} min left"
+            minutes = (now - began) / (count - known) / 60
+            left = "" if total is None else f" of {total}, {(total - count) * minutes:.1f} min left"
             print(f"{description}: {count}{left}", file=sys.stderr, flush=True)

@@ -25,6 +25,17 @@ def test_without_a_terminal_there_is_a_line_every_30_seconds(
     ]
 
 
+def test_answers_of_a_journal_do_not_make_the_rest_look_fast(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for item in track(iter(range(104)), "judging", total=104):
+        now[0] += 0.001 if item < 100 else 20.0
+    # 2 of the 4 new ones took 40 seconds.
+    assert capsys.readouterr().err.splitlines() == ["judging: 102 of 104, 0.7 min left"]
+
+
 def test_a_list_knows_its_length_and_a_short_task_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track([1, 2, 3], "counting")) == [1, 2, 3]
     assert capsys.readouterr().err == ""

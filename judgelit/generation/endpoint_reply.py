@@ -93,7 +93,7 @@ def read_reply(body: bytes | str) -> Reply:
         len(found),
         model if isinstance(model, str) and model else None,
         _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
+        _new_tokens(usage.get("completion_tokens"), choices),
     )
     if not choices:
         problems[0].reply = read
@@ -254,6 +254,15 @@ def read_number(value: Any) -> float | None:
 def _count(value: Any) -> int | None:
     number = read_number(value)
     return None if number is None or number < 0 else int(number)
+
+
+def _new_tokens(said: Any, choices: Sequence[Choice]) -> int | None:
+    """Tokens of all choices together, as the server says, but no fewer than it has sent.
+
+    llama.cpp's server says those of one choice, whatever `n` is.
+    """
+    count = _count(said)
+    return None if count is None else max(count, sum(len(choice.tokens or ()) for choice in choices))
 
 
 def _by_index(choices: list[Any]) -> list[Any]:

@@ -55,6 +55,26 @@ def test_bodies_without_json(body: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "with_tokens", "counted"),
+    [
+        (2, True, 5),  # llama.cpp's server says the tokens of one choice alone.
+        (9, True, 9),  # Tokens of hidden reasoning have no log-probabilities.
+        (2, False, 2),
+        (None, True, None),
+    ],
+)
+def test_tokens_of_all_choices_are_counted(said: int | None, with_tokens: bool, counted: int | None) -> None:
+    def choice(index: int, tokens: int) -> dict[str, Any]:
+        content = [{"token": "x", "logprob": -1.0}] * tokens
+        more = {"logprobs": {"content": content}} if with_tokens else {}
+        return {"index": index, "message": {"content": "x" * tokens}, "finish_reason": "stop", **more}
+
+    reply = {"choices": [choice(0, 2), choice(1, 3)], "usage": {"prompt_tokens": 4, "completion_tokens": said}}
+    found = read_reply(json.dumps(reply))
+    assert (found.prompt_tokens, found.new_tokens) == (4, counted)
+
+
+@pytest.mark.parametrize(
     ("body", "said"),
     [
         ({"error": {"message": "no\n such", "code": 3}}, "no such"),
