@@ -1,11 +1,19 @@
-"""Compare judging of pairs in both orders with a loop of `model.generate`, one prompt at a time.
+"""Compare judging of pairs in both orders with generation by transformers.
 
     python benchmarks/judging.py --model DIR --data FILE --steps 5 [--pairs 100] [--max_new_tokens 64] [--batch 40]
+        [--peer batched|continuous|one]
 
 FILE holds preference pairs; the prompts use the default template. The pairs are split into --steps chunks. Two
-processes take turns, one chunk a turn: judgelit's LocalEngine (--batch texts at once), and transformers' model. Both
-decode greedily in float32 from the same prompt ids. LocalEngine stops at the verdict, as in `judgelit evaluate`. A text
-counts as equal if it equals the loop's text, or the loop's text up to the verdict.
+processes take turns, one chunk a turn: judgelit's LocalEngine (--batch texts at once), and a peer:
+
+- batched: `model.generate` on left-padded batches of prompts of similar length. The batch size is the fastest of
+  PEER_BATCHES on a chunk of its own before the first turn.
+- continuous: `model.generate_batch`, the continuous batching of transformers.
+- one: `model.generate`, one prompt at a time.
+
+Both decode greedily in float32 from the same prompt ids. Against `one`, LocalEngine stops at the verdict, as in
+`judgelit evaluate`, and a text counts as equal if it equals the peer's text up to the verdict. Against the other peers
+it writes each text to its end, as they do.
 
 The lines before the claim say how our time is divided, and which fraction of its floor each part reaches:
 
@@ -17,6 +25,7 @@ The lines before the claim say how our time is divided, and which fraction of it
 Both rates are measured in the same turn. The last line is the claim.
 """
 
+import sys
 import time
 from collections import defaultdict
 from typing import Any
@@ -24,12 +33,17 @@ from typing import Any
 import side_by_side
 
 WARMUP_PAIRS = 1
+PEER_BATCHES = (4, 8, 16, 32)
+"""Batch sizes among which the peer `batched` takes the fastest."""
+TRIAL_PAIRS = 16
+"""Pairs on which it tries them, each in both orders."""
 
 
 def main() -> None:
     parser = side_by_side.argument_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=100, help="pairs to judge, each in both orders")
     parser.add_argument("--max_new_tokens", type=int, default=64, help="maximum length of a judgment in tokens")
+    parser.add_argument("--peer", choices=("batched", "continuous", "one"), default="batched")
     parser.set_defaults(warmup=1, batch=40)
     args = parser.parse_args()
     if args.role != "parent":
@@ -53,8 +67,8 @@ def main() -> None:
     print("fraction of the floor reached: " + ", ".join(f"{name} {share:.1%}" for name, share in reached.items()))
     print(", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in same.items()))
     side_by_side.print_claim(
-        f"judging {args.pairs} pairs in both orders, {args.max_new_tokens} new tokens at most, against model.generate",
-        2.0,
+        f"judging {args.pairs} pairs in both orders, {args.max_new_tokens} new tokens at most, against {args.peer}",
+        2.0 if args.peer == "one" else 1.5,
         times,
         smaller_is_better=False,
         same=same,
@@ -96,7 +110,7 @@ def ours(turns: side_by_side.Turns, args: Any) -> None:
     from judgelit.generation.sampling import Sampling
 
     engine = load_engine(EngineSpec(args.model, batch_size=args.batch))
-    sampling = Sampling(args.max_new_tokens, stop_at_verdict=True)
+    sampling = Sampling(args.max_new_tokens, stop_at_verdict=args.peer == "one")
     parts = Parts(engine.model)
     for conversations in chunks(args, engine.tokenizer):
         turns.begin()
@@ -110,29 +124,82 @@ def ours(turns: side_by_side.Turns, args: Any) -> None:
 
 
 def theirs(turns: side_by_side.Turns, args: Any) -> None:
-    """Judge with a loop over prompts."""
-    import torch
+    """Judge with the peer."""
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     from judgelit.batches.tokenizer import ChatTokenizer
 
     tokenizer = ChatTokenizer.load(args.model)
-    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype="float32").eval()
     settings = GenerationConfig(
         max_new_tokens=args.max_new_tokens,
         do_sample=False,
         eos_token_id=list(tokenizer.stop_ids),
         pad_token_id=tokenizer.pad_id,
     )
-    for conversations in chunks(args, tokenizer):
+    parts = [[tokenizer.prompt_ids(messages) for messages in part] for part in chunks(args, tokenizer)]
+    if args.peer == "batched":
+        size = fastest_batch(model, [ids for part in parts[args.warmup :] for ids in part][: 2 * TRIAL_PAIRS], settings)
+
+        def generate(prompts: list[list[int]]) -> list[list[int]]:
+            return in_batches(model, prompts, settings, size)
+
+    elif args.peer == "continuous":
+
+        def generate(prompts: list[list[int]]) -> list[list[int]]:
+            return continuously(model, prompts, settings)
+
+    else:
+
+        def generate(prompts: list[list[int]]) -> list[list[int]]:
+            return in_batches(model, prompts, settings, 1)
+
+    for prompts in parts:
         turns.begin()
-        texts = []
-        for messages in conversations:
-            ids = torch.tensor([tokenizer.prompt_ids(messages)])
-            made = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
-            texts.append(tokenizer.decode(made[0, ids.shape[1] :].tolist()))
+        texts = [tokenizer.decode(ids) for ids in generate(prompts)]
         turns.end(texts=texts)
     turns.begin()  # wait until the parent stops this process
+
+
+def in_batches(model: Any, prompts: list[list[int]], settings: Any, size: int) -> list[list[int]]:
+    """The new ids of each prompt, generated in left-padded batches of prompts of similar length."""
+    import torch
+
+    made: list[list[int]] = [[] for _ in prompts]
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    ends = set(settings.eos_token_id)
+    for start in range(0, len(by_length), size):
+        batch = by_length[start : start + size]
+        longest = len(prompts[batch[-1]])
+        ids = [[settings.pad_token_id] * (longest - len(prompts[index])) + prompts[index] for index in batch]
+        mask = [[0] * (longest - len(prompts[index])) + [1] * len(prompts[index]) for index in batch]
+        found = model.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), generation_config=settings)
+        for index, row in zip(batch, found[:, longest:].tolist(), strict=True):
+            stop = next((place for place, token in enumerate(row) if token in ends), len(row))
+            made[index] = row[:stop]
+    return made
+
+
+def fastest_batch(model: Any, prompts: list[list[int]], settings: Any) -> int:
+    """The batch size of PEER_BATCHES that generates these prompts fastest."""
+    seconds = {}
+    for size in PEER_BATCHES:
+        began = time.perf_counter()
+        in_batches(model, prompts, settings, size)
+        seconds[size] = time.perf_counter() - began
+    best = min(seconds, key=seconds.__getitem__)
+    shown = ", ".join(f"{size}: {took:.1f} s" for size, took in seconds.items())
+    print(f"the peer's batch size is {best} ({shown})", file=sys.stderr, flush=True)
+    return best
+
+
+def continuously(model: Any, prompts: list[list[int]], settings: Any) -> list[list[int]]:
+    """The new ids of each prompt, by the continuous batching of transformers."""
+    found = model.generate_batch(inputs=prompts, generation_config=settings, progress_bar=False)
+    ends = set(settings.eos_token_id)
+    # The requests are named in the sequence of the prompts: req_0, req_1, ... of this call.
+    outputs = sorted(found.values(), key=lambda one: int(one.request_id.rpartition("_")[2]))
+    return [[token for token in one.generated_tokens if token not in ends] for one in outputs]
 
 
 class Parts:

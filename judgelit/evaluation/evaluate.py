@@ -9,6 +9,10 @@ from judgelit import __version__
 from judgelit.atomic import check_file_names, write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
+from judgelit.evaluation.bias import find_attacks
+from judgelit.evaluation.bias.suite import AttackEstimates, attack_estimates, attack_sets, print_attacks
+from judgelit.evaluation.calibration import calibrate
+from judgelit.evaluation.compare import compare_with, read_other
 from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.general.settings import General
 from judgelit.evaluation.intervals import as_json
@@ -27,8 +31,9 @@ from judgelit.evaluation.judged_folder import (
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
 from judgelit.evaluation.protocols.listing import describe_benchmarks
-from judgelit.evaluation.saved import read_judgments
+from judgelit.evaluation.saved import SavedResults, read_judgments
 from judgelit.evaluation.tables import print_general, print_table
+from judgelit.evaluation.votes import describe_votes, has_votes, majorities, vote_shares
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.records.public_sources import describe_sets, find_set
@@ -50,13 +55,18 @@ def evaluate(
     templates: Templates = Templates(),  # noqa: B008 (frozen, so sharing the default is safe)
     max_new_tokens: int = 1024,
     stop_at_verdict: bool = True,
+    votes: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
     limit: int | None = None,
     shard: str | None = None,
     seed: int = 0,
     general: General | None = None,
+    against: str | None = None,
+    attacks: str | list[str] | None = None,
     **engine: Any,
 ) -> None:
-    """Measure a judge on benchmarks or labelled pairs, in both orders, greedily; with --general its general ability.
+    """Measure a judge on benchmarks or labelled pairs, in both orders; with --general its general ability.
 
     Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
     number can be recomputed; for RewardBench also SET.leaderboard.json, in its leaderboard's form. After a kill, the
@@ -82,12 +92,21 @@ def evaluate(
         max_new_tokens: Longest judgment, in tokens.
         stop_at_verdict: End a judgment with the line that says its verdict. Text after it takes time and is not read,
             unless it holds another verdict.
+        votes: Judgments of each prompt; the majority counts. By default one, greedily.
+        temperature: Temperature of several votes, such as 0.7.
+        top_p: Sample votes from the smallest set of tokens that holds this probability.
         limit: Judge only the first pairs of each set, this many.
         shard: Judge only this part of the questions, such as 1/4 on the first of four machines. Then give the judgments
             of all parts to one command with `--judgments 'PATTERN'`.
         seed: Seed of the engine.
         general: Measure general ability, beside judging or alone. `--general` measures instructions that a program can
             check; `--general.examples FILE` also the loss on held-out general examples.
+        against: Folder of another judge's results, of the same sets and pairs, to compare with: gains, McNemar's test,
+            flips. The same command with another one, or with none, asks nothing again.
+        attacks: Attack the judge: change the worse answer of each pair and judge again. `--attacks` makes all attacks,
+            `--attacks '[injection, style]'` some of them: position, length, self_preference, padding, style,
+            master_key, null_answer, injection, forged_turn, forged_verdict. All together ask about 30 times as often
+            as the pairs alone. More attacks may be added to the same folder.
         engine: The fields of `EngineSpec`.
     """
     if limit is not None and limit < 1:
@@ -97,6 +116,11 @@ def evaluate(
     alone = general is not None and benchmark == "pairs" and pairs is None and source is None and sets is None
     chosen = {} if alone else _choose_sets(benchmark, pairs, source, sets)
     read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
+    other = None if against is None else read_other(Path(against), folder, read)
+    questions = Questions(templates, max_new_tokens, stop_at_verdict, seed, votes, temperature, top_p)
+    chosen_attacks = {} if attacks is None else find_attacks(attacks)
+    _refuse_attacks_beside(attacks, judgments, shard)
+    attacked = attack_sets(chosen_attacks, read) if chosen_attacks else {}
     described = {
         "command": "evaluate",
         "benchmarks": {name: of_set.name for name, of_set in read.items()},
@@ -105,10 +129,10 @@ def evaluate(
     }
     with locked(folder):
         if judgments is not None:
-            _refuse_beside_judgments(general, engine)
+            _refuse_beside_judgments(general, questions, engine)
             named = model or Path(judgments).name
             found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
-            _write_and_print(folder, named, settings, read, found, None)
+            _write_and_print(folder, named, settings, read, found, None, {}, other)
             return
         if model is None:
             raise UserError("missing --model, or --judgments with judgments that were made elsewhere")
@@ -116,10 +140,10 @@ def evaluate(
         if general is not None and general.harness and spec.endpoint is not None:
             raise UserError("general.harness: has no meaning with an endpoint, expected a model that is loaded here")
         more = None if general is None else GeneralMeasurement(general, folder)
-        questions = Questions(templates, max_new_tokens, stop_at_verdict, seed)
         described |= {} if more is None else {"general": more.made_from}
-        found, settings = judge_into(folder, spec, read, questions, described, more)
-        _write_and_print(folder, model, settings, read, found, more)
+        found, settings = judge_into(folder, spec, read, questions, described, more, attacked)
+        of_attacks = attack_estimates(chosen_attacks, read, attacked, found) if chosen_attacks else {}
+        _write_and_print(folder, model, settings, read, found, more, of_attacks, other)
 
 
 def _write_and_print(
@@ -129,6 +153,8 @@ def _write_and_print(
     sets: Mapping[str, BenchmarkSet],
     judgments: Mapping[str, Sequence[Judgment]],
     more: GeneralMeasurement | None,
+    attacks: AttackEstimates,
+    other: SavedResults | None,
 ) -> None:
     """Compute the results, write them and print their tables."""
     estimates = {name: one.benchmark.estimates(one.items, judgments[name]) for name, one in sets.items()}
@@ -143,13 +169,33 @@ def _write_and_print(
     }
     if more is not None:
         content["general"] = as_json(more.found)
-    for name, one in sets.items():
-        if one.benchmark.export is not None:
-            write_json(folder / LEADERBOARD.format(name), one.benchmark.export(model, one.items, judgments[name]))
+    for name, of_set in sets.items():
+        if (export := of_set.benchmark.export) is not None:
+            board = export(model, of_set.items, majorities(judgments[name]))
+            write_json(folder / LEADERBOARD.format(name), board)
+    if attacks:
+        content["attacks"] = as_json(attacks)
+    votes = {name: vote_shares(one.items, judgments[name]) for name, one in sets.items() if has_votes(judgments[name])}
+    found = {name: calibrate(one.items, judgments[name]) for name, one in sets.items()}
+    calibrations = {name: one for name, one in found.items() if one is not None}
+    if votes:
+        content["votes"] = as_json(votes)
+    if calibrations:
+        content["calibration"] = {name: one.to_dict() for name, one in calibrations.items()}
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]
         _print_judged(model, find_benchmark(benchmark), of_benchmark, estimates, groups)
+    print_attacks(attacks)
+    for name, shares in votes.items():
+        print(f"{name}: {describe_votes(shares)}")
+    for name, one in calibrations.items():
+        print(f"{name}: {one}")
+    if other is not None:
+        # The results stand already, whether or not the judges can be compared.
+        compared = compare_with(other, sets, judgments, settings)
+        write_json(folder / RESULTS, {**content, "against": compared.to_dict()})
+        compared.print()
     if more is not None:
         print_general({model: more.found})
     texts = [*(["judgments"] if sets else []), *(["general ability's texts and losses"] if more else [])]
@@ -188,10 +234,18 @@ def _take_judgments(
     return {name: found}, settings
 
 
-def _refuse_beside_judgments(general: General | None, engine: Mapping[str, Any]) -> None:
+def _refuse_beside_judgments(general: General | None, questions: Questions, engine: Mapping[str, Any]) -> None:
     changed = EngineSpec("judgments", **engine).changed()
-    for option in [*(["general"] if general is not None else []), *changed]:
+    sampled = ["votes"] if questions.votes > 1 else []
+    for option in [*(["general"] if general is not None else []), *sampled, *changed]:
         raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
+
+
+def _refuse_attacks_beside(attacks: object, judgments: str | None, shard: str | None) -> None:
+    if attacks is not None and judgments is not None:
+        raise UserError("attacks: has no meaning with judgments that were made elsewhere; leave it out")
+    if attacks is not None and shard is not None:
+        raise UserError("attacks: found beside shard, expected all pairs, since attacks of parts are not put together")
 
 
 def _read(benchmark: str, name: str, where: Sources, limit: int | None, part: Shard | None) -> Sequence[Any]:
@@ -227,6 +281,9 @@ def _choose_sets(
     if sets is not None and isinstance(benchmark, str):
         check_file_names("sets", sets)
         return {name: (benchmark, where) for name, where in sets.items()}
+    # On the command line, a dash in an option's name is read as an underscore.
+    dashed = {name.replace("-", "_"): name for name in found}
+    sets = None if sets is None else {dashed.get(name, name): where for name, where in sets.items()}
     for name in sets or {}:
         if name not in found:
             raise UserError(f"sets: found {name!r}, expected names of the benchmarks: {', '.join(found)}")
@@ -264,10 +321,16 @@ def main(argv: list[str]) -> None:
     if "--list" in argv:
         print(describe_benchmarks())
         return
-    # `--general` alone stands for all its defaults.
+    # `--general` alone stands for all its defaults, and `--attacks` alone for all attacks.
     others = [one for one in argv if one.startswith("--general.")]
-    for place, one in enumerate(argv):
-        if one == "--general" and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
-            argv = [*argv[:place], *([] if others else ["--general={}"]), *argv[place + 1 :]]
-            break
+    argv = _with_value(argv, "--general", [] if others else ["--general={}"])
+    argv = _with_value(argv, "--attacks", ["--attacks=all"])
     call(evaluate, argv, "judgelit evaluate", {"source": describe_sets()})
+
+
+def _with_value(argv: list[str], option: str, instead: list[str]) -> list[str]:
+    """The arguments, with others in place of an option that has no value."""
+    for place, one in enumerate(argv):
+        if one == option and (place + 1 == len(argv) or argv[place + 1].startswith("--")):
+            return [*argv[:place], *instead, *argv[place + 1 :]]
+    return argv

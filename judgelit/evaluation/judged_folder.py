@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from judgelit.evaluation.general.measure import GeneralMeasurement
 from judgelit.evaluation.judgments import judge, make_prompts
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.votes import refuse_equal_votes
 from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
@@ -32,6 +33,8 @@ JUDGMENTS = "{}.judgments.jsonl"
 """The file of a set's judgments."""
 LEADERBOARD = "{}.leaderboard.json"
 """The file of a set's result in the form of its benchmark's leaderboard."""
+ATTACKED = "{}.{}"
+"""The name of an attacked set in these files: the set's and the attack's."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,25 @@ class Questions:
     max_new_tokens: int
     stop_at_verdict: bool
     seed: int
+    votes: int = 1
+    """Samples of each prompt; the majority counts."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        refuse_equal_votes(self.votes, self.temperature)
+        for name, found, greedy in (("temperature", self.temperature, 0), ("top_p", self.top_p, 1)):
+            if self.votes == 1 and found != greedy:
+                raise UserError(
+                    f"{name}: found {found} with a single greedy judgment of each prompt, expected {greedy}; set "
+                    "--votes 5, or leave it out"
+                )
+        _ = self.sampling  # which refuses wrong values, before the folder is taken
+
+    @property
+    def sampling(self) -> Sampling:
+        """How texts are sampled."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.stop_at_verdict)
 
 
 @dataclass(frozen=True)
@@ -114,8 +136,9 @@ def judge_into(
     questions: Questions,
     settings: Mapping[str, Any],
     more: GeneralMeasurement | None = None,
+    attacked: Mapping[str, BenchmarkSet] | None = None,
 ) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
-    """Judge sets greedily and write the items and the judgments of each set to files.
+    """Judge sets and write the items and the judgments of each set to files.
 
     SETTINGS in the folder records what the results are made from: the settings, and hashes of weights, templates and
     pairs. The journal of answers is there too, so that the same call continues after a kill. The caller writes RESULTS
@@ -128,6 +151,8 @@ def judge_into(
         questions: How it is judged.
         settings: The command's other settings.
         more: General ability, measured once all are judged.
+        attacked: Attacked sets, which are judged after the others. The same folder takes more attacks later, so they
+            are no part of the settings that must be equal.
 
     Returns:
         The judgments of each set, and the content of SETTINGS.
@@ -138,11 +163,17 @@ def judge_into(
     asked = {
         "max_new_tokens": questions.max_new_tokens,
         "stop_at_verdict": questions.stop_at_verdict,
+        "votes": questions.votes,
+        "temperature": questions.temperature,
+        "top_p": questions.top_p,
         "seed": questions.seed,
         **settings,
         "pairs": {name: fingerprint_records(of_set.items) for name, of_set in sets.items()},
     }
+    unattacked, sets = sets, {**sets, **(attacked or {})}
     opened = open_folder(folder, spec, questions.templates, asked, written_files(sets))
+    if attacked:
+        opened.settings["attacks"] = {name: fingerprint_records(one.items) for name, one in attacked.items()}
     prompts = {
         name: make_prompts(
             of_set.benchmark,
@@ -157,13 +188,26 @@ def judge_into(
     }
     if more is not None:
         more.prepare(opened.engine.engine)
+    if attacked:
+        beside = sum(len(prompts[name]) for name in unattacked)
+        print(
+            f"attacks: {sum(map(len, prompts.values())) - beside} judgments of attacked pairs, beside {beside} of pairs"
+        )
     write_json(folder / SETTINGS, opened.settings)
     judgments = {}
     for name, of_set in sets.items():
-        parse = of_set.benchmark.verdict
-        stops = questions.stop_at_verdict and of_set.benchmark.stops_at_verdict
-        sampling = Sampling(questions.max_new_tokens, stop_at_verdict=stops)
-        judgments[name] = judge(opened.engine, prompts[name], sampling, questions.seed, f"judging {name}", parse)
+        sampling = questions.sampling
+        if not of_set.benchmark.stops_at_verdict:
+            sampling = replace(sampling, stop_at_verdict=False)
+        judgments[name] = judge(
+            opened.engine,
+            prompts[name],
+            sampling,
+            questions.seed,
+            f"judging {name}",
+            of_set.benchmark.verdict,
+            questions.votes,
+        )
         write_set(folder, name, of_set.items, judgments[name])
     if more is not None:
         more.measure(opened.engine.engine)
@@ -195,10 +239,10 @@ def refuse_other_results(folder: Path, settings: Mapping[str, Any], results: Col
                 raise UserError(f"{folder / name}: found results without {SETTINGS}, expected an unused name; {advice}")
         return
     try:
-        there = _flat(json.loads(path.read_text(encoding="utf-8")))
+        there = flat_settings(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: found no settings as JSON, expected those of results; {advice}") from error
-    for name, value in _flat(settings).items():
+    for name, value in flat_settings(settings).items():
         if name not in there or there[name] != value:
             raise UserError(f"{path}: {name}: found {there.get(name, 'nothing')!r}, expected {value!r}; {advice}")
 
@@ -216,9 +260,9 @@ def _fingerprint_templates(templates: Mapping[str, Template]) -> str:
     return hashlib.sha256(repr(sorted(templates.items())).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat

@@ -100,8 +100,9 @@ def judge(
     seed: int = 0,
     description: str = "judging",
     parse: Callable[[str], str | None] = verdict.parse,
+    samples: int = 1,
 ) -> list[Judgment]:
-    """One judgment of each prompt, in the sequence of the prompts.
+    """Judgments of each prompt, in the sequence of the prompts, and of a prompt in that of its samples.
 
     Args:
         engine: The judge.
@@ -110,15 +111,16 @@ def judge(
         seed: Seed of the engine.
         description: The words beside the progress bar.
         parse: Reads the verdict of a text.
+        samples: Judgments of each prompt.
     """
-    found: list[Generated | None] = [None] * len(prompts)
-    answers = engine.answer([prompt.messages for prompt in prompts], sampling, seed=seed)
-    for index, (answer,) in track(answers, description, total=len(prompts)):
-        found[index] = answer
+    found: list[list[Generated]] = [[]] * len(prompts)
+    answers = engine.answer([prompt.messages for prompt in prompts], sampling, samples=samples, seed=seed)
+    for index, texts in track(answers, description, total=len(prompts)):
+        found[index] = texts
     return [
-        make_judgment(prompt, answer, engine.name, seed, parse)
-        for prompt, answer in zip(prompts, found, strict=True)
-        if answer is not None
+        make_judgment(prompt, answer, engine.name, seed, parse, number)
+        for prompt, of_prompt in zip(prompts, found, strict=True)
+        for number, answer in enumerate(of_prompt)
     ]
 
 

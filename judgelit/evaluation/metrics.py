@@ -12,8 +12,9 @@ from functools import cached_property
 
 import numpy as np
 
+from judgelit.evaluation.agreement import cohens_kappa
 from judgelit.evaluation.intervals import Mean, Metric
-from judgelit.records.records import Finish, Judgment, PreferencePair
+from judgelit.records.records import AnswerSet, Finish, Judgment, PreferencePair
 
 A, B, TIE, NO_VERDICT = range(4)
 _LABELS = {"A": A, "B": B, "tie": TIE, None: NO_VERDICT}
@@ -48,13 +49,12 @@ class Verdicts:
             pairs: The judged pairs, in the order ab; others do not matter.
             judgments: Judgments of these pairs.
         """
-        questions: dict[str, int] = {}
+        questions = question_numbers(pairs)
         known: dict[str, tuple[int, int, int, int]] = {}
         for index, pair in enumerate(pairs):
-            question = questions.setdefault(pair.question_key, len(questions))
             length_a, length_b = len(pair.answer_a), len(pair.answer_b)
             longer = TIE if length_a == length_b else (A if length_a > length_b else B)
-            known[pair.id] = (index, question, _LABELS[pair.label], longer)
+            known[pair.id] = (index, questions[pair.id], _LABELS[pair.label], longer)
         rows = []
         for judgment in judgments:
             index, question, label, longer = known[judgment.pair_id]
@@ -65,8 +65,16 @@ class Verdicts:
     @cached_property
     def winner(self) -> np.ndarray:
         """The verdict as it reads in the order ab."""
-        swapped = np.where(self.verdict < TIE, 1 - self.verdict, self.verdict)
-        return np.where(self.order == 0, self.verdict, swapped)
+        return self._turned(self.verdict)
+
+    @cached_property
+    def label_shown(self) -> np.ndarray:
+        """The label as the judge saw the answers."""
+        return self._turned(self.label)
+
+    def _turned(self, values: np.ndarray) -> np.ndarray:
+        """A and B swapped in the order ba."""
+        return np.where((self.order == 1) & (values < TIE), 1 - values, values)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -133,6 +141,15 @@ def length_bias(verdicts: Verdicts) -> Metric:
     ]
 
 
+def kappa(verdicts: Verdicts) -> Metric:
+    """Cohen's kappa of verdict and label, over A, B, tie and no verdict; pairs labelled tie count too.
+
+    Both are taken as the judge saw the answers. In both orders, A and B then have equal shares of the labels, wherever
+    a file of pairs puts the better answer.
+    """
+    return cohens_kappa(verdicts.verdict, verdicts.label_shown, len(_LABELS), verdicts.question)
+
+
 def ties(verdicts: Verdicts) -> Metric:
     """Share of pairs whose label is a tie."""
     first = np.unique(verdicts.pair, return_index=True)[1]
@@ -147,6 +164,7 @@ METRICS: dict[str, Callable[[Verdicts], Metric]] = {
     "cut_by_length": cut_by_length,
     "share_a": share_a,
     "length_bias": length_bias,
+    "kappa": kappa,
     "ties": ties,
 }
 
@@ -155,3 +173,9 @@ def pair_metrics(pairs: Sequence[PreferencePair], judgments: Sequence[Judgment])
     """All METRICS of a judge's verdicts on labelled pairs."""
     verdicts = Verdicts.of(pairs, judgments)
     return {name: metric(verdicts) for name, metric in METRICS.items()}
+
+
+def question_numbers(items: Sequence[PreferencePair | AnswerSet]) -> dict[str, int]:
+    """The number of the question of each item, by the item's id. Items about the same question have the same."""
+    numbers: dict[str, int] = {}
+    return {item.id: numbers.setdefault(item.question_key, len(numbers)) for item in items}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.evaluation.judged_folder import ITEMS, JUDGMENTS, RESULTS, BenchmarkSet
+from judgelit.evaluation.judged_folder import ATTACKED, ITEMS, JUDGMENTS, RESULTS, BenchmarkSet
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.records.files import read_rows
@@ -30,6 +30,9 @@ class SavedResults:
     content: Mapping[str, Any]
     """The content of RESULTS."""
     sets: Mapping[str, SavedSet]
+    attacked: Mapping[str, Mapping[str, SavedSet]]
+    """The attacked sets with their judgments: {set: {attack: attacked set}}. `AttackedId.of(item.id)` of
+    `evaluation.bias.attack` says which pair was attacked, and in which form."""
 
     @property
     def model(self) -> str:
@@ -47,17 +50,22 @@ def read_results(folder: Path) -> SavedResults:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         benchmarks = dict(content["benchmarks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        attacks = {name: list(of_set) for name, of_set in content.get("attacks", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder}: found no results, expected a folder that `judgelit evaluate` has written"
         ) from error
     sets = {}
     for name, benchmark in benchmarks.items():
         find_benchmark(benchmark)
-        items = [_item(row, at) for at, row in read_rows(str(folder / ITEMS.format(name)))]
-        judgments = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / JUDGMENTS.format(name)))]
-        sets[name] = SavedSet(benchmark, items, judgments)
-    return SavedResults(folder, content, sets)
+        sets[name] = _read_set(folder, name, benchmark)
+    attacked = {}
+    for name, of_set in attacks.items():
+        # Some attacks, such as `position`, change no answer, so they have no files.
+        files = {attack: ATTACKED.format(name, attack) for attack in of_set}
+        changed = {attack: file for attack, file in files.items() if (folder / ITEMS.format(file)).exists()}
+        attacked[name] = {attack: _read_set(folder, file, benchmarks[name]) for attack, file in changed.items()}
+    return SavedResults(folder, content, sets, attacked)
 
 
 def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -> list[Judgment]:
@@ -114,6 +122,12 @@ def _refuse_other_order(judgment: Judgment, item: PreferencePair | AnswerSet, at
         fits, expected = set(judgment.order) <= set(letters), f"letters from a to {letters[-1]}"
     if not fits:
         raise UserError(f"{at}: {item.id!r}: found a judgment in order {judgment.order}, expected {expected}")
+
+
+def _read_set(folder: Path, name: str, benchmark: str) -> SavedSet:
+    items = [_item(row, at) for at, row in read_rows(str(folder / ITEMS.format(name)))]
+    judgments = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / JUDGMENTS.format(name)))]
+    return SavedSet(benchmark, items, judgments)
 
 
 def _item(row: Mapping[str, Any], at: str) -> PreferencePair | AnswerSet:

@@ -1,8 +1,12 @@
 """Estimates as text: in percent, and in a table of sets and judges."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from judgelit.evaluation.intervals import Estimate
+from judgelit.evaluation.intervals import Estimate, Gain
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NAME_WIDTH = 32
 """Columns of a terminal for the name of a set or of a judge."""
@@ -24,6 +28,22 @@ def show(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
+def show_gain(gain: Gain, one_question: bool = False) -> str:
+    """A gain in points with its interval; `-` if it is undefined.
+
+    Args:
+        gain: The gain.
+        one_question: Whether it is about a single question, so that its interval is unknown.
+    """
+    if gain.value != gain.value:
+        return "-"
+    # A zero has no sign.
+    value, low, high = (
+        f"{100 * one:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0") for one in (gain.value, gain.low, gain.high)
+    )
+    return f"{value} points [one question]" if one_question else f"{value} points [{low}, {high}]"
+
+
 def table_rows(results: Results, metrics: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     """Rows of the table, set by set: set, judge, then each of `metrics`."""
     for name in dict.fromkeys(name for by_set in results.values() for name in by_set):
@@ -39,7 +59,6 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         results: The estimates.
         metrics: The metrics to show and their column headings; see `Benchmark.shown`.
     """
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -54,14 +73,27 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
             table.add_section()
         previous = row[0]
         table.add_row(*map(escape, row))
-    # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
-    console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
-    if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
-        console.print(table)
-    else:
-        print("\n".join(_narrow_lines(results, metrics)))
+    _print_fitting(table, _narrow_lines(results, metrics))
     for line in _tie_lines(results):
         print(line)
+
+
+def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings, with a line between rows whose first cells differ. A narrow terminal folds cells."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table()
+    for heading in headings:
+        table.add_column(escape(heading), overflow="fold")
+    previous = None
+    for row in rows:
+        if previous not in (None, row[0]):
+            table.add_section()
+        previous = row[0]
+        table.add_row(*map(escape, row))
+    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
@@ -117,6 +149,18 @@ def show_general(metric: str, found: Estimate) -> str:
         return "-"
     interval = "" if found.low != found.low else f" [{found.low:.3f}, {found.high:.3f}]"
     return f"{found.value:.3f}{interval}"
+
+
+def _print_fitting(table: "Table", lines: Iterable[str]) -> None:
+    """Print a table, or the lines if the terminal is too narrow for it."""
+    from rich.console import Console
+
+    # Where the output is no terminal, its width is unknown, and rich would take 80 columns.
+    console = Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH)
+    if console.measure(table, options=console.options.update(width=_UNLIMITED)).maximum <= console.width:
+        console.print(table)
+    else:
+        print("\n".join(lines))
 
 
 def _narrow_lines(results: Results, metrics: Mapping[str, str]) -> Iterator[str]:

@@ -30,6 +30,5 @@ def keep_templates(templates: Mapping[str, Template], folder: Path) -> None:
     """Write templates into a judge's folder."""
     (folder / KEPT).mkdir()
     for name, template in templates.items():
-        front = {field: getattr(template, field) for field in ("language", "role", "criteria", "format", "style")}
-        text = f"---\n{yaml.safe_dump(front, allow_unicode=True, sort_keys=False)}---\n{template.body}"
+        text = f"---\n{yaml.safe_dump(template.front_matter, allow_unicode=True, sort_keys=False)}---\n{template.body}"
         (folder / KEPT / f"{name}.jinja").write_text(text, encoding="utf-8", newline="")

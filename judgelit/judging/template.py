@@ -8,6 +8,7 @@ To add a template, write one file `<id>.jinja` in `templates/`, or in a folder t
     criteria: correctness, then clarity
     format: free analysis
     style: careful  # or brief: a judgment of one or two sentences
+    system: ""      # optional: the system text, which may be empty; without it the chat template decides
     ---
     {{ role }} ... {{ question }} ... {{ answer_a }} ... {{ answer_b }} ... end with [[A]] or [[B]].
 
@@ -46,7 +47,8 @@ DEFAULT_TEMPLATE = "rise"
 
 SHIPPED = Path(__file__).parent / "templates"
 """Folder of the shipped templates."""
-_FIELDS = ("language", "role", "criteria", "format", "style")
+FIELDS = ("language", "role", "criteria", "format", "style", "system")
+"""Fields of the front matter. `style` and `system` are optional."""
 _VALUES = {"question", "answer_a", "answer_b", "context", "role", "criteria", "format", "language"}
 _ENVIRONMENT = BoundedEnvironment()
 
@@ -68,9 +70,18 @@ class Template:
     """Jinja2 text after the front matter."""
     style: Style = "careful"
     """Length of the judgment: brief is one or two sentences."""
+    system: str | None = None
+    """System text before the prompt, which may be empty. None: the chat template decides."""
+
+    @property
+    def front_matter(self) -> dict[str, str]:
+        """The fields of the front matter, without those that are not set."""
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
 
     def render(self, pair: PreferencePair) -> tuple[Message, ...]:
         """The prompt for `pair`, with `answer_a` first: one user turn, which includes the earlier turns.
+
+        Before it stands the template's system text, if it has one.
 
         Raises:
             UserError: The pair has earlier turns and the template does not use `context`, or the template fails, takes
@@ -83,7 +94,8 @@ class Template:
         except Exception as error:  # A template can raise any Python exception.
             where = f"judge template {self.id!r}, line {_line_of(error)} of its text, with pair {pair.id!r}"
             raise UserError(f"{where}: {_said(error)}") from None
-        return ({"role": "user", "content": text},)
+        turn = {"role": "user", "content": text}
+        return (turn,) if self.system is None else ({"role": "system", "content": self.system}, turn)
 
 
 def load_templates(names: Sequence[str], folder: str | None = None) -> dict[str, Template]:
@@ -194,15 +206,15 @@ def _with_front_matter(path: Path, front: str, body: str) -> Template:
         line = mark.line + 2 if mark else 1
         raise UserError(f"{path}:{line}: front matter is not YAML: {getattr(error, 'problem', error)}") from None
     if not isinstance(row, dict):
-        raise UserError(f"{path}:1: front matter is not made of 'field: value' lines; expected {', '.join(_FIELDS)}")
+        raise UserError(f"{path}:1: front matter is not made of 'field: value' lines; expected {', '.join(FIELDS)}")
 
     def at(name: str) -> str:
         lines = (number for number, line in enumerate(front.splitlines(), start=2) if line.startswith(f"{name}:"))
         return f"{path}:{next(lines, 1)}"
 
     for name in map(str, row):
-        if name not in _FIELDS:
-            raise UserError(f"{at(name)}: field {name!r} is unknown; expected one of {', '.join(_FIELDS)}")
+        if name not in FIELDS:
+            raise UserError(f"{at(name)}: field {name!r} is unknown; expected one of {', '.join(FIELDS)}")
     role = text_field(row, "role", at("role")).strip()
     if "\n" in role:
         raise bad_field(at("role"), "role", role, "one line")
@@ -214,6 +226,7 @@ def _with_front_matter(path: Path, front: str, body: str) -> Template:
         format=text_field(row, "format", at("format")).strip(),
         body=body,
         style=choice_field({"style": "careful", **row}, "style", at("style"), get_args(Style)),
+        system=text_field(row, "system", at("system"), empty=True) if "system" in row else None,
     )
 
 

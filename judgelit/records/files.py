@@ -151,7 +151,8 @@ def _write_parquet(file: IO[bytes], records: Iterable[Record]) -> None:
     types = {"seed": pa.int64(), "sample": pa.int64(), "margin": pa.float64(), "answers": pa.list_(pa.string())}
     types["right"] = pa.list_(pa.int64())
     types |= dict.fromkeys(("context", "prompt", "completion", "chosen", "rejected"), turns)
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in (rows[0] if rows else ())])
+    columns = dict.fromkeys(name for row in rows for name in row)
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in columns])
     pq.write_table(pa.Table.from_pylist(rows, schema), file)
 
 

@@ -48,6 +48,11 @@ from judgelit.records.records import Label, Message, Row, bad_field
 IDS = ("id", "pair_id", "prompt_id")
 KEPT = {"category": ("category", "bias", "scenario"), "subset": ("subset",), "source": ("source",)}
 """Fields that are copied from a row to its record, and their names in public data sets."""
+AUTHORS = {
+    "author_a": ("author_a", "chosen_model", "model_a", "response_model"),
+    "author_b": ("author_b", "rejected_model", "model_b", "response_model"),
+}
+"""Fields of a pair that name the answers' authors, and their names in public data sets."""
 _LETTERS: dict[str, Label] = {
     **dict.fromkeys(("a", "model_a", "a>b"), "A"),
     **dict.fromkeys(("b", "model_b", "b>a"), "B"),

@@ -12,6 +12,7 @@ from judgelit.records.files import BrokenRow
 from judgelit.records.forms import (
     ANSWERED,
     ASKED,
+    AUTHORS,
     COMPARISONS,
     EXCHANGES,
     IDS,
@@ -157,7 +158,14 @@ def _pair(row: Row, at: str, place: str) -> PreferencePair | None:
         raise _not_the_users(last, at)
     identity = _given_id(row) or made_id((judged.answer_a, judged.answer_b), prompt, place)
     answers = {"answer_a": judged.answer_a, "answer_b": judged.answer_b, "label": judged.label}
-    pair = {"id": identity, "question": last["content"], "context": context, **answers, **_kept(row)}
+    pair = {
+        "id": identity,
+        "question": last["content"],
+        "context": context,
+        **answers,
+        **_kept(row),
+        **_kept(row, AUTHORS),
+    }
     first = PreferencePair.from_dict(pair, at)
     return on_drawn_side(first) if drawn else first
 
@@ -233,9 +241,9 @@ def _first(forms: Mapping[str, Callable[[Row, str], Found | None]], row: Row, at
     return next((found for form in forms.values() if (found := form(row, at)) is not None), None)
 
 
-def _kept(row: Row) -> dict[str, Any]:
+def _kept(row: Row, fields: Mapping[str, Sequence[str]] = KEPT) -> dict[str, Any]:
     kept = {}
-    for field, names in KEPT.items():
+    for field, names in fields.items():
         text = next((row[name] for name in names if isinstance(row.get(name), str)), None)
         if text is not None:
             kept[field] = text

@@ -43,7 +43,8 @@ def question_key(question: str, context: Sequence[Message] = ()) -> str:
 class PreferencePair:
     """A question, two answers and a label that says which is better.
 
-    `context` is the system text and the earlier turns, if any, oldest first.
+    `context` is the system text and the earlier turns, if any, oldest first. `author_a` and `author_b` name the models
+    that wrote the answers, if they are known; no judge sees them.
     """
 
     id: str
@@ -55,14 +56,23 @@ class PreferencePair:
     subset: str = ""
     source: str = ""
     context: tuple[Message, ...] = ()
+    author_a: str = ""
+    author_b: str = ""
 
     @property
     def question_key(self) -> str:
         return question_key(self.question, self.context)
 
     def swapped(self) -> Self:
-        """The pair with its answers and its label swapped. The id stays the same."""
-        return replace(self, answer_a=self.answer_b, answer_b=self.answer_a, label=swap_label(self.label))
+        """The pair with its answers, their authors and its label swapped. The id stays the same."""
+        return replace(
+            self,
+            answer_a=self.answer_b,
+            answer_b=self.answer_a,
+            author_a=self.author_b,
+            author_b=self.author_a,
+            label=swap_label(self.label),
+        )
 
     def in_order(self, order: Order) -> Self:
         return self if order == "ab" else self.swapped()
@@ -79,10 +89,13 @@ class PreferencePair:
             subset=text_field(row, "subset", at, default=""),
             source=text_field(row, "source", at, default=""),
             context=tuple(messages_field(row, "context", at, empty=True) if row.get("context") else ()),
+            author_a=text_field(row, "author_a", at, default=""),
+            author_b=text_field(row, "author_b", at, default=""),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "context": list(self.context)}
+        known = {name: value for name, value in asdict(self).items() if value or not name.startswith("author_")}
+        return {**known, "context": list(self.context)}
 
 
 @dataclass(frozen=True)

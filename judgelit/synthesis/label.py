@@ -12,6 +12,7 @@ from judgelit.atomic import write_json
 from judgelit.errors import UserError
 from judgelit.evaluation.judged_folder import SETTINGS, fingerprint_records, open_folder
 from judgelit.evaluation.judgments import prompt_room
+from judgelit.evaluation.votes import refuse_equal_votes
 from judgelit.generation.engine import EngineSpec
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
@@ -173,13 +174,7 @@ def _refuse_senseless(
     """Raise UserError for settings that make no sense together."""
     if limit is not None and limit < 1:
         raise UserError(f"limit: found {limit}, expected 1 or more")
-    if votes < 1:
-        raise UserError(f"votes: found {votes}, expected 1 or more")
-    if votes > 1 and temperature == 0:
-        raise UserError(
-            f"votes: found {votes} at temperature 0, expected 1, since greedy judgments are all the same; set "
-            "--temperature 0.7"
-        )
+    refuse_equal_votes(votes, temperature)
     if not ranks and schedule != Schedule():
         raise UserError(f"tournament: found {schedule.kind} for pairs, expected it with --answers only")
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from judgelit.evaluation.votes import PairVerdict, vote, winner_of
 from judgelit.progress import track
 from judgelit.records.records import AnswerSet, Judgment, Label, PreferenceExample, PreferencePair
 from judgelit.synthesis.pair_judge import PairJudge
 from judgelit.synthesis.preferences import Dropped, best_against_worst, pair_preference
 from judgelit.synthesis.tournament import Ranking, Schedule, Tournament
-from judgelit.synthesis.votes import PairVerdict, vote, winner_of
 
 Preferences = Literal["best_worst", "all"]
 PAIRS_OF_A_ROUND = 500

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from judgelit.evaluation.votes import PairVerdict
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair
 from judgelit.synthesis.tournament import Ranking
-from judgelit.synthesis.votes import PairVerdict
 
 Dropped = Literal[
     "different winners in the two orders",

@@ -10,8 +10,8 @@ import numpy as np
 
 from judgelit.errors import UserError
 from judgelit.evaluation.bradley_terry import DIGITS, Games, bradley_terry, count_wins, ranks, score_answers
+from judgelit.evaluation.votes import PairVerdict, vote, winner_of
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair
-from judgelit.synthesis.votes import PairVerdict, vote, winner_of
 
 _WON = {"A": 1.0, "B": 0.0, "tie": 0.5}
 

@@ -152,7 +152,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_a_run_killed_anywhere_and_continued_ends_the_same(finished: Path, tmp_path: Path, seed: int) -> None:
     config = shortened_quickstart(tmp_path / "configs")
     rng = random.Random(seed)

@@ -132,8 +132,10 @@ def test_metrics_show_what_the_judge_has_learned(bench: Bench) -> None:
         "consistent_accuracy": 0,
         "consistency": 0,
         "no_verdict": 0,
+        "cut_by_length": 0,
         "share_a": 1,
         "length_bias": pytest.approx(float("nan"), nan_ok=True),
+        "kappa": 0,
         "ties": 0,
     }
 

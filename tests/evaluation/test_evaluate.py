@@ -76,6 +76,9 @@ def test_results_can_be_recomputed_from_the_judgments(folders: Folders, speaking
         "templates": {"names": ["short"], "seed": 0},
         "max_new_tokens": 4,
         "stop_at_verdict": True,
+        "votes": 1,
+        "temperature": 0.0,
+        "top_p": 1.0,
         "limit": None,
         "shard": None,
         "seed": 0,
@@ -332,6 +335,16 @@ def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "cli/results.json").read_text())
     assert results["sets"]["one"]["no_verdict"] == {"value": 1, "low": None, "high": None, "n": 2}
     assert results["sets"]["one"]["share_a"]["value"] is None
+
+
+def test_the_judgments_of_all_shards_give_the_results_of_the_whole(folders: Folders, speaking: list[str]) -> None:
+    write_records(folders.sets["one"], [*ONE, *TWO])
+    whole = folders.evaluate(pairs=folders.sets["one"])
+    parts = [folders.evaluate(f"part-{n}", pairs=folders.sets["one"], shard=f"{n}/2") for n in (1, 2)]
+    assert sum(part["sets"]["one"]["accuracy"]["n"] for part in parts) == 2 * len([*ONE, *TWO])
+    judged = str(folders.folder / "part-*/one.judgments.jsonl")
+    evaluate(str(folders.folder / "all"), pairs=folders.sets["one"], judgments=judged)
+    assert json.loads((folders.folder / "all/results.json").read_text())["sets"] == whole["sets"]
 
 
 def test_a_public_source_is_evaluated_under_its_name(folders: Folders, speaking: list[str]) -> None:

@@ -68,6 +68,7 @@ def naive(pairs: list[PreferencePair], judgments: list[Judgment]) -> dict[str, t
     both = {id: of for id, of in winners.items() if len(of) == 2}
     comparable = {id: of for id, of in both.items() if by_id[id].label != "tie"}
     spoken = [judgment.verdict for judgment in judgments if judgment.verdict is not None]
+    labels_shown = [by_id[judgment.pair_id].in_order(judgment.order).label for judgment in judgments]
     return {
         "accuracy": (ratio(right), len(right)),
         "consistent_accuracy": (
@@ -82,8 +83,16 @@ def naive(pairs: list[PreferencePair], judgments: list[Judgment]) -> dict[str, t
         ),
         "share_a": (ratio([said == "A" for said in spoken]), len(spoken)),
         "length_bias": (ratio(longer_better) - ratio(shorter_better), len(longer_better) + len(shorter_better)),
+        "kappa": (naive_kappa(labels_shown, [judgment.verdict for judgment in judgments]), len(judgments)),
         "ties": (ratio([by_id[id].label == "tie" for id in winners]), len(winners)),
     }
+
+
+def naive_kappa(first: list[Label | None], second: list[Label | None]) -> float:
+    agreement = ratio([one == other for one, other in zip(first, second, strict=True)])
+    n = len(first)
+    chance = sum(first.count(label) / n * second.count(label) / n for label in set(first))
+    return math.nan if chance == 1 or n == 0 else (agreement - chance) / (1 - chance)
 
 
 def plain(found: Found) -> dict[str, dict[str, float | int | None]]:
@@ -171,6 +180,8 @@ def test_metrics_computed_by_hand() -> None:
         "share_a": (pytest.approx(3 / 5), 5),
         # The longer answer of p1 and, by one letter, of p4 is better (2 of 3 right), the shorter of p2 (1 of 2).
         "length_bias": (pytest.approx(2 / 3 - 1 / 2), 5),
+        # Four of seven agree. As shown, the labels are 2 A, 3 B and 2 tie; the verdicts 3 A, 1 B, 1 tie, 2 none.
+        "kappa": (pytest.approx((4 / 7 - 11 / 49) / (1 - 11 / 49)), 7),
         "ties": (pytest.approx(1 / 4), 4),
     }
 

@@ -1,7 +1,15 @@
 import pytest
 
-from judgelit.evaluation.intervals import Estimate
-from judgelit.evaluation.tables import general_rows, print_general, print_table, show, table_rows
+from judgelit.evaluation.intervals import Estimate, Gain
+from judgelit.evaluation.tables import (
+    general_rows,
+    print_comparison,
+    print_general,
+    print_table,
+    show,
+    show_gain,
+    table_rows,
+)
 
 KNOWN, UNDEFINED = Estimate(0.5, 0.25, 0.754, 8), Estimate(float("nan"), float("nan"), float("nan"), 0)
 RESULTS = {
@@ -57,6 +65,26 @@ def test_ties_are_counted_below_the_table(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr().out
     assert "some: 2 of 6 pairs are labelled tie; accuracy leaves them out" in printed
     assert "none: " not in printed
+
+
+def test_a_gain_is_shown_in_points_with_its_sign() -> None:
+    assert show_gain(Gain(-0.0125, -0.03, 0.0, 0.1)) == "-1.2 points [-3.0, 0.0]"
+    assert show_gain(Gain(1e-9, -1e-9, 0.25, 1)) == "0.0 points [0.0, +25.0]"
+    assert show_gain(Gain(0.5, 0.5, 0.5, 1), one_question=True) == "+50.0 points [one question]"
+    assert show_gain(Gain(*[float("nan")] * 4)) == "-"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_comparison_has_whole_figures_at_any_width(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    gain = show_gain(Gain(-0.0125, -0.03, 0.0, 0.1))
+    print_comparison([(name, "right in both orders", show(KNOWN), show(KNOWN), gain) for name in ("one", "[two]")])
+    printed = capsys.readouterr().out
+    assert (printed.count("50.0% [25.0, 75.4]"), printed.count("-1.2 points [-3.0, 0.0]")) == (4, 2)
+    assert "one" in printed and "[two]" in printed
 
 
 LOSS = Estimate(1.5, 1.25, 1.754, 8)

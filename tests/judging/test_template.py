@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judgelit.errors import UserError
+from judgelit.judging.kept_templates import KeptTemplates, keep_templates
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.records.records import PreferencePair
 
@@ -246,3 +247,13 @@ def test_the_draw_is_uniform_and_depends_on_the_seed():
 def test_a_template_travels_to_a_worker_process():
     template = pickle.loads(pickle.dumps(SHIPPED[DEFAULT_TEMPLATE]))
     assert template.render(PAIR) == SHIPPED[DEFAULT_TEMPLATE].render(PAIR)
+
+
+@pytest.mark.parametrize("system", ["", "You are strict."])
+def test_a_template_may_set_the_system_text_and_a_judges_folder_keeps_it(tmp_path, system):
+    write(tmp_path, "plain", GOOD)
+    write(tmp_path, "strict", GOOD.replace("---\n", f'---\nsystem: "{system}"\n', 1))
+    plain, strict = load_templates(["plain", "strict"], str(tmp_path)).values()
+    assert strict.render(PAIR) == ({"role": "system", "content": system}, *plain.render(PAIR))
+    keep_templates({"strict": strict}, tmp_path)
+    assert KeptTemplates(str(tmp_path)).load() == {"strict": strict}

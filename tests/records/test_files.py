@@ -21,7 +21,7 @@ TURN = {"role": "user", "content": "?"}
 HOSTILE = "a\nb\r\n\u2028\u2029\x85\x00\x1f\ufeff\"\\'\U0001f600<|im_end|> \u202e"
 RECORDS: list[Record] = [
     PreferencePair("1", HOSTILE, "", HOSTILE, "tie", context=(TURN, {"role": "assistant", "content": HOSTILE})),
-    PreferencePair("2", "q", "a", "b", "A", category="c"),
+    PreferencePair("2", "q", "a", "b", "A", category="c", author_b="m"),
 ]
 EXAMPLES = [
     SFTExample((TURN,), "x", "p", {"template": "t", "n": 1}),

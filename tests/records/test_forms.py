@@ -265,6 +265,17 @@ def test_own_pairs_keep_all_fields() -> None:
     assert pair(own.to_dict()) == own
 
 
+def test_the_authors_of_answers_are_kept_and_move_with_them() -> None:
+    row = {"prompt": "q", "chosen": "good", "chosen_model": "x", "rejected": "bad", "rejected_model": "y"}
+    for number in range(8):
+        found = pair({**row, "id": number})
+        assert {found.answer_a: found.author_a, found.answer_b: found.author_b} == {"good": "x", "bad": "y"}
+    both = pair({"question": "q", "response_A": "1", "response_B": "2", "label": "A>B", "response_model": "m"})
+    assert (both.author_a, both.author_b) == ("m", "m")
+    own = PreferencePair("p", "q", "x", "y", "B", author_a="m")
+    assert pair(own.to_dict()) == own and "author_b" not in own.to_dict()
+
+
 def test_category_subset_and_source_are_kept() -> None:
     bench = {"id": 30, "prompt": "q", "chosen": "x", "rejected": "y", "subset": "alpacaeval-easy", "chosen_model": "m"}
     assert (pair(bench).id, pair(bench).subset) == ("30", "alpacaeval-easy")

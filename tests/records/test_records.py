@@ -45,6 +45,8 @@ pairs = st.builds(
     subset=texts,
     source=texts,
     context=conversations,
+    author_a=texts,
+    author_b=texts,
 )
 
 
@@ -57,6 +59,7 @@ def test_a_pair_equals_the_one_from_its_dictionary(pair: PreferencePair) -> None
 def test_swapping_moves_the_answers_and_the_label_and_keeps_the_id(pair: PreferencePair) -> None:
     swapped = pair.swapped()
     assert (swapped.id, swapped.answer_a, swapped.answer_b) == (pair.id, pair.answer_b, pair.answer_a)
+    assert (swapped.author_a, swapped.author_b) == (pair.author_b, pair.author_a)
     assert (swapped.label == pair.label) == (pair.label == "tie")
     assert swapped.question_key == pair.question_key
     assert swapped.swapped() == pair

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from judgelit.evaluation.votes import vote
 from judgelit.records.records import AnswerSet, Label, PreferenceExample, PreferencePair
 from judgelit.synthesis.preferences import best_against_worst, pair_preference
 from judgelit.synthesis.tournament import Ranking
-from judgelit.synthesis.votes import vote
 from tests.support import make_judgment, make_pair
 
 

@@ -5,16 +5,25 @@ from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.benchmark import Benchmark
+from judgelit.evaluation.protocols.judgebench import JUDGEBENCH
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.evaluation.protocols.reasoningjudgebench import REASONINGJUDGEBENCH
 from judgelit.evaluation.protocols.rewardbench import REWARDBENCH
 from judgelit.evaluation.protocols.rewardbench2 import REWARDBENCH2
 from judgelit.evaluation.protocols.rewardbench2_ratings import REWARDBENCH2_RATINGS
+from judgelit.evaluation.protocols.rm_bench import RM_BENCH
+from judgelit.evaluation.protocols.rmb import RMB_BEST_OF_N, RMB_PAIRWISE
 
 BENCHMARKS: dict[str, Benchmark[Any]] = {
     "pairs": PAIRS,
     "rewardbench": REWARDBENCH,
     "rewardbench2": REWARDBENCH2,
     "rewardbench2-ratings": REWARDBENCH2_RATINGS,
+    "judgebench": JUDGEBENCH,
+    "rm-bench": RM_BENCH,
+    "reasoningjudgebench": REASONINGJUDGEBENCH,
+    "rmb-pairwise": RMB_PAIRWISE,
+    "rmb-bestofn": RMB_BEST_OF_N,
 }
 
 

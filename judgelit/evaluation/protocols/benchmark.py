@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from judgelit.evaluation import intervals
 from judgelit.evaluation.intervals import Estimate, Gain, Metric
+from judgelit.evaluation.votes import majorities
 from judgelit.judging import verdict
 from judgelit.judging.prompts import PromptReport, judge_prompts
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair, Row
@@ -46,7 +47,7 @@ class Benchmark(Generic[Item]):
     read: Callable[[Sources, int | None], list[Item]]
     """Reads the benchmark's own rows as labelled items: the first ones, that many, or all."""
     metrics: Callable[[Sequence[Item], Sequence[Judgment]], Mapping[str, Metric]]
-    """Computes the benchmark's metrics from its items (pairs in the order ab) and the judgments of them."""
+    """Computes the benchmark's metrics from its items (pairs in the order ab) and one judgment of each prompt."""
     shown: Mapping[str, str]
     """The metrics of printed tables and their column headings; files hold all metrics."""
     hub: Sources | None = None
@@ -75,8 +76,8 @@ class Benchmark(Generic[Item]):
         return self.verdict is verdict.parse
 
     def estimates(self, items: Sequence[Item], judgments: Sequence[Judgment]) -> dict[str, Estimate]:
-        """Each metric with its interval."""
-        return intervals.estimates(self.metrics(items, judgments))
+        """Each metric with its interval. Of several samples of a prompt the majority counts; see `majorities`."""
+        return intervals.estimates(self.metrics(items, majorities(judgments)))
 
     def estimates_by_group(
         self, items: Sequence[Item], judgments: Sequence[Judgment]
@@ -94,14 +95,14 @@ class Benchmark(Generic[Item]):
         return groups
 
     def gains(self, items: Sequence[Item], before: Sequence[Judgment], after: Sequence[Judgment]) -> dict[str, Gain]:
-        """The gain of each metric from the judgments of one judge to those of another.
+        """The gain of each metric from the judgments of one judge to those of another, or from their majorities.
 
         Raises:
             ValueError: The two judges did not judge the same items in the same orders.
         """
         if _asked(before) != _asked(after):
             raise ValueError("the two judges were not asked the same questions")
-        return intervals.gains(self.metrics(items, before), self.metrics(items, after))
+        return intervals.gains(self.metrics(items, majorities(before)), self.metrics(items, majorities(after)))
 
 
 def _asked(judgments: Sequence[Judgment]) -> set[Any]:

@@ -4,7 +4,7 @@ import textwrap
 
 from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.protocols.benchmark import Benchmark
-from judgelit.records.sources import FileSource
+from judgelit.records.sources import FileSource, as_sources
 
 _WIDTH = 112
 
@@ -34,6 +34,6 @@ def _describe(name: str, benchmark: Benchmark) -> str:
 def _place(benchmark: Benchmark) -> str:
     if benchmark.hub is None:
         return "files that you give with --pairs"
-    hub = benchmark.hub
-    place = f"{hub.path}, split {hub.split}" if isinstance(hub, FileSource) else hub
-    return f"the hub ({place}), or files that you give with --pairs"
+    sources = [source for source in as_sources(benchmark.hub) if isinstance(source, FileSource)]
+    names = ", ".join(dict.fromkeys(source.path for source in sources))
+    return f"the hub ({names}), or files that you give with --pairs"
