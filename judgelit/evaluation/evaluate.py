@@ -33,7 +33,7 @@ from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
 from judgelit.evaluation.protocols.listing import describe_benchmarks
 from judgelit.evaluation.saved import SavedResults, read_judgments
 from judgelit.evaluation.tables import print_general, print_table
-from judgelit.evaluation.votes import describe_votes, has_votes, vote_shares
+from judgelit.evaluation.votes import describe_votes, has_votes, majorities, vote_shares
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.records.public_sources import describe_sets, find_set
@@ -179,8 +179,8 @@ def _write_and_print(
     if calibrations:
         content["calibration"] = {name: one.to_dict() for name, one in calibrations.items()}
     for name, one in sets.items():
-        if one.benchmark.export is not None:
-            write_json(folder / LEADERBOARD.format(name), one.benchmark.export(model, one.items, judgments[name]))
+        if (export := one.benchmark.export) is not None:
+            write_json(folder / LEADERBOARD.format(name), export(model, one.items, majorities(judgments[name])))
     write_json(folder / RESULTS, content)
     for benchmark in dict.fromkeys(one.name for one in sets.values()):
         of_benchmark = [name for name, one in sets.items() if one.name == benchmark]

@@ -3,8 +3,8 @@ import pytest
 from judgelit.evaluation.intervals import Estimate, Gain
 from judgelit.evaluation.tables import (
     general_rows,
-    print_comparison,
     print_general,
+    print_rows,
     print_table,
     show,
     show_gain,
@@ -81,7 +81,8 @@ def test_a_comparison_has_whole_figures_at_any_width(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("FORCE_COLOR", "1")
     gain = show_gain(Gain(-0.0125, -0.03, 0.0, 0.1))
-    print_comparison([(name, "right in both orders", show(KNOWN), show(KNOWN), gain) for name in ("one", "[two]")])
+    rows = [(name, "right in both orders", show(KNOWN), show(KNOWN), gain) for name in ("one", "[two]")]
+    print_rows(("set", "metric", "other judge", "this judge", "difference"), rows)
     printed = capsys.readouterr().out
     assert (printed.count("50.0% [25.0, 75.4]"), printed.count("-1.2 points [-3.0, 0.0]")) == (4, 2)
     assert "one" in printed and "[two]" in printed

@@ -43,7 +43,7 @@ def test_the_list_names_places_and_published_figures() -> None:
     listed = {text.partition(":")[0]: text for text in describe_benchmarks().split("\n\n")}
     for name, rows in HUB.items():
         ((path, _), *_) = rows
-        assert f"read from: the hub ({path}), or files that you give with --pairs" in listed[name]
+        assert f"read from: the hub ({path}, split " in listed[name]
     for name in ("rmb-pairwise", "rmb-bestofn"):
         assert "read from: files that you give with --pairs" in listed[name]
     assert "J1-Llama-8B / J1-Qwen-32B: 42.0 / 71.4 (right in both orders" in listed["judgebench"]
