@@ -82,21 +82,26 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
 
 
 def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings, with a line between rows whose first cells differ. A narrow terminal folds cells."""
-    from rich.console import Console
+    """Print rows under headings, with a line between rows whose first cells differ.
+
+    A narrow terminal gets the first two cells of a row on one line and each other cell on a line below.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     table = Table()
     for heading in headings:
-        table.add_column(escape(heading), overflow="fold")
+        table.add_column(escape(heading))
     previous = None
+    lines = []
     for row in rows:
         if previous not in (None, row[0]):
             table.add_section()
         previous = row[0]
         table.add_row(*map(escape, row))
-    Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
+        lines.append(", ".join(row[:2]))
+        lines += [f"  {heading}: {cell}" for heading, cell in zip(headings[2:], row[2:], strict=True) if cell]
+    _print_fitting(table, lines)
 
 
 def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results | None = None) -> None:
