@@ -23,6 +23,8 @@ def main(argv: list[str]) -> None:
     parsed = parser.parse_args(argv)
     output = Path(parsed.output)
     if output.is_dir():
-        raise UserError(f"output: found the folder {output}, expected a file; add the name of a file, such as report.html")
+        raise UserError(
+            f"output: found the folder {output}, expected a file; add the name of a file, such as report.html"
+        )
     write_report([Path(folder) for folder in parsed.folders], output)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")

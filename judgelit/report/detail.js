@@ -36,7 +36,7 @@ function showItem(where, number, close) {
       const name = make("span", `judge ${judgeColour(judge)}`, dot(), make("bdi", "", data.judges[judge]));
       const heading = make("h3", "", name);
       if (ofItem[number].some((other) => other.judge === judge && other.apart)) {
-        heading.append(make("span", "flag", "orders disagree"));
+        heading.append(make("span", "flag", "not consistent"));
       }
       sides = make("div", "sides");
       where.append(make("section", "judged", heading, sides));
