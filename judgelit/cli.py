@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("judgelit.evaluation.evaluate", "measure a judge on labelled pairs, in both orders"),
     "answer": ("judgelit.generation.answers", "sample answers to prompts from a policy"),
     "judge": ("judgelit.synthesis.label", "label pairs with a judge, or rank the answers to each question"),
+    "report": ("judgelit.report.command", "write one HTML page of a run or of results, with every judgment"),
     "plan": ("judgelit.planning.plan", "estimate memory and time of a configuration, without a GPU"),
     "export": ("judgelit.runs.export", "write the trained model of a run as a Hugging Face folder"),
     "configs": ("judgelit.shipped_configs", "list the shipped configurations or copy one"),

@@ -17,6 +17,7 @@ FLOORS = [
     {"evaluation"},
     {"training"},
     {"synthesis", "planning"},
+    {"report"},
     {"pipeline"},
     {"cli"},
 ]

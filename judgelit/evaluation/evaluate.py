@@ -198,7 +198,7 @@ def _write_and_print(
     if more is not None:
         print_general({model: more.found})
     texts = [*(["judgments"] if sets else []), *(["general ability's texts and losses"] if more else [])]
-    print(f"{' and '.join([*texts, RESULTS])} are in {folder}")
+    print(f"{' and '.join([*texts, RESULTS])} are in {folder}; judgelit report {folder} makes a page of them")
 
 
 def _print_judged(model: str, benchmark: Benchmark[Any], names: Sequence[str], estimates: Any, groups: Any) -> None:

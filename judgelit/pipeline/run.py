@@ -12,7 +12,7 @@ from jsonargparse.typing import Path_fr
 
 from judgelit.atomic import write_json, write_text
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 from judgelit.evaluation.general.measure import GeneralMeasurement, measure_general
 from judgelit.evaluation.intervals import Estimate, as_json
 from judgelit.evaluation.judgments import judge_pairs
@@ -28,6 +28,7 @@ from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair
 from judgelit.records.sources import Source, Sources, as_sources, read_pairs
+from judgelit.report.page import write_report
 from judgelit.runs.export import export_run
 from judgelit.runs.folder import holds_something
 from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
@@ -41,6 +42,8 @@ from judgelit.training.cli import TrainingCLI
 
 GENERAL = "general.json"
 """File of a stage with the model's general ability."""
+REPORT = "report.html"
+"""The page of the run."""
 _EXPORT_BEGUN = "begun"
 """File that says that the folder `export` is this run's."""
 
@@ -89,6 +92,15 @@ class Run:
         print(f"results: {self.results.path}")
         print(f"judge:   {self.exported} (a Hugging Face folder)")
         print(f"stages:  {self.folder / 'stages'} (data, judgments, logs, checkpoints)")
+        self.report()
+
+    def report(self) -> None:
+        """Write the page of this run. The run has succeeded, whether or not the page can be made."""
+        try:
+            write_report([self.folder], self.folder / REPORT)
+            print(f"report:  {self.folder / REPORT} (open it in a browser)")
+        except Exception as error:
+            print(f"report:  not written ({first_line(error)}); judgelit report {self.folder} tries again")
 
     def stage(self, name: str, work: Callable[[Path], Cost]) -> bool:
         """Do `work` in the stage's folder and return True, or return False if its `done.json` is there."""

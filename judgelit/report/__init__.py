@@ -1,0 +1,1 @@
+"""A run or results as one self-contained HTML page."""
