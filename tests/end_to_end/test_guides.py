@@ -73,8 +73,9 @@ def world(tmp_path: Path, llama: str, judgelit: Judgelit, speaking: None, monkey
 
 
 def run(judgelit: Judgelit, command: list[str], known: dict[str, str]) -> None:
-    more = ["--settings.max_new_tokens=8"] if command[1] == "enhancement" else []
-    judgelit(*[known.get(argument, argument) for argument in command], *SHORT.get(command[0], []), *more)
+    more = SHORT.get(command[0], []) if "--judgments" not in command else []
+    more = [*more, "--settings.max_new_tokens=8"] if command[1] == "enhancement" else more
+    judgelit(*[known.get(argument, argument) for argument in command], *more)
 
 
 def test_own_data(world: Path, judgelit: Judgelit, llama: str, capsys: pytest.CaptureFixture[str]) -> None:
