@@ -30,6 +30,8 @@ SHORT = {
     "judge": ["--max_new_tokens=4", "--device=cpu", "--templates.folder=prompts", "--templates.names=[short]"],
 }
 """Settings added to each command."""
+JUDGED = ["--data.judge.max_new_tokens=4", "--data.judge.templates={names: [short], folder: prompts}"]
+"""Settings added to a fit that judges."""
 
 
 def blocks(guide: Path, language: str = "bash") -> list[str]:
@@ -75,6 +77,7 @@ def world(tmp_path: Path, llama: str, judgelit: Judgelit, speaking: None, monkey
 def run(judgelit: Judgelit, command: list[str], known: dict[str, str]) -> None:
     more = SHORT.get(command[0], []) if "--judgments" not in command else []
     more = [*more, "--settings.max_new_tokens=8"] if command[1] == "enhancement" else more
+    more = [*more, *JUDGED] if "evaluation/during_fit" in command else more
     judgelit(*[known.get(argument, argument) for argument in command], *more)
 
 
