@@ -73,7 +73,7 @@ function startBrowser() {
     const { items, matching } = filterItems(readFilter());
     list.show(items, matching);
     const all = judgments.length.toLocaleString("en");
-    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all} judgments, of ${items.length.toLocaleString("en")} questions`;
+    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all} judgments, of ${items.length.toLocaleString("en")} ${items.length === 1 ? "question" : "questions"}`;
     if (!items.length) list.rows.replaceChildren(make("p", "empty", "No judgment matches. Clear the filter to see all."));
     byId("count").dataset.took = performance.now() - began;
     return items;

@@ -48,7 +48,8 @@ def test_general_ability_stands_beside_judging(command: Command, capsys: pytest.
     printed = capsys.readouterr().out
     assert "right in both orders" in printed and "general loss, nats a token" in printed
     assert printed.splitlines()[-1] == (
-        f"judgments and general ability's texts and losses and results.json are in {command.folder / 'out'}"
+        f"judgments and general ability's texts and losses and results.json are in {command.folder / 'out'}; "
+        f"judgelit report {command.folder / 'out'} makes a page of them"
     )
     alone = command.run("--general", *SMALL, command.examples, output="alone")
     assert alone["general"] == found["general"] and alone["sets"] == {}

@@ -1,0 +1,156 @@
+"""The page's content, and what is refused."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgelit.cli import main
+from judgelit.errors import UserError
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair
+from judgelit.report.browser import outcome, script_json
+from judgelit.report.curves import MOST_POINTS, charts_of
+from judgelit.report.page import write_report
+from tests.report.conftest import HOSTILE, write_results, write_run
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and the text of its data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.data = ""
+        self._in_data = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._in_data = ("id", "data") in attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_data = False
+
+    def handle_data(self, data: str) -> None:
+        if self._in_data:
+            self.data += data
+
+
+def page_of(tmp_path: Path, *folders: Path) -> str:
+    write_report(folders, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", [*HOSTILE, "\ud800 alone", "\u2028"])
+def test_json_in_a_script_is_the_value_and_ends_no_script(text: str) -> None:
+    found = script_json({"text": text})
+    assert not re.search("[<>&\u2028\u2029\ud800-\udfff]", found)
+    assert json.loads(found)["text"] == text.replace("\ud800", "\ufffd")
+
+
+def test_the_page_holds_every_text_and_no_element_of_it(tmp_path: Path) -> None:
+    text = page_of(tmp_path, write_results(tmp_path / "r", 14))
+    elements = Elements(text)
+    assert elements.tags.count("script") == 3 and not {"iframe", "img", "b"} & set(elements.tags)
+    data = json.loads(elements.data)
+    assert len(data["items"]) == 14 and len(data["judgments"]) == 28
+    assert all(any(hostile in item["question"] for item in data["items"]) for hostile in HOSTILE)
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "") and "default-src 'none'" in text.replace(
+        "&#39;", "'"
+    )
+
+
+def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
+    folder = write_results(tmp_path / "r", 8)
+    content = json.loads((folder / "results.json").read_text())
+    content["sets"]["mine"]["accuracy"] = {"value": 0.4321, "low": 0.4, "high": 0.5, "n": 16}
+    content["sets"]["mine"].pop("cut_by_length")
+    content["attacks"] = {"mine": {"master_key": {"success": {"value": 0.3333, "low": 0.1, "high": 0.6, "n": 9}}}}
+    bins = [{"confidence": 0.9, "accuracy": 0.5, "n": 4}, {"confidence": None, "accuracy": None, "n": 0}]
+    content["calibration"] = {"mine": {"ece": {"value": 0.0987, "low": 0.05, "high": 0.2, "n": 16}, "bins": bins}}
+    (folder / "results.json").write_text(json.dumps(content))
+    text = page_of(tmp_path, folder)
+    assert "43.2%" in text and "40.0 to 50.0" in text
+    assert "Master key, mine" in text and "33.3%" in text and "calibration error 9.9% (5.0 to 20.0)" in text
+    # One of 8 pairs has no verdict: both of its judgments are cut. The results lack that share.
+    assert "cut by length" in text and text.count("12.5%") >= 2
+
+
+def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:
+    data = json.loads(
+        Elements(page_of(tmp_path, write_results(tmp_path / "x", 6), write_results(tmp_path / "y", 8))).data
+    )
+    assert data["judges"] == ["x: nano", "y: nano"]
+    # The six pairs that both have judged are there once.
+    assert len(data["items"]) == 8 and len(data["judgments"]) == 28
+
+
+def test_a_run_and_an_unfinished_run(tmp_path: Path) -> None:
+    whole = write_run(tmp_path / "whole", {"base": "03-base", "sft": "05-sft-judged"})
+    text = page_of(tmp_path, whole)
+    assert "base to sft" in text and "+12.5" in text and "04-sft" in text and "seed: 3" in text
+    half = page_of(tmp_path, write_run(tmp_path / "half", {"base": "03-base"}, trained=False))
+    assert json.loads(Elements(half).data)["judges"] == ["base"] and 'id="training"' not in half
+    (whole / "results.json").unlink()
+    assert "No judge has been measured yet" in page_of(tmp_path, whole)
+
+
+def test_long_curves_are_thinned_and_keep_their_last_point() -> None:
+    rows = [{"step": str(step), "train/loss": str(float(step)), "val/loss": ""} for step in range(10_000)]
+    ((line,),) = [chart.lines for chart in charts_of(rows)]
+    assert len(line.steps) <= MOST_POINTS and line.steps[-1] == 9999 and line.values[-1] == 9999.0
+
+
+PAIR = PreferencePair("p", "q", "a", "b", "B")
+SET = AnswerSet("s", "q", ("w", "x", "y", "z"), right=(2,))
+
+
+@pytest.mark.parametrize(
+    ("item", "order", "verdict", "expected"),
+    [
+        (PAIR, "ab", "B", "right"),
+        (PAIR, "ba", "B", "wrong"),
+        (PAIR, "ba", None, "none"),
+        (PAIR, "ab", "tie", "wrong"),
+        (PreferencePair("p", "q", "a", "b", "tie"), "ab", "A", "open"),
+        (SET, "cadb", "A", "right"),
+        (SET, "cadb", "C", "wrong"),
+        (SET, "c", "7", "open"),
+    ],
+)
+def test_outcome(item: Any, order: str, verdict: str | None, expected: str) -> None:
+    judgment = Judgment(item.id, ({"role": "user", "content": "?"},), "t", verdict, order, "t", "e", 0)
+    assert outcome(item, judgment) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("absent", None, "found no folder, expected a folder that `judgelit run` or `judgelit evaluate` has written"),
+        ("empty", "", r"found no results\.json, expected a folder"),
+        ("broken", "{", "cannot be read as JSON"),
+        ("other", '{"a": 1}', "found no results, expected those of"),
+        ("form", '{"benchmarks": {}, "model": "m"}', "found content of another form .*'sets'.*run that command again"),
+    ],
+)
+def test_wrong_folders_are_refused_in_one_line(tmp_path: Path, name: str, content: str | None, error: str) -> None:
+    if content is not None:
+        (tmp_path / name).mkdir()
+    if content:
+        (tmp_path / name / "results.json").write_text(content)
+    with pytest.raises(UserError, match=error) as found:
+        write_report([tmp_path / name], tmp_path / "report.html")
+    assert "\n" not in str(found.value) and not (tmp_path / "report.html").exists()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_results(tmp_path / "r", 3)
+    main(["report", str(folder), "-o", str(tmp_path / "page.html")])
+    assert "open it in a browser" in capsys.readouterr().out and (tmp_path / "page.html").exists()
+    for arguments, error in (([], "folders"), ([str(folder), "-o", str(tmp_path)], "expected a file")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["report", *arguments])
+        assert error in capsys.readouterr().err
