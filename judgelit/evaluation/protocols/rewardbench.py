@@ -13,7 +13,7 @@ import numpy as np
 from judgelit.evaluation.intervals import Mean, Metric, estimates
 from judgelit.evaluation.metrics import pair_metrics
 from judgelit.evaluation.protocols.benchmark import Benchmark, Published
-from judgelit.evaluation.protocols.native_rows import distinct_ids, native_rows, result_rows
+from judgelit.evaluation.protocols.rewardbench_files import distinct_ids, native_rows, result_rows
 from judgelit.judging.prompts import drawn_order
 from judgelit.records.reading import on_drawn_side
 from judgelit.records.records import Judgment, PreferencePair, Row, bad_field, choice_field, text_field

@@ -14,8 +14,8 @@ import numpy as np
 from judgelit.errors import UserError
 from judgelit.evaluation.intervals import Mean, Metric
 from judgelit.evaluation.protocols.benchmark import Benchmark, Published
-from judgelit.evaluation.protocols.native_rows import distinct_ids, native_rows, result_rows
 from judgelit.evaluation.protocols.rewardbench import RESULT_FILE, leaderboard_json
+from judgelit.evaluation.protocols.rewardbench_files import distinct_ids, native_rows, result_rows
 from judgelit.judging.answer_prompts import best_prompts
 from judgelit.judging.verdict import parse_best
 from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, Row, bad_field, choice_field, int_field

@@ -8,7 +8,6 @@ import numpy as np
 from judgelit.errors import UserError
 from judgelit.evaluation.intervals import Mean, Metric
 from judgelit.evaluation.protocols.benchmark import Benchmark, Published
-from judgelit.evaluation.protocols.native_rows import result_rows
 from judgelit.evaluation.protocols.rewardbench import leaderboard_json
 from judgelit.evaluation.protocols.rewardbench2 import (
     CHANCE,
@@ -25,6 +24,7 @@ from judgelit.evaluation.protocols.rewardbench2 import (
     subset_name,
     ties_id,
 )
+from judgelit.evaluation.protocols.rewardbench_files import result_rows
 from judgelit.judging.answer_prompts import parse_rating, rating_prompts
 from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, Row, bad_field
 

@@ -1,18 +1,19 @@
-"""The rows of a benchmark's own files."""
+"""The rows of RewardBench 1 and 2, and of their result files."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from judgelit.errors import UserError
-from judgelit.records.files import BrokenRow, looks_like_file
+from judgelit.evaluation.protocols.native import own_rows
+from judgelit.records.files import looks_like_file
 from judgelit.records.records import AnswerSet, PreferencePair, Row
-from judgelit.records.sources import FileSource, Sources, as_sources
+from judgelit.records.sources import FileSource, Sources
 
 Item = TypeVar("Item", PreferencePair, AnswerSet)
 
 
-def native_rows(where: Sources, hub: FileSource, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def native_rows(where: Sources, hub: FileSource, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
     """Yield the rows of a benchmark, each with its place.
 
     Args:
@@ -24,20 +25,13 @@ def native_rows(where: Sources, hub: FileSource, columns: Sequence[str]) -> Iter
         UserError: A row has no such columns, or the source is none of files.
     """
     is_hub = where == hub.path and not looks_like_file(hub.path)
-    for source in as_sources(hub if is_hub else where):
-        if not isinstance(source, FileSource):
-            raise UserError(f"pairs: found a {type(source).__name__}, expected files or a FileSource")
-        for number, (at, row) in enumerate(source.rows()):
-            if source.limit is not None and number >= source.limit:
-                break
-            if isinstance(row, BrokenRow):
-                raise row.error
-            if missing := [name for name in columns if row.get(name) is None]:
-                raise UserError(
-                    f"{at}: found the fields {', '.join(row) or 'none'} without {', '.join(missing)}; expected a row "
-                    f"of {hub.path} with {', '.join(columns)}"
-                )
-            yield at, row
+    for at, row in own_rows(hub if is_hub else where):
+        if missing := [name for name in columns if row.get(name) is None]:
+            raise UserError(
+                f"{at}: found the fields {', '.join(row) or 'none'} without {', '.join(missing)}; expected a row "
+                f"of {hub.path} with {', '.join(columns)}"
+            )
+        yield at, row
 
 
 def distinct_ids(rows: Sequence[tuple[str, Row]]) -> list[str]:
