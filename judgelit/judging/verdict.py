@@ -92,7 +92,8 @@ _VOID_BEFORE = re.compile(
     re.I,
 )
 _VOID_AFTER = re.compile(
-    r"\W*(?:if|means|loses|(?:is|was) (?:the )?(?:worse|wrong)|would (?:have|win|not)|might|could|表示|不如)", re.I
+    r"\W*(?:(?:if|means|loses|(?:is|was) (?:the )?(?:worse|wrong)|would (?:have|win|not)|might|could)\b|表示|不如)",
+    re.I,
 )
 _CONDITION = re.compile(r"(?:\W*\w+:)?\W*(?:(?:if|unless)\b(?!\s+(?:i|we)\b)|如果|若)[^,:]*[,:]?[^,:]*", re.I)
 _ALTERNATIVES = re.compile(rf"(?:{_VERDICT.replace('?P<label>', '?:')}[\s*_]*(?:and|or)[\s*_]*)++\Z", re.I)

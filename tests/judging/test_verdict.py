@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from judgelit.judging.verdict import find, names, parse
@@ -145,7 +145,10 @@ def test_a_verdict_at_the_end_of_any_text_is_read(text, verdict):
 
 
 @given(LINE, VERDICTS, LINE)
+@example("", "[[A]]", " iffy as it was")
 def test_a_verdict_inside_any_line_is_read(before, verdict, after):
+    # `[[A]] if ...` is no verdict; the texts drawn here may begin so by chance.
+    assume(not re.match(r"\W*(?:if|might|could|means|loses)\b", after, re.I))
     assert parse(f"So {before}{verdict}{after}") == LABELS[verdict]
 
 
