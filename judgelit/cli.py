@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from typing import NoReturn
 
-from judgelit.console import keep_working_without_output, output_failure
+from judgelit.console import keep_working_without_output, output_failure, printable
 from judgelit.errors import UserError, out_of_memory, system_error
 
 COMMANDS = {
@@ -31,6 +31,9 @@ COMMANDS = {
     "configs": ("judgelit.shipped_configs", "list the shipped configurations or copy one"),
 }
 """Name of each command, with the module whose `main(arguments)` runs it and a line of help."""
+
+_MAX_LINE = 2000
+"""Characters of an error's line; of a longer one, such as a list of a thousand columns, the middle is left out."""
 
 TRAINER_COMMANDS = {"fit", "validate", "test", "predict"}
 """Commands whose `main` also gets the command's name, as first argument."""
@@ -79,7 +82,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _refuse(line: str) -> NoReturn:
     # One call of write: the lines of several processes must not mix.
-    sys.stderr.write(f"judgelit: error: {line}\n")
+    if len(line) > _MAX_LINE:
+        line = f"{line[: _MAX_LINE // 2]} ... {line[-_MAX_LINE // 2 :]}"
+    sys.stderr.write(f"judgelit: error: {printable(line)}\n")
     raise SystemExit(2) from None
 
 

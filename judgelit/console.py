@@ -1,8 +1,17 @@
-"""Standard output and standard error that never stop the work."""
+"""Standard output and standard error that never stop the work, and text that a terminal shows as it is."""
 
 import io
+import re
 import sys
 from typing import Any
+
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, direction marks, and surrogates."""
+
+
+def printable(text: str) -> str:
+    """`text` with control characters as escapes: names in a user's files can hold commands to the terminal."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class _Stream(io.FileIO):

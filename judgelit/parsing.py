@@ -317,7 +317,9 @@ def _wrong_value(value: Any, kind: Any, error: Exception) -> str:
     """What was found and expected; for a class also the nearest known one, or why it cannot be imported."""
     kinds = list(_alternatives(kind))
     line = f"found {_shortened(repr(value))}, expected {_either(list(dict.fromkeys(map(_name, kinds))))}"
-    known = [one.__name__ for kind in kinds if isinstance(kind, type) for one in _subclasses(kind)]
+    # jsonargparse has its own subclasses of float and int, and nobody chooses one of them.
+    classes = [kind for kind in kinds if isinstance(kind, type) and kind not in (bool, int, float, str)]
+    known = [one.__name__ for kind in classes for one in _subclasses(kind)]
     if isinstance(value, str) and (close := difflib.get_close_matches(value, known, n=1)):
         return f"{line}; the nearest known one is {close[0]!r}"
     if isinstance(value, str) and value.isidentifier() and 0 < len(known) <= _MAX_NAMED:

@@ -1,6 +1,7 @@
 """The command line: help, speed, short names, exit codes."""
 
 import csv
+import json
 import math
 import re
 import resource
@@ -272,3 +273,21 @@ def test_lora_configurations_run_on_every_architecture(
     first = next(csv.DictReader(log.open()))
     assert float(first["train/rewards/margin"]) == 0
     assert float(first["train/loss"]) == pytest.approx(math.log(2) + 0.2 * float(first["train/nll"]), rel=1e-5)
+
+
+def test_an_error_is_one_short_line_without_control_characters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"\x1b[2J\n" + "k" * 10_000: 1}) + "\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", f"--pairs={pairs}", "--model=nano", f"--output={tmp_path / 'scores'}"])
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "\x1b" not in said and "\\x1b[2J" in said
+    assert len(said) < 3000 and "expected" in said
+
+
+def test_a_number_that_cannot_be_read_names_its_type(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--pairs=p", "--model=nano", "--temperature=nan", f"--output={tmp_path}"])
+    assert capsys.readouterr().err == "judgelit: error: temperature: found 'nan', expected float\n"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from judgelit.console import printable
 from judgelit.errors import UserError
 from judgelit.evaluation.agreement import cohens_kappa, mcnemar
 from judgelit.evaluation.intervals import Estimate, Gain, Mean, Metric, as_json, estimates
@@ -126,7 +127,7 @@ class Against:
 
     def print(self) -> None:
         """Print what was compared, a table, and a sentence for each set."""
-        print(f"compared with {self.other.model} in {self.other.folder}")
+        print(f"compared with {printable(self.other.model)} in {self.other.folder}")
         for name, (there, here) in self.settings.items():
             print(f"  {name}: {there} there, {here} here")
         headings = ("set", "metric", "other judge", "this judge", "difference")

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from judgelit.console import printable
 from judgelit.evaluation.intervals import Estimate, Gain
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def print_table(results: Results, metrics: Mapping[str, str]) -> None:
         if previous not in (None, row[0]):
             table.add_section()
         previous = row[0]
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, map(printable, row)))
     _print_fitting(table, _narrow_lines(results, metrics))
     if "accuracy" in metrics:
         for line in _tie_lines(results):
@@ -94,7 +95,7 @@ def print_rows(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(escape(heading))
     previous = None
     lines = []
-    for row in rows:
+    for row in ([printable(cell) for cell in row] for row in rows):
         if previous not in (None, row[0]):
             table.add_section()
         previous = row[0]
@@ -119,9 +120,9 @@ def print_general(general: Mapping[str, Mapping[str, Estimate]], judged: Results
     table = Table()
     table.add_column("ability", overflow="fold")
     for model in general:
-        table.add_column(escape(model), overflow="fold")
+        table.add_column(escape(printable(model)), overflow="fold")
     for row in general_rows(general, judged or {}):
-        table.add_row(*map(escape, row))
+        table.add_row(*map(escape, map(printable, row)))
     Console(width=None if Console().is_terminal else _UNKNOWN_WIDTH).print(table)
 
 
@@ -174,7 +175,7 @@ def _print_fitting(table: "Table", lines: Iterable[str]) -> None:
 def _narrow_lines(results: Results, metrics: Mapping[str, str]) -> Iterator[str]:
     width = max(map(len, metrics.values()))
     for name, judge, *figures in table_rows(results, metrics):
-        yield f"{name}, {judge}"
+        yield printable(f"{name}, {judge}")
         yield from (f"  {heading:<{width}}  {text}" for heading, text in zip(metrics.values(), figures, strict=True))
 
 
@@ -183,4 +184,5 @@ def _tie_lines(results: Results) -> Iterator[str]:
     found = {name: by["ties"] for by_set in results.values() for name, by in by_set.items() if "ties" in by}
     for name, ties in found.items():
         if ties.value > 0:
-            yield f"{name}: {round(ties.value * ties.n)} of {ties.n} pairs are labelled tie; accuracy leaves them out"
+            number = f"{round(ties.value * ties.n)} of {ties.n} pairs"
+            yield f"{printable(name)}: {number} are labelled tie; accuracy leaves them out"

@@ -106,3 +106,16 @@ def test_general_ability_and_accuracy_stand_side_by_side(capsys: pytest.CaptureF
     print_general(general, RESULTS)
     printed = capsys.readouterr().out
     assert "judge accuracy, two" in printed and "1.500 [1.250, 1.754]" in printed
+
+
+@pytest.mark.parametrize("columns", [30, 200])
+def test_names_do_not_command_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("judgelit.evaluation.tables._UNKNOWN_WIDTH", columns)
+    name = "\x1b[2J[red]\u202eone\n"
+    print_table({name: {name: {"accuracy": KNOWN, "ties": KNOWN}}}, {"accuracy": "right"})
+    print_rows(("set", "metric", "figure"), [(name, name, name)])
+    print_general({name: {"general_loss": KNOWN}})
+    printed = capsys.readouterr().out
+    assert not set(printed) & set("\x1b\u202e") and "\\x1b[2J[red]\\u202eone\\n" in printed
