@@ -268,6 +268,8 @@ def _choose_sets(
     if isinstance(benchmark, str) and benchmark == "pairs":
         return {name: (benchmark, where) for name, where in _named_sets(pairs, source, sets).items()}
     names = [benchmark] if isinstance(benchmark, str) else benchmark
+    if not names:
+        raise UserError("benchmark: found an empty list, expected names; `judgelit evaluate --list` shows all")
     found = {name: find_benchmark(name) for name in names}
     if sets is not None and isinstance(benchmark, list):
         # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
@@ -289,7 +291,8 @@ def _choose_sets(
     places = {name: (sets or {}).get(name) or pairs or one.hub for name, one in found.items()}
     for name, where in places.items():
         if where is None:
-            raise UserError(f"{name}: is not on the hub; give its files with --pairs, or --sets.{name}")
+            option = "--pairs" if len(found) == 1 else f"--sets.{name}"
+            raise UserError(f"{name}: is not on the hub; give its files with {option}")
     return {name: (name, where) for name, where in places.items() if where is not None}
 
 
@@ -306,6 +309,11 @@ def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sourc
     if isinstance(pairs, str) and sets is None:
         # A glob pattern has characters that do not belong in a file's name.
         return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
+    if (pairs, source, sets) == (None, None, None):
+        raise UserError(
+            "pairs: found nothing to judge, expected labelled pairs; give --pairs FILES, or the name of a "
+            "benchmark with --benchmark, or of a public data set with --source"
+        )
     if sets is None or pairs is not None or source is not None:
         raise UserError(
             "pairs, sets: expected one of them, and not both; source goes with pairs, and sets takes public data sets "

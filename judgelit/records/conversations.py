@@ -147,6 +147,8 @@ def read_answer(value: object, name: str, at: str) -> str:
         return value
     if isinstance(value, bool | int | float):
         return str(value)  # PandaLM's file has `true` for the answer "True".
+    if value is None:
+        raise bad_field(at, name, value, "text or a single assistant turn")
     refuse_list_of_answers(value, name, at)
     turns = read_turns(value, name, at)
     if len(turns) != 1 or turns[0]["role"] != "assistant":

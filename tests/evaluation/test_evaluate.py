@@ -180,6 +180,7 @@ def test_a_pair_that_is_there_in_both_orders_or_twice_is_judged_once(folders: Fo
         ({"max_new_tokens": 1010}, "one: no pair fits the 14 tokens"),
         ({"sets": {"a/b": "x.jsonl"}}, "found the name 'a/b'"),
         ({"pairs": "x.jsonl", "sets": {"a": "x.jsonl"}}, "expected one of them, and not both"),
+        ({"benchmark": []}, "benchmark: found an empty list, expected names"),
         ({"benchmark": "pears"}, "benchmark: found 'pears', which does not exist; the nearest known one is 'pairs'"),
         ({"device": "cuda:99"}, "device: found 'cuda:99', expected one that this machine has: auto, cpu"),
         ({"pairs": "nowhere.jsonl"}, "nowhere.jsonl: no such file"),

@@ -115,7 +115,7 @@ def test_an_endpoint_answers_instructions_and_gives_no_loss(
         (["--general.instructions=ifeval"], "general.instructions: found 'ifeval'"),
         (["--general.instructions=none"], "general: found nothing to measure"),
         (["--general.max_new_tokens=5000"], "general.max_new_tokens: found 5000, expected less"),
-        ([], "pairs, sets: expected one of them"),
+        ([], "pairs: found nothing to judge, expected labelled pairs; give --pairs"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_the_folder_usable(

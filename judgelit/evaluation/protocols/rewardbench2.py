@@ -18,7 +18,16 @@ from judgelit.evaluation.protocols.rewardbench import RESULT_FILE, leaderboard_j
 from judgelit.evaluation.protocols.rewardbench_files import distinct_ids, native_rows, result_rows
 from judgelit.judging.answer_prompts import best_prompts
 from judgelit.judging.verdict import parse_best
-from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, Row, bad_field, choice_field, int_field
+from judgelit.records.records import (
+    ANSWER_LETTERS,
+    AnswerSet,
+    Judgment,
+    Row,
+    bad_field,
+    choice_field,
+    int_field,
+    text_field,
+)
 from judgelit.records.sources import FileSource, Sources, report_once
 
 HUB = FileSource("allenai/reward-bench-2", split="test")
@@ -154,6 +163,7 @@ def _item(row: Row, at: str, name: str) -> AnswerSet:
         if not isinstance(row[field], list | tuple):
             raise bad_field(at, field, row[field], "a list of texts; a single text is a row of rewardbench")
         answers.extend(row[field])
+    text_field(row, "prompt", at)
     right = int_field(row, "num_correct", at)
     if not 1 <= right < len(answers):
         raise bad_field(at, "num_correct", right, f"from 1 to {len(answers) - 1}, with {len(answers)} answers")
