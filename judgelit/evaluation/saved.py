@@ -107,8 +107,8 @@ def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -
     if missing:
         name, order = missing[0]
         raise UserError(
-            f"{path}: found no judgment of {len(missing)} pairs, expected one of each; the first: {name!r}"
-            + (f" in order {order}" if order else "")
+            f"{path}: found no judgment of {len({name for name, _ in missing})} of {len(by_id)} pairs, expected one of "
+            f"each; the first: {name!r}" + (f" in order {order}" if order else "")
         )
     return judgments
 

@@ -80,8 +80,11 @@ def test_a_benchmarks_own_result_files_are_read(made_up: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        (SAID[:-1], "said.jsonl: found no judgment of 1 pairs, expected one of each; the first: 'p11' in order ba"),
-        (SAID[2:], "said.jsonl: found no judgment of 2 pairs, expected one of each; the first: 'p0' in order ab"),
+        (
+            SAID[:-1],
+            "said.jsonl: found no judgment of 1 of 12 pairs, expected one of each; the first: 'p11' in order ba",
+        ),
+        (SAID[2:], "said.jsonl: found no judgment of 1 of 12 pairs, expected one of each; the first: 'p0' in order ab"),
         ([*SAID, SAID[3]], "said.jsonl:25: pair 'p1': found a second judgment in order ba, expected one"),
         ([*SAID, make_judgment("p99", "ab", "A")], "said.jsonl:25: pair 'p99' is not among the 12 that were read"),
     ],

@@ -259,7 +259,7 @@ class TestResultFiles:
             ({"id": [1, 2], "results": [1]}, "field 'results': found 1 values, expected 2"),
             ({"id": [1, 2], "results": [1, 0.7]}, "id 2: field 'results': found 0.7, expected 1, 0.5 or 0"),
             ({"id": [1, 3], "results": [1, 1]}, "id 3: is not among the 2 questions"),
-            ({"id": [1], "results": [1]}, "found no judgment of 1 pairs, expected one of each; the first: '2'"),
+            ({"id": [1], "results": [1]}, "found no judgment of 1 of 2 pairs, expected one of each; the first: '2'"),
             ({"id": [1, 2, 2], "results": [1, 1, 1]}, "pair '2': found a second judgment in order ab"),
         ],
     )
