@@ -166,3 +166,13 @@ def test_a_loss_is_added_by_one_function_and_one_line(world: Path, tmp_path: Pat
     names: dict[str, Any] = {"__name__": "losses"}
     exec(compile(changed, "losses.py", "exec"), names)
     assert names["PreferenceLoss"](kind="hinge_by_length").kind in names["LOSSES"]
+
+
+def test_links_of_all_pages_lead_somewhere() -> None:
+    root = configs_folder().parent
+    pages = [page for folder in ("configs", "judgelit", "benchmarks") for page in (root / folder).rglob("*.md")]
+    broken = []
+    for page in [root / "README.md", *pages]:
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+        broken += [(page, link) for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert broken == []
