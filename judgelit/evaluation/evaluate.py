@@ -1,12 +1,11 @@
 """`judgelit evaluate`: measure a judge on labelled pairs and its general ability, and keep every text."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from judgelit import __version__
-from judgelit.atomic import check_file_names, write_json
+from judgelit.atomic import write_json
 from judgelit.commands import call
 from judgelit.errors import UserError
 from judgelit.evaluation.bias import find_attacks
@@ -32,15 +31,14 @@ from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import GROUPS, Benchmark
 from judgelit.evaluation.protocols.listing import describe_benchmarks
 from judgelit.evaluation.saved import SavedResults, read_judgments
+from judgelit.evaluation.sets import read_sets
 from judgelit.evaluation.tables import print_general, print_table
 from judgelit.evaluation.votes import describe_votes, has_votes, majorities, vote_shares
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
-from judgelit.records.public_sources import describe_sets, find_set
-from judgelit.records.public_sources.source import named_source
+from judgelit.records.public_sources import describe_sets
 from judgelit.records.records import Judgment
-from judgelit.records.shards import Shard
-from judgelit.records.sources import Source, Sources
+from judgelit.records.sources import Sources
 from judgelit.runs.folder import locked
 
 
@@ -109,13 +107,9 @@ def evaluate(
             as the pairs alone. More attacks may be added to the same folder.
         engine: The fields of `EngineSpec`.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit: found {limit}, expected 1 or more")
     folder = Path(output)
-    part = None if shard is None else Shard.parse(shard)
     alone = general is not None and benchmark == "pairs" and pairs is None and source is None and sets is None
-    chosen = {} if alone else _choose_sets(benchmark, pairs, source, sets)
-    read = {name: BenchmarkSet(of, _read(of, name, where, limit, part)) for name, (of, where) in chosen.items()}
+    read = {} if alone else read_sets(benchmark, pairs, source, sets, limit, shard)
     other = None if against is None else read_other(Path(against), folder, read)
     questions = Questions(templates, max_new_tokens, stop_at_verdict, seed, votes, temperature, top_p)
     chosen_attacks = {} if attacks is None else find_attacks(attacks)
@@ -130,8 +124,7 @@ def evaluate(
     with locked(folder):
         if judgments is not None:
             _refuse_beside_judgments(general, questions, engine)
-            named = model or Path(judgments).name
-            found, settings = _take_judgments(folder, judgments, read, {**described, "model": named})
+            named, found, settings = _take_judgments(folder, judgments, read, model, described)
             _write_and_print(folder, named, settings, read, found, None, {}, other)
             return
         if model is None:
@@ -212,9 +205,12 @@ def _print_judged(model: str, benchmark: Benchmark[Any], names: Sequence[str], e
 
 
 def _take_judgments(
-    folder: Path, path: str, sets: Mapping[str, BenchmarkSet], settings: dict[str, Any]
-) -> tuple[dict[str, list[Judgment]], dict[str, Any]]:
+    folder: Path, path: str, sets: Mapping[str, BenchmarkSet], model: str | None, settings: Mapping[str, Any]
+) -> tuple[str, dict[str, list[Judgment]], dict[str, Any]]:
     """Read judgments that were made elsewhere and write them to a folder, with the settings.
+
+    Returns:
+        The judge: the given name, else the engine of all judgments, else the file. The judgments; the settings.
 
     Raises:
         UserError: There are several sets, the judgments do not fit, or the folder holds other results.
@@ -223,20 +219,24 @@ def _take_judgments(
         raise UserError(f"judgments: found {len(sets)} sets beside them, expected the one that they are about")
     ((name, of_set),) = sets.items()
     found = read_judgments(path, of_set.benchmark, of_set.items)
-    settings |= {
+    engines = {one.engine for one in found}
+    named = model or (engines.pop() if len(engines) == 1 else "") or Path(path).name
+    made_from = {
+        **settings,
+        "model": named,
         "pairs": {name: fingerprint_records(of_set.items)},
         "judgments": fingerprint_records(found),
     }
-    refuse_other_results(folder, settings, written_files(sets))
-    write_json(folder / SETTINGS, settings)
+    refuse_other_results(folder, made_from, written_files(sets))
+    write_json(folder / SETTINGS, made_from)
     write_set(folder, name, of_set.items, found)
-    return {name: found}, settings
+    return named, {name: found}, made_from
 
 
 def _refuse_beside_judgments(general: General | None, questions: Questions, engine: Mapping[str, Any]) -> None:
-    changed = EngineSpec("judgments", **engine).changed()
-    sampled = ["votes"] if questions.votes > 1 else []
-    for option in [*(["general"] if general is not None else []), *sampled, *changed]:
+    changed = [one for one in vars(questions) if getattr(questions, one) != getattr(Questions(), one)]
+    changed += EngineSpec("judgments", **engine).changed()
+    for option in [*(["general"] if general is not None else []), *changed]:
         raise UserError(f"{option}: has no meaning with judgments that were made elsewhere; leave it out")
 
 
@@ -245,82 +245,6 @@ def _refuse_attacks_beside(attacks: object, judgments: str | None, shard: str | 
         raise UserError("attacks: has no meaning with judgments that were made elsewhere; leave it out")
     if attacks is not None and shard is not None:
         raise UserError("attacks: found beside shard, expected all pairs, since attacks of parts are not put together")
-
-
-def _read(benchmark: str, name: str, where: Sources, limit: int | None, part: Shard | None) -> Sequence[Any]:
-    """The items of a set: the first ones, and of them those of this machine's part."""
-    items = find_benchmark(benchmark).read(where, limit)
-    if part is None:
-        return items
-    if not (mine := part.part(items)):
-        raise UserError(f"shard: {part} has none of the {len(items)} pairs of {name}; use fewer parts")
-    return mine
-
-
-def _choose_sets(
-    benchmark: str | list[str], pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None
-) -> dict[str, tuple[str, Sources]]:
-    """The benchmark and the source of each set, by the set's name.
-
-    Raises:
-        UserError: The options do not fit together, or a name cannot be part of a file's name.
-    """
-    if isinstance(benchmark, str) and benchmark == "pairs":
-        return {name: (benchmark, where) for name, where in _named_sets(pairs, source, sets).items()}
-    names = [benchmark] if isinstance(benchmark, str) else benchmark
-    if not names:
-        raise UserError("benchmark: found an empty list, expected names; `judgelit evaluate --list` shows all")
-    found = {name: find_benchmark(name) for name in names}
-    if sets is not None and isinstance(benchmark, list):
-        # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
-        dashed = {name.replace("-", "_"): name for name in found}
-        sets = {dashed.get(name, name): where for name, where in sets.items()}
-    if source is not None:
-        raise UserError("source: has no meaning with a benchmark, which has its own place on the hub")
-    if pairs is not None and (sets is not None or len(found) > 1):
-        raise UserError("pairs: found beside several sets or benchmarks; name the files of each with --sets.NAME FILES")
-    if sets is not None and isinstance(benchmark, str):
-        check_file_names("sets", sets)
-        return {name: (benchmark, where) for name, where in sets.items()}
-    # On the command line, a dash in an option's name is read as an underscore.
-    dashed = {name.replace("-", "_"): name for name in found}
-    sets = None if sets is None else {dashed.get(name, name): where for name, where in sets.items()}
-    for name in sets or {}:
-        if name not in found:
-            raise UserError(f"sets: found {name!r}, expected names of the benchmarks: {', '.join(found)}")
-    places = {name: (sets or {}).get(name) or pairs or one.hub for name, one in found.items()}
-    for name, where in places.items():
-        if where is None:
-            option = "--pairs" if len(found) == 1 else f"--sets.{name}"
-            raise UserError(f"{name}: is not on the hub; give its files with {option}")
-    return {name: (name, where) for name, where in places.items() if where is not None}
-
-
-def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:
-    """The sets by name; the set `pairs` gets the name of its file, and a public data set its own.
-
-    Raises:
-        UserError: Both are given or none, or a name cannot be part of a file's name.
-    """
-    if source is not None and sets is None:
-        return {find_set(source).name: named_source(source, pairs)}
-    if isinstance(pairs, Source) and sets is None:
-        return {"pairs": pairs}
-    if isinstance(pairs, str) and sets is None:
-        # A glob pattern has characters that do not belong in a file's name.
-        return {re.sub(r"[^\w-]+", "-", Path(pairs).name.split(".")[0])[:50].strip("-") or "pairs": pairs}
-    if (pairs, source, sets) == (None, None, None):
-        raise UserError(
-            "pairs: found nothing to judge, expected labelled pairs; give --pairs FILES, or the name of a "
-            "benchmark with --benchmark, or of a public data set with --source"
-        )
-    if sets is None or pairs is not None or source is not None:
-        raise UserError(
-            "pairs, sets: expected one of them, and not both; source goes with pairs, and sets takes public data sets "
-            "by class_path judgelit.PublicSource"
-        )
-    check_file_names("sets", sets)
-    return sets
 
 
 def main(argv: list[str]) -> None:

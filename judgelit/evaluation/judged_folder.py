@@ -56,11 +56,11 @@ class BenchmarkSet:
 class Questions:
     """How sets are judged."""
 
-    templates: Templates
+    templates: Templates = Templates()  # noqa: RUF009 (frozen, so sharing the default is safe)
     """Judge prompts; if neither names nor a folder are given, those that the judge's folder keeps."""
-    max_new_tokens: int
-    stop_at_verdict: bool
-    seed: int
+    max_new_tokens: int = 1024
+    stop_at_verdict: bool = True
+    seed: int = 0
     votes: int = 1
     """Samples of each prompt; the majority counts."""
     temperature: float = 0.0

@@ -208,7 +208,7 @@ class Judgment:
             seed=int_field(row, "seed", at),
             margin=margin,
             finish=None if row.get("finish") is None else choice_field(row, "finish", at, get_args(Finish)),
-            sample=int_field(row, "sample", at) if row.get("sample") is not None else 0,
+            sample=_sample_field(row, at),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -348,6 +348,13 @@ def _order_field(row: Row, at: str) -> str:
     ):
         raise bad_field(at, "order", order, "'ab', 'ba', or letters that name the answers as they were shown")
     return order
+
+
+def _sample_field(row: Row, at: str) -> int:
+    sample = 0 if row.get("sample") is None else int_field(row, "sample", at)
+    if sample < 0:
+        raise bad_field(at, "sample", sample, "a whole number from 0")
+    return sample
 
 
 def _verdict_field(row: Row, answers: int, at: str) -> str | None:

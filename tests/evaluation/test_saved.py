@@ -73,6 +73,7 @@ def test_a_benchmarks_own_result_files_are_read(made_up: str, tmp_path: Path) ->
     path = tmp_path / "own.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluate(str(tmp_path / "out"), benchmark="made-up", judgments=str(path))
+    assert results_in(tmp_path / "out")["model"] == "e"  # the engine of all judgments
     found = PAIRS.estimates(ITEMS, SAID)
     assert results_in(tmp_path / "out")["sets"]["made-up"] == {name: one.to_dict() for name, one in found.items()}
 
@@ -103,6 +104,8 @@ def test_judgments_that_do_not_fit_are_one_line(
     [
         ({}, "missing --model, or --judgments"),
         ({"judgments": "{said}", "dtype": "bfloat16"}, "dtype: has no meaning with judgments"),
+        ({"judgments": "{said}", "max_new_tokens": 9}, "max_new_tokens: has no meaning with judgments"),
+        ({"judgments": "{said}", "seed": 1}, "seed: has no meaning with judgments"),
         ({"judgments": "{said}", "benchmark": ["made-up", "pairs"], "sets": {"pairs": "{said}"}}, "found 2 sets"),
         ({"benchmark": "made-down"}, "the nearest known one is 'made-up'"),
         ({"benchmark": ["made-up", "pairs"]}, "pairs: is not on the hub; give its files"),

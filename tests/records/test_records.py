@@ -162,6 +162,7 @@ RATING = "expected a rating, such as '7', since one answer was shown"
         (Judgment, {**JUDGMENT, "order": "aa"}, f"f:1: field 'order': found 'aa', {ORDERS}"),
         (Judgment, {**JUDGMENT, "order": ""}, f"f:1: field 'order': found '', {ORDERS}"),
         (Judgment, {**JUDGMENT, "order": "ac"}, f"f:1: field 'order': found 'ac', {ORDERS}"),
+        (Judgment, {**JUDGMENT, "sample": -1}, "f:1: field 'sample': found -1, expected a whole number from 0"),
         (Judgment, {**JUDGMENT, "verdict": "C"}, "f:1: field 'verdict': found 'C', expected one of 'A', 'B', 'tie'"),
         (Judgment, {**JUDGMENT, "order": "c", "verdict": "A"}, f"f:1: field 'verdict': found 'A', {RATING}"),
         (Judgment, {**JUDGMENT, "order": "c", "verdict": "nan"}, f"f:1: field 'verdict': found 'nan', {RATING}"),
