@@ -105,7 +105,7 @@ class WarmupReport:
         return text
 
 
-def list_counts(counts: dict[str, int]) -> str:
+def list_counts(counts: Mapping[str, int]) -> str:
     """The counts above zero as text: `4 ties, 3 too long`."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
 
@@ -172,7 +172,8 @@ def synthesize_warmup(
         prompts = in_drawn_order(prompts, seed)
 
     answers: list[Generated] = [Generated("", "stop")] * len(prompts)
-    asked = teacher.judgments(prompts, template_by_id, journal, seed)
+    # A journal that nothing was asked from does not keep the settings of the first try.
+    asked = teacher.judgments(prompts, template_by_id, journal, seed) if prompts else iter(())
     for index, answer in track(asked, f"asking {teacher.name}", total=len(prompts)):
         answers[index] = answer
     right = _right_judgments(prompts, answers, settings.both_orders, dropped, seed)
@@ -187,7 +188,7 @@ def synthesize_warmup(
         )
         raise UserError(
             f"no judgment of {teacher.name} was kept, of {len(pairs)} pairs ({list_counts(dropped)})"
-            f"{limit if dropped['too long'] else ''}"
+            f"{limit if dropped['too long'] else ''}{_all_failed(rewrites)}"
         )
     judged: list[Judged] = []
     for prompt, text in (right[index] for index in chosen):
@@ -290,6 +291,13 @@ def _right_judgments(
         else:
             kept.append((prompt, answer.text.strip()))
     return kept
+
+
+def _all_failed(rewrites: Rewrites) -> str:
+    """Words about rewrites of which none has passed the check; empty if there is one, or if none was asked for."""
+    if not rewrites.answers or sum(rewrites.failed.values()) < len(rewrites.answers):
+        return ""
+    return f"; none of {len(rewrites.answers)} rewrites of the judge prompts passed ({list_counts(rewrites.failed)})"
 
 
 def _rewriting(rewrites: Rewrites, prompts: Sequence[JudgePrompt], numbers: Mapping[str, int | None]) -> dict[str, Any]:

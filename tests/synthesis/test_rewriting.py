@@ -168,6 +168,17 @@ def test_pairs_are_asked_in_the_teachers_words_and_failed_rewrites_are_counted(
     assert synthesize(chatml, tmp_path)[0] == examples and len(engine.asked) == asked
 
 
+def test_where_nothing_is_kept_the_error_says_that_no_rewrite_passed(
+    chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = scripted(chatml, monkeypatch)
+    engine.say = lambda prompt, sample: "I would rather not."
+    templates = len(load_templates(["en-*"]))
+    said = f"none of {4 * templates} rewrites of the judge prompts passed ({4 * templates} without a marked prompt)"
+    with pytest.raises(UserError, match=re.escape(said)):
+        synthesize(chatml, tmp_path)
+
+
 def test_a_killed_run_asks_for_no_rewrite_twice(
     chatml: ChatTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

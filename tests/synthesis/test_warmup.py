@@ -16,9 +16,9 @@ from judgelit.records.files import write_records
 from judgelit.records.records import PreferencePair
 from judgelit.synthesis.card import read_card
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from judgelit.synthesis.teachers import TaskTeacher, Teacher
+from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher, Teacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
-from tests.support import make_pair, short_templates
+from tests.support import ScriptedEngine, make_pair, short_templates
 
 
 class Says(Teacher):
@@ -277,6 +277,16 @@ def test_an_empty_set_is_a_one_line_error(make):
     long = [make_pair(n, question=f"why {n}? " * 200) for n in range(3)]
     with pytest.raises(UserError, match=r"of 3 pairs \(3 too long\); a prompt may have \d+ tokens, .*--tokenizer"):
         make(long)
+
+
+def test_a_try_that_asks_nothing_leaves_the_journal_open_for_other_settings(make, chatml, monkeypatch):
+    engine = ScriptedEngine(lambda prompt, sample: "[[A]]", tokenizer=chatml)
+    monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", lambda spec: engine)
+    pairs = [make_pair(n, "AB"[n % 2]) for n in range(20)]
+    with pytest.raises(UserError, match="20 too long"):
+        make(pairs, EngineTeacher(model="T", max_new_tokens=16), max_prompt_tokens=4)
+    examples, _ = make(pairs, EngineTeacher(model="T", max_new_tokens=32), balance_labels=False, balance_length=False)
+    assert examples and engine.asked
 
 
 def test_glances_are_kept_if_they_happen_to_be_right(make):
