@@ -73,6 +73,11 @@ class Gain:
         """Fields as JSON values; NaN (the metric is undefined) becomes null."""
         return {name: _null_for_nan(value) for name, value in vars(self).items()}
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, float | None]) -> "Gain":
+        """The gain that `to_dict` has written."""
+        return cls(**{name: float("nan") if value is None else value for name, value in fields.items()})
+
 
 def as_json(nested: Mapping[str, Any]) -> dict[str, Any]:
     """The same nested mappings with each estimate as a JSON object."""

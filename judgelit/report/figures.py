@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from judgelit.evaluation.intervals import Estimate, Mean, estimates
+from judgelit.evaluation.intervals import Estimate, Gain, Mean, estimates
 from judgelit.evaluation.metrics import METRICS, question_numbers
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.saved import SavedSet
-from judgelit.evaluation.tables import GENERAL_HEADINGS, show_general
+from judgelit.evaluation.tables import GENERAL_HEADINGS, show_gain, show_general
 from judgelit.records.records import Judgment
 from judgelit.report.sources import Figures, Judge
 
@@ -235,6 +235,41 @@ def attack_panels(judges: Sequence[Judge]) -> list[Panel]:
                 for metric in plain
             ]
             found.append(Panel(f"{_words(attack)}, {name}", "", -1.0 if _SIGNED & set(plain) else 0.0, groups))
+    return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A judge compared with another one, set by set."""
+
+    judge: int
+    """The judge's number."""
+    other: str
+    rows: Sequence[tuple[str, ...]]
+    """Set; gain in its published figure, in points, with interval; judgments with another verdict; kappa of the
+    verdicts; McNemar's p of right judgments."""
+
+
+def comparisons(judges: Sequence[Judge]) -> list[Comparison]:
+    """The comparisons that `--against` has made."""
+    found = []
+    for number, judge in enumerate(judges):
+        rows = []
+        for name, one in judge.against.get("sets", {}).items():
+            gain = Gain.from_dict(one["gains"][main_metric(judges, name)[0]])
+            kappa = Estimate.from_dict(one["kappa"]) if "kappa" in one else _NONE
+            flips = Figure(Estimate.from_dict(one["flip_rate"]))
+            rows.append(
+                (
+                    name,
+                    show_gain(gain).replace("-", "−"),
+                    f"{flips.text} of {one['judgments']:,}",
+                    "–" if math.isnan(kappa.value) else f"{kappa.value:.2f}",
+                    f"{one['mcnemar']['judgments']['p']:.2g}",
+                )
+            )
+        if rows:
+            found.append(Comparison(number, str(judge.against["model"]), rows))
     return found
 
 

@@ -86,6 +86,7 @@ def page(found: Sequence[Reported]) -> str:
         groups=figures.group_panels(judges),
         biases=figures.bias_panels(judges),
         attacks=figures.attack_panels(judges),
+        comparisons=figures.comparisons(judges),
         general=figures.general_rows(judges),
         calibration=data["calibration"],
         fits=data["fits"],

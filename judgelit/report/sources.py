@@ -40,6 +40,8 @@ class Judge:
     attacks: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
     """By set and attack."""
     general: Figures = field(default_factory=dict)
+    against: Mapping[str, Any] = field(default_factory=dict)
+    """The comparison with another judge, as `Against.to_dict` writes it."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ def _evaluated(folder: Path) -> Reported:
             for name, attacks in content.get("attacks", {}).items()
         },
         _figures(content.get("general", {})),
+        content.get("against", {}),
     )
     settings = json.dumps(content.get("settings", {}), indent=1, ensure_ascii=False)
     return Reported(folder, str(content.get("judgelit", "")), [judge], settings=settings)

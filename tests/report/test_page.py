@@ -10,6 +10,8 @@ import pytest
 
 from judgelit.cli import main
 from judgelit.errors import UserError
+from judgelit.evaluation.compare import compare_with
+from judgelit.evaluation.saved import read_results
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair
 from judgelit.report.browser import outcome, script_json
 from judgelit.report.curves import MOST_POINTS, charts_of
@@ -77,6 +79,20 @@ def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
     assert "Master key, mine" in text and "33.3%" in text and "calibration error 9.9% (5.0 to 20.0)" in text
     # One of 8 pairs has no verdict: both of its judgments are cut. The results lack that share.
     assert "cut by length" in text and text.count("12.5%") >= 2
+
+
+def test_a_comparison_with_another_judge_is_shown(tmp_path: Path) -> None:
+    first = write_results(tmp_path / "first", 12, "first")
+    second = write_results(tmp_path / "second", 12, "second")
+    saved = read_results(second)
+    judged = {"mine": saved.sets["mine"].judgments}
+    compared = compare_with(read_results(first), saved.sets, judged, saved.content["settings"])
+    content = {**saved.content, "against": compared.to_dict()}
+    (second / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    page = page_of(tmp_path, second)
+    assert "Two judges compared" in page and "against <bdi>first</bdi>" in page
+    assert "0.0 points [0.0, 0.0]" in page and "0.0% of 24" in page
+    assert "Two judges compared" not in page_of(tmp_path, first)
 
 
 def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:
