@@ -77,7 +77,7 @@ def evaluate(
             it; or `nano`, the built-in small model. With an endpoint: the model's name there. With `judgments`: the
             name to write beside the results.
         benchmark: Name of a benchmark, or several: `[rewardbench, judgebench]`. `judgelit evaluate --list` shows all.
-            `pairs` takes labelled pairs of any source.
+            `pairs` takes labelled pairs of any source. `FILE.py:NAME` is one that a Python file of yours defines.
         pairs: The benchmark's files in its own form, or labelled pairs: a file, folder, glob or hub name, or a source
             by class_path. Default: the benchmark is read from the hub.
         source: Name of a public data set, which is read from the hub, or from `pairs` in its own form. The names are

@@ -8,7 +8,7 @@ from typing import Any
 from judgelit.atomic import check_file_names
 from judgelit.errors import UserError
 from judgelit.evaluation.judged_folder import BenchmarkSet
-from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols import find_benchmark, name_of_set
 from judgelit.records.public_sources import find_set
 from judgelit.records.public_sources.source import named_source
 from judgelit.records.shards import Shard
@@ -58,7 +58,9 @@ def _choose(
     names = [benchmark] if isinstance(benchmark, str) else benchmark
     if not names:
         raise UserError("benchmark: found an empty list, expected names; `judgelit evaluate --list` shows all")
-    found = {name: find_benchmark(name) for name in names}
+    found = {name_of_set(name): find_benchmark(name) for name in names}
+    by_set = {name_of_set(name): name for name in names}
+    check_file_names("benchmark", found)
     if sets is not None and isinstance(benchmark, list):
         # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
         dashed = {name.replace("-", "_"): name for name in found}
@@ -78,7 +80,7 @@ def _choose(
         if where is None:
             option = "--pairs" if len(found) == 1 else f"--sets.{name}"
             raise UserError(f"{name}: is not on the hub; give its files with {option}")
-    return {name: (name, where) for name, where in places.items() if where is not None}
+    return {name: (by_set[name], where) for name, where in places.items() if where is not None}
 
 
 def _named_sets(pairs: Sources | None, source: str | None, sets: dict[str, Sources] | None) -> dict[str, Sources]:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 import yaml
 
 import judgelit
-from judgelit.errors import UserError
 from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.generation.engine import Generated
 from judgelit.generation.local import LocalEngine
@@ -128,21 +128,27 @@ def test_evaluation(world: Path, judgelit: Judgelit, llama: str, capsys: pytest.
 
 
 def test_a_benchmark_is_added_by_one_file(
-    world: Path, judgelit: Judgelit, llama: str, monkeypatch: pytest.MonkeyPatch
+    world: Path, judgelit: Judgelit, refused: Callable[..., str], llama: str
 ) -> None:
     guide = PACKAGE / "evaluation/protocols/README.md"
-    names: dict[str, Any] = {}
-    exec(blocks(guide, "python")[0], names)
-    monkeypatch.setitem(BENCHMARKS, "translations", names["TRANSLATIONS"])
+    (world / "translations.py").write_text(blocks(guide, "python")[0])
     rows = [{"key": str(n), "text": f"{n}", "first": "eins", "second": "zwei", "winner": "first"} for n in range(4)]
     (world / "translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (command,) = commands(guide)
     run(judgelit, command, {"JUDGE": llama})
     assert 0 <= json.loads((world / "scores/results.json").read_text())["sets"]["translations"]["score"]["value"] <= 1
+    judgelit("report", "scores", "-o", "page.html")
+    assert "right in either order" in (world / "page.html").read_text(encoding="utf-8")
     rows[2]["winner"] = "third"
     (world / "translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(UserError, match=r"translations\.jsonl:3: field 'winner': found 'third'"):
-        names["read"]("translations.jsonl", None)
+    assert "translations.jsonl:3: field 'winner': found 'third'" in refused(*command)
+    (world / "broken.py").write_text("1 / 0")
+    for name, said in {
+        "nowhere.py:A": "found nowhere.py:A, but no such file",
+        "broken.py:A": "broken.py cannot be run: ZeroDivisionError",
+        "translations.py:A": "found no Benchmark 'A' in translations.py, expected one of TRANSLATIONS",
+    }.items():
+        assert said in refused("evaluate", "--benchmark", name, "--pairs", "x.jsonl", "--model", "m", "--output", "o")
 
 
 def test_a_judge_prompt_is_added_by_one_file(world: Path, judgelit: Judgelit, llama: str) -> None:

@@ -1,6 +1,9 @@
-"""Benchmarks by name. To add one, write a file that defines a `Benchmark` and add a line to `BENCHMARKS`."""
+"""Benchmarks by name. To add one, write a file that defines a `Benchmark`; README.md says how."""
 
 import difflib
+import importlib.util
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
@@ -38,11 +41,14 @@ BENCHMARKS: dict[str, Benchmark[Any]] = {
 
 
 def find_benchmark(name: str) -> Benchmark[Any]:
-    """The benchmark of this name.
+    """The benchmark of this name, or the one that a file of the user defines, as `FILE.py:NAME`.
 
     Raises:
         UserError: There is none.
     """
+    file, _, attribute = name.rpartition(":")
+    if file.endswith(".py"):
+        return _of_file(file, attribute)
     if name not in BENCHMARKS:
         nearest = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0)[0]
         raise UserError(
@@ -50,3 +56,31 @@ def find_benchmark(name: str) -> Benchmark[Any]:
             "`judgelit evaluate --list` shows all"
         )
     return BENCHMARKS[name]
+
+
+def name_of_set(benchmark: str) -> str:
+    """The name of a benchmark's set of items in results and files: of `FILE.py:NAME`, the name in small letters."""
+    file, _, attribute = benchmark.rpartition(":")
+    return attribute.lower() if file.endswith(".py") else benchmark
+
+
+@cache
+def _of_file(file: str, attribute: str) -> Benchmark[Any]:
+    """The benchmark that a Python file defines. The user has named the file, so its code is run."""
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"benchmark: found {file}:{attribute}, but no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # The file can raise any Python exception.
+        raise UserError(f"benchmark: {file} cannot be run: {type(error).__name__}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Benchmark):
+        named = [name for name, value in vars(module).items() if isinstance(value, Benchmark)]
+        raise UserError(
+            f"benchmark: found no Benchmark {attribute!r} in {file}, expected one of {', '.join(named) or 'none there'}"
+        )
+    return found
