@@ -116,13 +116,9 @@ def test_votes_after_a_kill_are_not_asked_twice(judge: Judge) -> None:
 def test_votes_made_elsewhere_are_read(judge: Judge) -> None:
     judge.say = mostly_right
     before = judge.evaluate(**VOTES)
-    after = judge.evaluate(
-        "copy",
-        templates=short_templates(judge.folder / "templates"),
-        **{
-            "judgments": str(judge.folder / "out/one.judgments.jsonl"),
-        },
-    )
+    judgments = str(judge.folder / "out/one.judgments.jsonl")
+    evaluate(str(judge.folder / "copy"), pairs=str(judge.folder / "one.jsonl"), judgments=judgments)
+    after = json.loads((judge.folder / "copy/results.json").read_text())
     for name in ("sets", "votes", "calibration"):
         assert after[name] == before[name]
 
@@ -135,7 +131,7 @@ def test_votes_made_elsewhere_are_read(judge: Judge) -> None:
         ({"temperature": 0.7}, "temperature: found 0.7 with a single greedy judgment of each prompt, expected 0; set"),
         ({"top_p": 0.9}, "top_p: found 0.9 with a single greedy judgment of each prompt, expected 1; set --votes 5"),
         ({"votes": 5, "temperature": -1.0}, "temperature: found -1.0, expected 0 (greedy) or"),
-        ({"judgments": "x.jsonl", **VOTES}, "votes: has no meaning with judgments that were made elsewhere"),
+        ({"judgments": "x.jsonl", **VOTES}, "has no meaning with judgments that were made elsewhere"),
         ({"against": "nowhere"}, "nowhere: found no results"),
         ({"against": "{folder}/out"}, "the folder of these results, expected that of another judge"),
     ],

@@ -239,7 +239,7 @@ class TestResultFiles:
         board = json.loads((tmp_path / "out/rewardbench.leaderboard.json").read_text())
         assert {name: board[name] for name in SIZES} == pytest.approx(means, abs=1e-12)
         assert [board[name] for name in ("Chat", "Chat Hard", "Safety", "Reasoning")] == pytest.approx(sections)
-        assert (board["model"], board["model_type"], board["chat_template"]) == ("judge.json", "Generative RM", None)
+        assert (board["model"], board["model_type"], board["chat_template"]) == ("me/judge", "Generative RM", None)
         saved = read_results(tmp_path / "out").sets["rewardbench"]
         assert len(saved.judgments) == len(rows)
         assert "official accuracy" in capsys.readouterr().out
