@@ -37,7 +37,7 @@ from judgelit.evaluation.votes import describe_votes, has_votes, majorities, vot
 from judgelit.generation.engine import EngineSpec
 from judgelit.judging.prompts import Templates
 from judgelit.records.public_sources import describe_sets
-from judgelit.records.records import Judgment
+from judgelit.records.records import UNKNOWN, Judgment
 from judgelit.records.sources import Sources
 from judgelit.runs.folder import locked
 
@@ -219,7 +219,7 @@ def _take_judgments(
         raise UserError(f"judgments: found {len(sets)} sets beside them, expected the one that they are about")
     ((name, of_set),) = sets.items()
     found = read_judgments(path, of_set.benchmark, of_set.items)
-    engines = {one.engine for one in found}
+    engines = {one.engine for one in found} - {UNKNOWN}
     named = model or (engines.pop() if len(engines) == 1 else "") or Path(path).name
     made_from = {
         **settings,

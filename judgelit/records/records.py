@@ -18,6 +18,8 @@ Message = dict[str, str]
 """One turn of a conversation: {"role": "system" | "user" | "assistant", "content": text}."""
 Row = Mapping[str, Any]
 
+UNKNOWN = "unknown"
+"""The engine or the template of a judgment that was made elsewhere, where its file names none."""
 ROLES = ("system", "user", "assistant")
 ANSWER_LETTERS = string.ascii_lowercase + string.ascii_uppercase
 """Names of the answers of a question in the order of a judgment: the first one is a."""

@@ -13,7 +13,7 @@ from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.evaluation.saved import read_results
 from judgelit.records.files import write_records
-from judgelit.records.records import AnswerSet, Judgment
+from judgelit.records.records import UNKNOWN, AnswerSet, Judgment
 from tests.support import make_judgment, make_pair
 
 ITEMS = [make_pair(number, "AB"[number % 2], category=f"c{number % 3}") for number in range(12)]
@@ -76,6 +76,15 @@ def test_a_benchmarks_own_result_files_are_read(made_up: str, tmp_path: Path) ->
     assert results_in(tmp_path / "out")["model"] == "e"  # the engine of all judgments
     found = PAIRS.estimates(ITEMS, SAID)
     assert results_in(tmp_path / "out")["sets"]["made-up"] == {name: one.to_dict() for name, one in found.items()}
+
+
+@pytest.mark.parametrize(("engines", "named"), [("xx", "x"), ("xu", "x"), ("xy", "said.jsonl"), ("uu", "said.jsonl")])
+def test_judgments_made_elsewhere_name_their_judge(made_up: str, tmp_path: Path, engines: str, named: str) -> None:
+    names = [UNKNOWN if engine == "u" else engine for engine in engines]
+    rows = [replace(one, engine=names[number % 2]) for number, one in enumerate(SAID)]
+    write_records(tmp_path / "said.jsonl", rows)
+    evaluate(str(tmp_path / "out"), benchmark="made-up", judgments=str(tmp_path / "said.jsonl"))
+    assert results_in(tmp_path / "out")["model"] == named
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, file_of, number_of
 from judgelit.records.conversations import read_answer
-from judgelit.records.records import Judgment, Label, PreferencePair, Row, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, text_field
 from judgelit.records.sources import Sources
 
 GROUPS = {
@@ -106,8 +106,8 @@ def read_judgments(row: Row, at: str, pairs: Mapping[str, PreferencePair]) -> li
         text="",
         verdict=None if none else coded_label(row, "output", at, _CODES),
         order="ba" if "exchange" in file.name else "ab",
-        template="unknown",
-        engine="unknown",
+        template=UNKNOWN,
+        engine=UNKNOWN,
         seed=0,
     )
     return [judgment]

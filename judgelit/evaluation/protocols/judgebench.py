@@ -11,7 +11,7 @@ from judgelit.evaluation.metrics import TIE, Verdicts, consistent_accuracy, pair
 from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.comparisons import DOUBLE_BRACKETS, read_comparison
 from judgelit.evaluation.protocols.native import id_field, read_native
-from judgelit.records.records import Judgment, Label, PreferencePair, Row, bad_field, choice_field, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, bad_field, choice_field, text_field
 from judgelit.records.sources import FileSource, Mixture, Sources
 
 _GROUPS = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench")
@@ -112,7 +112,7 @@ def read_judgments(row: Row, at: str, pairs: Mapping[str, PreferencePair]) -> li
     if pair is not None and pair.label != _LABELS[label]:
         expected = next(name for name, of_pair in _LABELS.items() if of_pair == pair.label)
         raise bad_field(at, "label", label, f"{expected!r}, the label of pair {pair_id!r}")
-    judge = text_field(row, "judge_name", at, default="") or "unknown"
+    judge = text_field(row, "judge_name", at, default="") or UNKNOWN
     return [
         _judgment(one, f"judgments[{place}]", at, pair_id, order, judge)
         for place, (one, order) in enumerate(zip(found, _ORDERS, strict=False))

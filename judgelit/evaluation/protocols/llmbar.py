@@ -20,6 +20,7 @@ from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, file_of
 from judgelit.evaluation.protocols.two_orders import mean_of_orders
 from judgelit.records.records import (
+    UNKNOWN,
     Finish,
     Judgment,
     Label,
@@ -138,7 +139,7 @@ def _judgment(one: Mapping[str, Any], name: str, at: str, pair_id: str, order: s
     completion = one.get("completion")
     text, finish = completion if isinstance(completion, Sequence) and len(completion) == 2 else ("", None)
     parts = file_of(at).parts
-    engine = "/".join(parts[parts.index(_RESULTS) + 1 : -1]) if _RESULTS in parts else "unknown"
+    engine = "/".join(parts[parts.index(_RESULTS) + 1 : -1]) if _RESULTS in parts else UNKNOWN
     return Judgment(
         pair_id,
         ({"role": "user", "content": ""},),

@@ -19,7 +19,7 @@ from judgelit.evaluation.protocols.native import OWN, id_field, own_rows
 from judgelit.evaluation.protocols.row_places import coded_label
 from judgelit.evaluation.protocols.two_orders import combined_verdicts
 from judgelit.records.conversations import part_conversations, read_turns
-from judgelit.records.records import Judgment, Label, PreferencePair, Row, bad_field, int_field, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, bad_field, int_field, text_field
 from judgelit.records.sources import FileSource, Sources, report_once
 
 _CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
@@ -188,7 +188,7 @@ def read_judgments(row: Row, at: str, pairs: Mapping[str, PreferencePair]) -> li
         report_once("mt-bench-human: judgments of pairs without a human vote are left out")
         return []
     judge = row.get("judge")
-    engine = judge if isinstance(judge, str) else "/".join(map(str, judge or ["unknown"]))
+    engine = judge if isinstance(judge, str) else "/".join(map(str, judge or [UNKNOWN]))
     judgment = Judgment(
         pair_id=pair.id,
         prompt=({"role": "user", "content": ""},),
