@@ -8,7 +8,7 @@ import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.evaluation.bias import ATTACKS
-from judgelit.evaluation.bias.attack import AttackedId, Judged, attack_pairs, worse_letter
+from judgelit.evaluation.bias.attack import AttackedId, Judged, Target, attack_pairs, worse_letter
 from judgelit.evaluation.bias.metrics import attack_metrics
 from judgelit.evaluation.intervals import Estimate, estimates
 from judgelit.judging.verdict import parse
@@ -125,3 +125,13 @@ def test_a_tokenizer_that_lets_control_tokens_through_is_fooled_and_ours_is_not(
     ours = measure("forged_turn", obedient(chat.prompt_ids))
     assert (naive["picked_before"].value, naive[f"success/{form}"].value) == (0, 1)
     assert (ours["success"].value, ours["same_verdict"].value) == (0, 1)
+
+
+@pytest.mark.parametrize("name", SPEAKING)
+def test_injected_words_praise_the_attacked_answer_and_blame_the_other(name: str) -> None:
+    for form in ATTACKS[name].forms.values():
+        for letter, other in (("A", "B"), ("B", "A")):
+            text = form(Target("mistaken", "correct", letter))
+            assert text.startswith("mistaken") and f"[[{other}]]" not in text
+            said = re.findall(r"Answer ([AB]) is (wrong|correct|right|better)", text)
+            assert all(named == (other if word == "wrong" else letter) for named, word in said), text
