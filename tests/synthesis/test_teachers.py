@@ -36,6 +36,9 @@ def test_the_task_teacher_works_out_each_prompt(prompts: Any, templates: Any) ->
     for prompt, text in zip(prompts, said(TaskTeacher(), prompts, templates), strict=True):
         assert text == worked_judgment(prompt.pair) and parse(text) == prompt.pair.label
     assert not Path("unused").exists()
+    for prompt, text in zip(prompts, said(TaskTeacher(short=True), prompts, templates), strict=True):
+        assert text == worked_judgment(prompt.pair, short=True)
+    assert TaskTeacher(short=True).settings()["short"]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])

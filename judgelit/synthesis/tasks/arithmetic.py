@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from judgelit.synthesis.tasks.problem import Problem, agrees, counted, differs
+from judgelit.synthesis.tasks.problem import Check, Problem, agrees, counted, differs
 
 _DIGITS = {1: (1, 2), 2: (2, 2), 3: (2, 3), 4: (3, 3), 5: (3, 4)}
 _ASKS = ("Compute {}.", "What is {}?", "Work out {}.", "Find the value of {}.")
@@ -62,7 +62,10 @@ def make(rng: random.Random, difficulty: int) -> Problem:
     if rng.random() < 0.5:
         correct, mistaken = ("\n".join([*map(str, steps), ending.format(steps[-1].value)]) for steps in (right, wrong))
         before = f"Its first {counted(at, 'step')} agree with the working. " if at > 1 else ""
-        check_wrong = f"{before}Step {at + 1} is a slip: {slip} So it ends in {found} instead of {result}. It is wrong."
+        check_wrong = Check(
+            f"{before}Step {at + 1} is a slip: {slip} So it ends in {found} instead of {result}. It is wrong.",
+            differs(found, result, slip).short,
+        )
     else:
         correct, mistaken = ending.format(result), ending.format(found)
         check_wrong = differs(found, result, f"It is what a slip in step {at + 1} leads to: {slip}")

@@ -3,7 +3,7 @@
 import random
 
 from judgelit.synthesis.tasks.constraint_forms import FORMS, Constraint, Form, Items
-from judgelit.synthesis.tasks.problem import Problem
+from judgelit.synthesis.tasks.problem import Check, Problem
 
 
 def make(rng: random.Random, difficulty: int) -> Problem:
@@ -22,17 +22,17 @@ def make(rng: random.Random, difficulty: int) -> Problem:
         correct=form.join(form.items),
         wrong=form.join(items),
         steps=f"There are {len(demands)} constraints, and an answer has to meet all of them, so each is checked.",
-        check_correct="\n".join([*_checked(form, form.items), "It meets all constraints. It is correct."]),
-        check_wrong="\n".join([*_checked(form, items), f"It breaks constraint {place + 1}. It is wrong."]),
+        check_correct=_check(form, form.items, "It meets all constraints. It is correct.", "right"),
+        check_wrong=_check(form, items, f"It breaks constraint {place + 1}. It is wrong.", "wrong"),
     )
 
 
-def _checked(form: Form, items: Items) -> list[str]:
-    """One line for each constraint, with the evidence and whether it is met."""
-    return [
-        f"{place}. {demand.text}: {demand.evidence(items)}, {'met' if demand.met(items) else 'broken'}."
-        for place, demand in enumerate(form.constraints, 1)
-    ]
+def _check(form: Form, items: Items, result: str, word: str) -> Check:
+    """Each constraint with the evidence and whether it is met, and the result."""
+    found = [(demand, demand.evidence(items), "met" if demand.met(items) else "broken") for demand in form.constraints]
+    lines = [f"{place}. {demand.text}: {why}, {state}." for place, (demand, why, state) in enumerate(found, 1)]
+    short = "".join(f"{place}. {why}, {state}. " for place, (_, why, state) in enumerate(found, 1))
+    return Check("\n".join([*lines, result]), short + word)
 
 
 def _break_one(rng: random.Random, form: Form, tries: int = 300) -> tuple[Items, Constraint] | None:

@@ -46,10 +46,14 @@ def make_pair(kind: str, difficulty: int, seed: int, index: int) -> PreferencePa
     return _make(kind, difficulty, seed, index)[0]
 
 
-def worked_judgment(pair: PreferencePair) -> str:
+def worked_judgment(pair: PreferencePair, short: bool = False) -> str:
     """Judgment of a pair from `make_pair`, for the present order of its answers.
 
     It solves the question, compares answer A and then answer B with the result, and ends with the verdict.
+
+    Args:
+        pair: The pair.
+        short: In as few words as possible; otherwise in sentences.
 
     Raises:
         UserError: The id is not the id of a task, or makes another pair.
@@ -70,14 +74,16 @@ def worked_judgment(pair: PreferencePair) -> str:
     if pair.label == "B":
         first, second = second, first
     if KINDS[made.category].terse:
-        return f"{problem.steps}\nA:{first}\nB:{second} [[{pair.label}]]"
+        return f"{problem.steps}\nA:{first.short}\nB:{second.short} [[{pair.label}]]"
+    if short:
+        return f"{problem.steps}\nA: {first.short}\nB: {second.short}\n[[{pair.label}]]"
     style = random.Random(f"{SOURCE}/judgment/{pair.id}")
     opening, closing = style.choice(_OPENINGS), style.choice(_CLOSINGS)
     return "\n\n".join(
         [
             f"{opening}\n{problem.steps}",
-            f"Answer A: {first}",
-            f"Answer B: {second}",
+            f"Answer A: {first.sentences}",
+            f"Answer B: {second.sentences}",
             f"{closing.format(pair.label)}\n[[{pair.label}]]",
         ]
     )

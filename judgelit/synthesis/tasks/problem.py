@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A question, a right and a slightly wrong answer, and the parts of a judgment about them.
+class Check:
+    """What a judgment says about one answer. It does not say "Answer A" or "Answer B": the judgment adds that."""
 
-    The checks do not say "Answer A" or "Answer B": the judgment adds that.
-    """
+    sentences: str
+    """The comparison with the solution: the mistake if there is one, and its correction."""
+    short: str
+    """The same in as few words as possible."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question, a right and a slightly wrong answer, and the parts of a judgment about them."""
 
     question: str
     correct: str
@@ -19,10 +26,10 @@ class Problem:
     """Answer of the same form and about the same length, with one plausible mistake."""
     steps: str
     """Solution of the question, which ends with the right answer."""
-    check_correct: str
+    check_correct: Check
     """Comparison of the right answer with the solution."""
-    check_wrong: str
-    """Comparison of the wrong answer with the solution: its mistake, and the correction."""
+    check_wrong: Check
+    """Comparison of the wrong answer with the solution."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +43,16 @@ class Kind:
     """Whether its judgments are only solution, checks and verdict, without sentences around them."""
 
 
-def agrees(found: str) -> str:
+def agrees(found: str) -> Check:
     """The check of a right answer that is a single result."""
-    return f"It gives {found}, which is the result of the working. It is correct."
+    return Check(f"It gives {found}, which is the result of the working. It is correct.", f"{found}, right")
 
 
-def differs(found: str, expected: str, slip: str) -> str:
+def differs(found: str, expected: str, slip: str) -> Check:
     """The check of a wrong answer that is a single result. `slip` is a whole sentence."""
-    return f"It gives {found}, but the working gives {expected}. {slip} It is wrong."
+    return Check(
+        f"It gives {found}, but the working gives {expected}. {slip} It is wrong.", f"{found}, not {expected}, wrong"
+    )
 
 
 def listed(items: Sequence[object]) -> str:

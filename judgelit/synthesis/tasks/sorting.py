@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-from judgelit.synthesis.tasks.problem import Problem, listed
+from judgelit.synthesis.tasks.problem import Check, Problem, listed
 from judgelit.synthesis.tasks.words import WORDS
 
 _LENGTHS = {1: 4, 2: 6, 3: 8, 4: 11, 5: 14}
@@ -37,8 +37,8 @@ def make(rng: random.Random, difficulty: int) -> Problem:
         correct=prefix + listed(result),
         wrong=prefix + listed(found),
         steps="Group by group, each group in order:\n" + "\n".join([*groups, f"Together: {listed(result)}"]),
-        check_correct="It has every item in the order of the working. It is correct.",
-        check_wrong=f"It does not agree with the working: {why}. It is wrong.",
+        check_correct=Check("It has every item in the order of the working. It is correct.", "right"),
+        check_wrong=Check(f"It does not agree with the working: {why}. It is wrong.", f"{why}, wrong"),
     )
 
 

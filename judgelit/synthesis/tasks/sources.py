@@ -27,6 +27,8 @@ class TaskJudgments(Source):
     """Judge templates. Each pair draws one."""
     glance_rate: float = 0.0
     """Share of judgments with `brief` templates that the teacher guesses. Wrong guesses are left out."""
+    short: bool = False
+    """Write the working, a word or two on each answer and the verdict; otherwise whole sentences."""
     weight: float = 1.0
     """Passes over this source in one epoch."""
     tag: str = ""
@@ -37,7 +39,7 @@ class TaskJudgments(Source):
         if kind is not SFTExample:
             raise UserError(f"task judgments are read as SFTExample, not as {kind.__name__}")
         prompts = list(_prompts(self.tasks, self.templates))
-        teacher = TaskTeacher(self.glance_rate)
+        teacher = TaskTeacher(self.glance_rate, self.short)
         # The task teacher asks no engine, so it needs no folder for a journal.
         answers = teacher.judgments(prompts, self.templates.load(), Path(), self.templates.seed)
         texts = {index: answer.text for index, answer in answers}

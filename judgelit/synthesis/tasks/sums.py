@@ -2,7 +2,7 @@
 
 import random
 
-from judgelit.synthesis.tasks.problem import Problem
+from judgelit.synthesis.tasks.problem import Check, Problem
 
 _SLIPS = (-10, -2, -1, 1, 2, 10)
 
@@ -20,11 +20,12 @@ def make(rng: random.Random, difficulty: int) -> Problem:
     return Problem(question, str(total), str(wrong), steps, _check(str(total), total), _check(str(wrong), total))
 
 
-def _check(answer: str, total: int) -> str:
+def _check(answer: str, total: int) -> Check:
     """Comparison of an answer with the total, digit by digit, up to the first difference."""
     compared = []
     for given, worked in zip(answer, str(total), strict=True):
         compared.append(f"{given}={worked}")
         if given != worked:
             break
-    return ",".join(compared) + (" yes" if answer == str(total) else " no")
+    check = ",".join(compared) + (" yes" if answer == str(total) else " no")
+    return Check(check, check)

@@ -190,9 +190,9 @@ def test_the_right_answer_is_right_and_the_wrong_one_wrong(checker):
 def test_the_wrong_answer_breaks_one_constraint_and_the_check_names_it():
     for problem in problems("constraints"):
         (demand,) = broken(problem.question, problem.wrong)
-        assert re.search(rf"^\d\. {re.escape(demand)}: .*, broken\.$", problem.check_wrong, re.MULTILINE)
-        assert problem.check_wrong.count("broken.") == 1
-        assert "broken." not in problem.check_correct
+        assert re.search(rf"^\d\. {re.escape(demand)}: .*, broken\.$", problem.check_wrong.sentences, re.MULTILINE)
+        assert problem.check_wrong.sentences.count("broken.") == 1
+        assert "broken." not in problem.check_correct.sentences
 
 
 def test_every_equation_of_the_solution_holds():
@@ -235,7 +235,9 @@ def test_each_difficulty_needs_more_work_than_the_one_before(kind):
 @pytest.mark.parametrize("kind", sorted(CHECKERS))
 def test_checks_do_not_name_answer_a_and_answers_have_no_verdict(kind):
     for problem in problems(kind, 20):
-        assert "nswer A" not in problem.check_correct + problem.check_wrong + problem.steps
+        checks = (problem.check_correct, problem.check_wrong)
+        said = [text for check in checks for text in (check.sentences, check.short)]
+        assert "nswer A" not in "".join([*said, problem.steps]) and "[[" not in "".join(said)
         assert "[[A" not in "".join([problem.correct, problem.wrong, problem.steps, problem.question])
-        assert problem.check_correct.endswith("It is correct.")
-        assert problem.check_wrong.endswith("It is wrong.")
+        assert problem.check_correct.sentences.endswith("It is correct.")
+        assert problem.check_wrong.sentences.endswith("It is wrong.")

@@ -64,13 +64,14 @@ def test_pairs_are_the_same_in_every_process():
     assert outputs == {f"{[(pair, worked_judgment(pair)) for pair in pairs]}\n"}
 
 
+@pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_the_verdict_is_the_label_in_both_orders(kind):
+def test_the_verdict_is_the_label_in_both_orders(kind, short):
     for difficulty in KINDS[kind].difficulties:
         for index in range(30):
             pair = make_pair(kind, difficulty, 1, index)
             for given in (pair, pair.swapped()):
-                judgment = worked_judgment(given)
+                judgment = worked_judgment(given, short)
                 assert verdict(judgment) == given.label
                 assert judgment.endswith(f"[[{given.label}]]")
                 assert judgment.count("[[A]]") + judgment.count("[[B]]") == 1
@@ -84,6 +85,22 @@ def test_a_swapped_pair_swaps_the_checks_and_nothing_else():
     assert ab[2].removeprefix("Answer B") == ba[1].removeprefix("Answer A")
     assert ab[1].endswith("It is correct.")
     assert ab[2].endswith("It is wrong.")
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_short_judgment_has_the_same_working_and_says_of_each_answer_whether_it_is_right(kind):
+    for index in range(30):
+        pair = make_pair(kind, 1, 1, index)
+        long, short = worked_judgment(pair), worked_judgment(pair, short=True)
+        assert len(short) < 0.9 * len(long) or kind == "sums"  # its only form is short
+        said = {line[0]: line.rsplit(None, 2) for line in short.splitlines() if line[:2] in ("A:", "B:")}
+        if kind == "sums":
+            assert short == long
+            continue
+        working = short.partition("\nA:")[0]
+        assert working in long
+        words = {answer: rest[-1] for answer, rest in said.items()}
+        assert words == {pair.label: "right", "B" if pair.label == "A" else "A": "wrong"}
 
 
 def test_a_changed_pair_or_one_of_another_source_has_no_worked_judgment():
