@@ -7,7 +7,8 @@ from typing import Any
 from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
-from judgelit.records.records import Judgment, Label, Message, Order, PreferencePair
+from judgelit.records.records import Judgment, Label, Order, PreferencePair
+from judgelit.records.row_fields import Message
 
 SHORT = """\
 ---

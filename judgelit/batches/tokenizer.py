@@ -15,7 +15,7 @@ from judgelit.batches.chat_template import read_template, refuse_partial_header,
 from judgelit.batches.control_tokens import ControlTokens
 from judgelit.batches.tokenizer_files import base_of_adapter, holds_tokenizer, load_files, model_folder, row_limit
 from judgelit.errors import UserError, first_line
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 from judgelit.records.unicode import replace_surrogates
 
 # Private-use characters have no meaning in any script. One that a text does not hold marks where to cut it.

@@ -19,7 +19,7 @@ from judgelit.generation.engine import Generated
 from judgelit.generation.requests import Key, base_urls
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.token_ids import PromptCounter
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 if TYPE_CHECKING:
     from judgelit.generation.engine import EngineSpec

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judgelit.generation.sampling import Sampling
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 from judgelit.records.unicode import replace_surrogates
 
 _MENTIONS = {

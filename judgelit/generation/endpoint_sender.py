@@ -19,7 +19,7 @@ from judgelit.generation.pacing import Pace
 from judgelit.generation.requests import Key, Requests
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.token_ids import PromptCounter
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 _LONGEST_BACKOFF = 60
 """The longest wait before a repetition, in units of the first one."""

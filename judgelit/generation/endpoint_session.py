@@ -14,7 +14,8 @@ from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
 from judgelit.judging.finished import until_verdict
-from judgelit.records.records import Finish, Message
+from judgelit.records.records import Finish
+from judgelit.records.row_fields import Message
 
 Answer = tuple[int, list[Generated]]
 

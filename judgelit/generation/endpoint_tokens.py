@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 _TOKENS_OF_A_TURN = 8
 """Tokens that a chat template puts around a message, on the high side."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from judgelit.errors import UserError
 from judgelit.generation.requests import Requests, base_urls
 from judgelit.judging.token_ids import PromptCounter
-from judgelit.records.records import Finish, Message
+from judgelit.records.records import Finish
+from judgelit.records.row_fields import Message
 
 if TYPE_CHECKING:
     from judgelit.batches.tokenizer import ChatTokenizer

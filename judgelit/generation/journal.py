@@ -10,7 +10,7 @@ from typing import Any
 from judgelit.generation.engine import Engine, Generated
 from judgelit.generation.journal_file import Journal
 from judgelit.generation.sampling import Sampling
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 
 class JournaledEngine:

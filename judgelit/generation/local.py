@@ -14,7 +14,8 @@ from judgelit.generation.margins import MarginRecord, letter_tokens, verdict_mar
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.finished import VerdictEnd
 from judgelit.models.fingerprint import fingerprint
-from judgelit.records.records import Finish, Message
+from judgelit.records.records import Finish
+from judgelit.records.row_fields import Message
 
 if TYPE_CHECKING:
     from judgelit.models.backbone import CausalLM

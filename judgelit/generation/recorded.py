@@ -10,7 +10,7 @@ from judgelit.generation.engine import EngineSpec, Generated, load_engine
 from judgelit.generation.journal_file import Journal
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.token_ids import PromptCounter
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 
 @dataclass

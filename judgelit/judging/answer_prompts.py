@@ -12,7 +12,8 @@ from judgelit.judging.quotations import own_text
 from judgelit.judging.template import Template, draw
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import FittedPrompt, fit_answers
-from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Message
+from judgelit.records.records import ANSWER_LETTERS, AnswerSet
+from judgelit.records.row_fields import Message
 
 BEST_OF_FOUR = "best-of-four"
 """The id of the prompt that shows four answers."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
-from judgelit.records.records import AnswerSet, Message, Order, PreferencePair
+from judgelit.records.records import AnswerSet, Order, PreferencePair
+from judgelit.records.row_fields import Message
 
 WORDING = ("language", "role", "criteria", "format")
 """Fields of a template that the examples record."""

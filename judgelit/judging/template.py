@@ -36,7 +36,8 @@ from jinja2 import meta, nodes
 
 from judgelit.errors import UserError
 from judgelit.judging.sandbox import BoundedEnvironment, LimitError, render
-from judgelit.records.records import ROLES, Message, PreferencePair, bad_field, choice_field, text_field
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import ROLES, Message, bad_field, choice_field, text_field
 
 Language = Literal["en", "zh"]
 Style = Literal["careful", "brief"]

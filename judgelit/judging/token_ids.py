@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 
 class PromptCounter(Protocol):

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from judgelit.records.records import Message, PreferencePair
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Message
 
 
 @dataclass(frozen=True)

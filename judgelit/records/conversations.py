@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from judgelit.errors import UserError
-from judgelit.records.records import Message, bad_field
+from judgelit.records.row_fields import Message, bad_field
 from judgelit.records.unicode import replace_surrogates_in
 
 _ROLES = {

@@ -43,7 +43,8 @@ from judgelit.records.conversations import (
     refuse_blank_turns,
     refuse_list_of_answers,
 )
-from judgelit.records.records import Label, Message, Row, bad_field
+from judgelit.records.records import Label
+from judgelit.records.row_fields import Message, Row, bad_field
 
 IDS = ("id", "pair_id", "prompt_id")
 KEPT = {"category": ("category", "bias", "scenario"), "subset": ("subset",), "source": ("source",)}

@@ -22,18 +22,8 @@ from judgelit.records.forms import (
     complete_prompt,
     read_label,
 )
-from judgelit.records.records import (
-    AnswerSet,
-    Message,
-    PreferenceExample,
-    PreferencePair,
-    Prompt,
-    Row,
-    SFTExample,
-    bad_field,
-    refuse_blank,
-    refuse_equal,
-)
+from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, Prompt, SFTExample
+from judgelit.records.row_fields import Message, Row, bad_field, refuse_blank, refuse_equal
 
 R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | PreferenceExample)
 Found = TypeVar("Found")

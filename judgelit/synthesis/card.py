@@ -17,7 +17,8 @@ from judgelit.atomic import write_text
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.judging.token_ids import PromptCounter
-from judgelit.records.records import Message, PreferenceExample, SFTExample
+from judgelit.records.records import PreferenceExample, SFTExample
+from judgelit.records.row_fields import Message
 
 COUNTED = (
     *("kind", "verdict", "order", "language", "template", "rewrite", "role", "criteria", "format"),

@@ -11,7 +11,8 @@ from judgelit.judging.prompts import WORDING, JudgePrompt
 from judgelit.judging.template import SHIPPED, Language, read_folder
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
-from judgelit.records.records import Message, SFTExample
+from judgelit.records.records import SFTExample
+from judgelit.records.row_fields import Message
 from judgelit.synthesis.balance import balanced_units
 
 JUDGMENT, VERDICT_ONLY, RECONSTRUCTION = "judgment", "verdict_only", "reconstruction"

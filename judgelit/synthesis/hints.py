@@ -12,7 +12,8 @@ from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.template import Language, Template
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
-from judgelit.records.records import Label, Message, PreferencePair
+from judgelit.records.records import Label, PreferencePair
+from judgelit.records.row_fields import Message
 
 _HINTS: dict[Language, str] = {
     "en": (

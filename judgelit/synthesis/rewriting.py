@@ -18,7 +18,8 @@ from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.quotations import reasons
 from judgelit.judging.template import Language, Template, draw, variables
-from judgelit.records.records import Message, PreferencePair
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Message
 from judgelit.synthesis.question_words import words
 from judgelit.synthesis.teachers import EngineTeacher, Teacher
 

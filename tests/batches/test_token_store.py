@@ -32,7 +32,8 @@ from judgelit.errors import UserError
 from judgelit.records import sources
 from judgelit.records.files import write_records
 from judgelit.records.reading import R
-from judgelit.records.records import Message, PreferenceExample, SFTExample
+from judgelit.records.records import PreferenceExample, SFTExample
+from judgelit.records.row_fields import Message
 from judgelit.records.sources import FileSource, Source, split_by_group
 
 REPOSITORY = Path(__file__).parents[2]

@@ -22,7 +22,8 @@ from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
 from judgelit.models.backbone import Backbone
-from judgelit.records.records import Message, PreferencePair
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Message
 from tests.conftest import CHATML, QWEN3
 from tests.support import judge_prompt, pair_of
 

@@ -15,7 +15,7 @@ from judgelit.generation.engine import Engine, EngineSpec, Generated, load_engin
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.requests import Requests
 from judgelit.generation.sampling import Sampling
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 from tests.generation.server import (
     Action,
     Body,

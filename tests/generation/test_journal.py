@@ -14,7 +14,7 @@ from judgelit.errors import UserError
 from judgelit.generation.engine import Generated
 from judgelit.generation.journal import JournaledEngine
 from judgelit.generation.sampling import Sampling
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 GREEDY = Sampling(max_new_tokens=8)
 

@@ -15,7 +15,7 @@ from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 CONVERSATIONS: list[list[Message]] = [
     [{"role": "user", "content": "Is 6 + 6 = " + "12, and " * (index % 4) + f"{index}?"}] for index in range(9)

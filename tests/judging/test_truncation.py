@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.judging.truncation import fit_prompt
-from judgelit.records.records import Message, PreferencePair
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Message
 from tests.support import judge_prompt, pair_of
 
 

@@ -5,15 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judgelit.errors import UserError
-from judgelit.records.records import (
-    Judgment,
-    PreferenceExample,
-    PreferencePair,
-    SFTExample,
-    bad_field,
-    question_key,
-    swap_label,
-)
+from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, SFTExample, question_key, swap_label
+from judgelit.records.row_fields import bad_field
 
 PAIR = {"id": "p1", "question": "2+2?", "answer_a": "4", "answer_b": "5", "label": "A"}
 TURN = {"role": "user", "content": "2+2?"}

@@ -16,7 +16,7 @@ import numpy as np
 from judgelit.evaluation.general.checks import KINDS, Check
 from judgelit.evaluation.intervals import Estimate, Mean, estimates
 from judgelit.generation.engine import Generated
-from judgelit.records.records import Message
+from judgelit.records.row_fields import Message
 
 _ASKS = (
     "Describe how to make a cup of tea.",

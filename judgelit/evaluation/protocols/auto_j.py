@@ -11,7 +11,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, file_of, number_of
 from judgelit.records.conversations import read_answer
-from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair
+from judgelit.records.row_fields import Row, text_field
 from judgelit.records.sources import Sources
 
 GROUPS = {

@@ -9,7 +9,8 @@ from judgelit.evaluation.intervals import Estimate, Gain, Metric
 from judgelit.evaluation.votes import majorities
 from judgelit.judging import verdict
 from judgelit.judging.prompts import PromptReport, judge_prompts
-from judgelit.records.records import AnswerSet, Judgment, PreferencePair, Row
+from judgelit.records.records import AnswerSet, Judgment, PreferencePair
+from judgelit.records.row_fields import Row
 from judgelit.records.sources import Sources
 
 GROUPS = ("category", "subset")

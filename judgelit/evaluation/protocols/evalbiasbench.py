@@ -8,7 +8,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, list_of
 from judgelit.evaluation.protocols.two_orders import mean_of_orders
-from judgelit.records.records import Judgment, Label, PreferencePair, Row, text_field
+from judgelit.records.records import Judgment, Label, PreferencePair
+from judgelit.records.row_fields import Row, text_field
 from judgelit.records.sources import Sources
 
 _LABELS: dict[str, Label] = {"1": "A", "2": "B"}

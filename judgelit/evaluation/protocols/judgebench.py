@@ -11,7 +11,8 @@ from judgelit.evaluation.metrics import TIE, Verdicts, consistent_accuracy, pair
 from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.comparisons import DOUBLE_BRACKETS, read_comparison
 from judgelit.evaluation.protocols.native import id_field, read_native
-from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, bad_field, choice_field, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, choice_field, text_field
 from judgelit.records.sources import FileSource, Mixture, Sources
 
 _GROUPS = ("mmlu-pro", "livebench-reasoning", "livebench-math", "livecodebench")

@@ -19,17 +19,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.evaluation.protocols.row_places import RowNumbers, coded_label, file_of
 from judgelit.evaluation.protocols.two_orders import mean_of_orders
-from judgelit.records.records import (
-    UNKNOWN,
-    Finish,
-    Judgment,
-    Label,
-    PreferencePair,
-    Row,
-    bad_field,
-    swap_label,
-    text_field,
-)
+from judgelit.records.records import UNKNOWN, Finish, Judgment, Label, PreferencePair, swap_label
+from judgelit.records.row_fields import Row, bad_field, text_field
 from judgelit.records.sources import FileSource, Mixture, Sources, as_sources
 
 _LABELS: dict[str, Label] = {"1": "A", "2": "B"}

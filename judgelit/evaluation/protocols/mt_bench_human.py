@@ -19,7 +19,8 @@ from judgelit.evaluation.protocols.native import OWN, id_field, own_rows
 from judgelit.evaluation.protocols.row_places import coded_label
 from judgelit.evaluation.protocols.two_orders import combined_verdicts
 from judgelit.records.conversations import part_conversations, read_turns
-from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair, Row, bad_field, int_field, text_field
+from judgelit.records.records import UNKNOWN, Judgment, Label, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, int_field, text_field
 from judgelit.records.sources import FileSource, Sources, report_once
 
 _CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

@@ -6,7 +6,8 @@ from itertools import islice
 
 from judgelit.errors import UserError
 from judgelit.records.files import BrokenRow
-from judgelit.records.records import PreferencePair, Row, text_field
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Row, text_field
 from judgelit.records.sources import FileSource, Sources, as_sources, report_once
 
 ReadRow = Callable[[Row, str], Sequence[PreferencePair] | str]

@@ -12,7 +12,8 @@ from judgelit.evaluation.protocols.native import id_field, read_native
 from judgelit.evaluation.protocols.row_places import coded_label
 from judgelit.evaluation.protocols.two_orders import combined_verdicts
 from judgelit.records.conversations import read_answer
-from judgelit.records.records import Judgment, Label, PreferencePair, Row, bad_field, text_field
+from judgelit.records.records import Judgment, Label, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, text_field
 from judgelit.records.sources import Sources
 
 _CODES: dict[str, Label] = {"0": "tie", "1": "A", "2": "B"}

@@ -12,7 +12,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.protocols.comparisons import DOUBLE_BRACKETS, read_comparison
 from judgelit.evaluation.protocols.native import id_field, read_native
 from judgelit.records.reading import on_drawn_side
-from judgelit.records.records import Judgment, PreferencePair, Row, bad_field, text_field
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, text_field
 from judgelit.records.sources import FileSource, Mixture, Sources
 
 SPLITS = {

@@ -16,7 +16,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.rewardbench_files import distinct_ids, native_rows, result_rows
 from judgelit.judging.prompts import drawn_order
 from judgelit.records.reading import on_drawn_side
-from judgelit.records.records import Judgment, PreferencePair, Row, bad_field, choice_field, text_field
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, choice_field, text_field
 from judgelit.records.sources import FileSource, Sources
 
 HUB = FileSource("allenai/reward-bench", split="filtered")

@@ -18,16 +18,8 @@ from judgelit.evaluation.protocols.rewardbench import RESULT_FILE, leaderboard_j
 from judgelit.evaluation.protocols.rewardbench_files import distinct_ids, native_rows, result_rows
 from judgelit.judging.answer_prompts import best_prompts
 from judgelit.judging.verdict import parse_best
-from judgelit.records.records import (
-    ANSWER_LETTERS,
-    AnswerSet,
-    Judgment,
-    Row,
-    bad_field,
-    choice_field,
-    int_field,
-    text_field,
-)
+from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment
+from judgelit.records.row_fields import Row, bad_field, choice_field, int_field, text_field
 from judgelit.records.sources import FileSource, Sources, report_once
 
 HUB = FileSource("allenai/reward-bench-2", split="test")

@@ -26,7 +26,8 @@ from judgelit.evaluation.protocols.rewardbench2 import (
 )
 from judgelit.evaluation.protocols.rewardbench_files import result_rows
 from judgelit.judging.answer_prompts import parse_rating, rating_prompts
-from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, Row, bad_field
+from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment
+from judgelit.records.row_fields import Row, bad_field
 
 
 def ratings_metrics(items: Sequence[AnswerSet], judgments: Sequence[Judgment]) -> dict[str, Metric]:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from judgelit.errors import UserError
 from judgelit.evaluation.protocols.native import own_rows
 from judgelit.records.files import looks_like_file
-from judgelit.records.records import AnswerSet, PreferencePair, Row
+from judgelit.records.records import AnswerSet, PreferencePair
+from judgelit.records.row_fields import Row
 from judgelit.records.sources import FileSource, Sources
 
 Item = TypeVar("Item", PreferencePair, AnswerSet)

@@ -15,7 +15,8 @@ from judgelit.evaluation.protocols.comparisons import BOXED, read_comparison
 from judgelit.evaluation.protocols.native import id_field, read_native
 from judgelit.evaluation.protocols.sections import mean_over
 from judgelit.records.reading import on_drawn_side
-from judgelit.records.records import Judgment, PreferencePair, Row, bad_field, text_field
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, text_field
 from judgelit.records.sources import FileSource, Sources
 
 STYLES = ("concise", "plain", "markdown")

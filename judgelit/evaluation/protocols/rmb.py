@@ -11,14 +11,8 @@ from judgelit.evaluation.protocols.benchmark import Benchmark, Published
 from judgelit.evaluation.protocols.native import id_field, read_native
 from judgelit.evaluation.protocols.sections import mean_over
 from judgelit.records.reading import on_drawn_side
-from judgelit.records.records import (
-    Judgment,
-    PreferencePair,
-    Row,
-    bad_field,
-    messages_field,
-    text_field,
-)
+from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.row_fields import Row, bad_field, messages_field, text_field
 from judgelit.records.sources import Sources
 
 GOALS = ("helpfulness", "harmlessness")

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from judgelit.records.records import Label, Row, bad_field
+from judgelit.records.records import Label
+from judgelit.records.row_fields import Row, bad_field
 
 _PLACE = re.compile(r"(?P<file>.*)(?::(?P<line>\d+)|: (?:item|row) (?P<number>\d+)(?: of '(?P<list>.*)')?)", re.S)
 _SPLIT = re.compile(r".*\[(?P<split>[^\[\]]+)\]", re.S)

@@ -1,7 +1,7 @@
 """HelpSteer3-Preference (Wang et al. 2025, arXiv 2505.11475): general, STEM, code and multilingual conversations."""
 
 from judgelit.records.public_sources.public_set import PublicSet
-from judgelit.records.records import Row
+from judgelit.records.row_fields import Row
 
 
 def _read(row: Row, at: str) -> Row:

@@ -2,7 +2,7 @@
 
 from judgelit.records.forms import ANSWERED, complete_prompt
 from judgelit.records.public_sources.public_set import PublicSet, Rated, WrongColumnsError
-from judgelit.records.records import Row, bad_field
+from judgelit.records.row_fields import Row, bad_field
 
 _FORM = "prompt, answers (a list of objects with answer and rank, or of texts beside a list ranks or scores)"
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from judgelit.records.public_sources.public_set import PublicSet, Rated, WrongColumnsError
-from judgelit.records.records import Row, bad_field, text_field
+from judgelit.records.row_fields import Row, bad_field, text_field
 
 _FORM = (
     "question (problem, and for whole wrong solutions pre_generated_steps), label (steps with completions of text and "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from judgelit.errors import UserError
-from judgelit.records.records import Message, Row
+from judgelit.records.row_fields import Message, Row
 
 
 class Rated(NamedTuple):

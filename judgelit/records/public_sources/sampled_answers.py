@@ -11,7 +11,7 @@ from typing import Any
 from judgelit.records.conversations import read_answer
 from judgelit.records.public_sources.final_answers import final_answer, same_answer
 from judgelit.records.public_sources.public_set import PublicSet, Rated, WrongColumnsError
-from judgelit.records.records import Row, bad_field, text_field
+from judgelit.records.row_fields import Row, bad_field, text_field
 
 _QUESTIONS = ("question", "problem", "prompt")
 _LISTS = ("responses", "answers", "completions", "samples", "generations", "solutions", "outputs")

@@ -1,7 +1,7 @@
 """Skywork-Reward-Preference-80K v0.2 (Liu et al. 2024, arXiv 2410.18451), without the prompts of RewardBench."""
 
 from judgelit.records.public_sources.public_set import PublicSet
-from judgelit.records.records import Row
+from judgelit.records.row_fields import Row
 
 
 def _read(row: Row, at: str) -> Row:

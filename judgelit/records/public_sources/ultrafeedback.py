@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from judgelit.records.public_sources.nectar import read_ranking
 from judgelit.records.public_sources.public_set import PublicSet, Rated, WrongColumnsError
-from judgelit.records.records import Row
+from judgelit.records.row_fields import Row
 
 _PAIRS = "prompt, prompt_id, chosen and rejected (conversations), score_chosen, score_rejected"
 _SCORES = "instruction, source, completions (a list of objects with response and overall_score)"

@@ -4,7 +4,7 @@ On a harmful prompt a refusal is better than a compliance, on a harmless one it 
 """
 
 from judgelit.records.public_sources.public_set import PublicSet, Rated
-from judgelit.records.records import Row, choice_field, text_field
+from judgelit.records.row_fields import Row, choice_field, text_field
 
 _HARM, _REFUSAL = ("harmful", "unharmful"), ("refusal", "compliance")
 

@@ -9,7 +9,8 @@ from judgelit.errors import UserError
 from judgelit.evaluation.protocols.native import read_native
 from judgelit.records.files import write_records
 from judgelit.records.public_sources.source import PublicSource
-from judgelit.records.records import PreferencePair, Row
+from judgelit.records.records import PreferencePair
+from judgelit.records.row_fields import Row
 from judgelit.records.sources import FileSource, Mixture
 from tests.support import make_pair
 
