@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from judgelit.errors import UserError
-from judgelit.evaluation.protocols.native import own_rows
+from judgelit.evaluation.protocols.native import id_field, own_rows
 from judgelit.records.files import looks_like_file
 from judgelit.records.records import AnswerSet, PreferencePair
 from judgelit.records.row_fields import Row
@@ -39,9 +39,9 @@ def distinct_ids(rows: Sequence[tuple[str, Row]]) -> list[str]:
     """An id for each row of its place and fields: its own, with the subset before it if several rows have the same.
 
     Raises:
-        UserError: Two rows of one subset have the same id.
+        UserError: An id is not a text or a whole number, or two rows of one subset have the same.
     """
-    named = [(str(row["id"]), f"{row['subset']}/{row['id']}") for _, row in rows]
+    named = [(name := id_field(row, "id", at), f"{row['subset']}/{name}") for at, row in rows]
     counts = Counter(name for name, _ in named)
     names = [name if counts[name] == 1 else longer for name, longer in named]
     seen: set[str] = set()

@@ -196,6 +196,8 @@ class TestRows:
         assert [one.id for one in pairs] == ["hep-go/1", "hep-js/1", "2"]
         with pytest.raises(UserError, match=r"rows.jsonl:2: found id 1 a second time in hep-go"):
             read(tmp_path, [native("hep-go", 1), native("hep-go", 1)])
+        with pytest.raises(UserError, match=r"rows.jsonl:2: field 'id': found 5.5, expected text"):
+            read(tmp_path, [native("hep-go", 1), {**native("hep-js", 1), "id": 5.5}])
 
     @pytest.mark.parametrize(
         ("row", "message"),
