@@ -76,7 +76,8 @@ function startBrowser() {
     byId("fooled").closest("label").hidden = !filter.attack;
     // Attacked pairs are never counted together with the others.
     const all = filter.attack ? attackedCount : judgments.length - attackedCount;
-    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all.toLocaleString("en")} ${filter.attack ? "judgments of attacked pairs" : "judgments"}, of ${items.length.toLocaleString("en")} ${items.length === 1 ? "question" : "questions"}`;
+    const noun = `${filter.attack ? "attacked pair" : "question"}${items.length === 1 ? "" : "s"}`;
+    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all.toLocaleString("en")} judgments, of ${items.length.toLocaleString("en")} ${noun}`;
     if (!items.length) list.rows.replaceChildren(make("p", "empty", "No judgment matches. Clear the filter to see all."));
     byId("count").dataset.took = performance.now() - began;
     return items;

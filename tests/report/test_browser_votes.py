@@ -51,10 +51,10 @@ def test_attacked_pairs_are_apart_and_marked(opened: Opened) -> None:
     page.click("text=Read the judgments >> nth=0")
     assert page.input_value("#attack") == "any" and page.is_checked("#fooled")
     # Every second attack succeeds, in both orders; the tie before it was no verdict for the worse answer.
-    assert opened.count == f"{5 * PAIRS} of {10 * PAIRS} judgments of attacked pairs, of {PAIRS // 2} questions"
+    assert opened.count == f"{5 * PAIRS} of {10 * PAIRS} judgments, of {PAIRS // 2} attacked pairs"
     page.select_option("#attack", "padding")
     page.uncheck("#fooled")
-    assert opened.count.startswith(f"{10 * PAIRS} of {10 * PAIRS} judgments of attacked pairs")
+    assert opened.count.startswith(f"{10 * PAIRS} of {10 * PAIRS} judgments, of {PAIRS} attacked pairs")
     page.click(".row >> nth=4")
     assert "attack=padding" in page.url and "padding.sentences" in page.url
     assert "attack: padding" in page.inner_text(".row >> nth=4")
