@@ -38,9 +38,13 @@ function axes(unit, unitX, size) {
   ];
 }
 
+// On paper the page has another width than in the window, and there is no time to draw again.
+const isPaper = () => document.documentElement.dataset.paper !== undefined;
+const widthOf = (box) => (isPaper() ? (box.closest(".charts") ? 280 : 620) : Math.max(100, box.clientWidth));
+
 function draw(box, options, series, label) {
   const chart = new uPlot({
-    width: Math.max(100, box.clientWidth), height: box.clientHeight, legend: { show: false },
+    width: widthOf(box), height: box.clientHeight, legend: { show: false },
     cursor: { y: false, points: { size: 7 } }, ...options,
   }, series, box);
   box.setAttribute("role", "img");
@@ -96,12 +100,16 @@ function calibrationChart(box) {
   }, series, `Accuracy by confidence, ${found.set}: ${found.curves.map((curve) => `${data.judges[curve.judge]} has a calibration error of ${curve.ece}`).join("; ")}`);
 }
 
+function drawOne(box) {
+  (box.dataset.fit === undefined ? calibrationChart : trainingChart)(box);
+}
+
 // Draw a chart when it comes into view, and all drawn ones again when the colours change.
 const whenSeen = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
     whenSeen.unobserve(target);
-    (target.dataset.fit === undefined ? calibrationChart : trainingChart)(target);
+    drawOne(target);
   }
 }, { rootMargin: "400px" });
 
@@ -109,13 +117,26 @@ function drawCharts() {
   for (const chart of drawn.splice(0)) chart.destroy();
   for (const box of document.querySelectorAll(".chart")) {
     whenSeen.unobserve(box);
-    whenSeen.observe(box);
+    if (isPaper()) drawOne(box);
+    else whenSeen.observe(box);
   }
 }
 
+// Before printing all charts are drawn, in light colours.
+function setPaper(on) {
+  if (on === isPaper()) return;
+  if (on) document.documentElement.dataset.paper = "";
+  else delete document.documentElement.dataset.paper;
+  drawCharts();
+}
+addEventListener("beforeprint", () => setPaper(true));
+addEventListener("afterprint", () => setPaper(false));
+matchMedia("print").addEventListener("change", (event) => setPaper(event.matches));
+
 new ResizeObserver(() => {
+  if (isPaper()) return;
   for (const chart of drawn) {
     const box = chart.root.parentElement;
-    if (Math.abs(box.clientWidth - chart.width) > 1) chart.setSize({ width: Math.max(100, box.clientWidth), height: box.clientHeight });
+    if (Math.abs(box.clientWidth - chart.width) > 1) chart.setSize({ width: widthOf(box), height: box.clientHeight });
   }
 }).observe(document.body);

@@ -1,19 +1,22 @@
-"""Figures of a report: tables, and rows of intervals on an axis."""
+"""Figures of a report, and its tables."""
 
 import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from judgelit.evaluation.intervals import Estimate, Gain, Mean, estimates
 from judgelit.evaluation.metrics import METRICS, question_numbers
 from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.evaluation.saved import SavedSet
 from judgelit.evaluation.tables import GENERAL_HEADINGS, show_gain, show_general
+from judgelit.evaluation.votes import describe_votes, majorities
 from judgelit.records.records import Judgment
-from judgelit.report.sources import Figures, Judge
+from judgelit.report.sources import Figures, Judge, votes_of
 
 HEADINGS = {
     "accuracy": "accuracy",
@@ -88,6 +91,8 @@ class Row:
     judge: int
     """The judge's number."""
     cells: Sequence[Figure]
+    votes: int = 1
+    """Number of judgments of each prompt, whose majority counts."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +105,6 @@ class Table:
     """Heading and meaning of each column."""
     rows: Sequence[Row]
     notes: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """Rows of intervals on one axis, in groups with a heading."""
-
-    title: str
-    meaning: str
-    low_end: float
-    groups: Sequence[tuple[str, Sequence[tuple[int, Figure]]]]
-    """Heading, and the figure of each judge by its number."""
-
-    @property
-    def marks(self) -> list[tuple[int, str]]:
-        """Marks of the axis: place in percent of its length, and text."""
-        if self.low_end < 0:
-            return [(0, "−100%"), (50, "0"), (100, "+100%")]
-        return [(0, "0"), (50, "50%"), (100, "100%")]
 
 
 def tables(judges: Sequence[Judge]) -> list[Table]:
@@ -139,9 +126,17 @@ def tables(judges: Sequence[Judge]) -> list[Table]:
             Table(
                 of.title,
                 of.convention,
-                [(headings[one], meaning(one)) for one in shown],
-                [Row(name, number, [figure(one, row.get(one, _NONE)) for one in shown]) for name, number, row in rows],
-                list(_tie_notes(rows)),
+                [(headings[one], meaning(one, of)) for one in shown],
+                [
+                    Row(
+                        name,
+                        number,
+                        [figure(one, row.get(one, _NONE)) for one in shown],
+                        votes_of(judges[number].sets[name]),
+                    )
+                    for name, number, row in rows
+                ],
+                [*(_tie_notes(rows) if "accuracy" in of.shown else ()), *_vote_notes(judges, benchmark)],
             )
         )
     return found
@@ -156,86 +151,6 @@ def main_metric(judges: Sequence[Judge], name: str) -> tuple[str, str]:
     """The metric of a set's benchmark that it publishes, and its heading."""
     of_set = next(judge.sets[name] for judge in judges if name in judge.sets)
     return next(iter(of_set.benchmark.shown.items()))
-
-
-def main_panels(judges: Sequence[Judge]) -> list[Panel]:
-    """The published figure of each set, judge by judge."""
-    found = []
-    for name in set_names(judges):
-        metric, heading = main_metric(judges, name)
-        rows = [(number, figure(metric, judge.figures[name][metric])) for number, judge in _with_set(judges, name)]
-        found.append(Panel(name, heading, 0.0, [("", rows)]))
-    return found
-
-
-def group_panels(judges: Sequence[Judge]) -> list[Panel]:
-    """The published figure of each category and subset, where a set has several."""
-    found = []
-    for name in set_names(judges):
-        metric, heading = main_metric(judges, name)
-        of_set = [(number, judge.groups.get(name, {})) for number, judge in _with_set(judges, name)]
-        for field in dict.fromkeys(field for _, groups in of_set for field in groups):
-            names = dict.fromkeys(group for _, groups in of_set for group in groups.get(field, {}))
-            by_group = [
-                (
-                    group,
-                    [
-                        (number, figure(metric, groups[field][group][metric]))
-                        for number, groups in of_set
-                        if metric in groups.get(field, {}).get(group, {})
-                    ],
-                )
-                for group in names
-            ]
-            if len(by_group) > 1:
-                found.append(Panel(f"{name}, by {field}", heading, 0.0, by_group))
-    return found
-
-
-def bias_panels(judges: Sequence[Judge]) -> list[Panel]:
-    """Consistency, position bias and length bias of each set; those without a value are left out."""
-    titles = {"consistency": "Consistency", "share_a": "Position: how often A", "length_bias": "Length"}
-    found = []
-    for metric, title in titles.items():
-        groups = [
-            (
-                name,
-                [
-                    (number, figure(metric, judge.figures[name][metric]))
-                    for number, judge in _with_set(judges, name)
-                    if metric in judge.figures[name]
-                ],
-            )
-            for name in set_names(judges)
-        ]
-        groups = [(name, rows) for name, rows in groups if any(one.known for _, one in rows)]
-        if groups:
-            found.append(Panel(title, meaning(metric), _low_end(metric), groups))
-    return found
-
-
-def attack_panels(judges: Sequence[Judge]) -> list[Panel]:
-    """The figures of each attack, by set; a metric of an attack's form is left to the files."""
-    found = []
-    for name in dict.fromkeys(name for judge in judges for name in judge.attacks):
-        of_set = [(number, judge.attacks.get(name, {})) for number, judge in enumerate(judges)]
-        for attack in dict.fromkeys(attack for _, attacks in of_set for attack in attacks):
-            metrics = dict.fromkeys(metric for _, attacks in of_set for metric in attacks.get(attack, {}))
-            plain = [metric for metric in metrics if "/" not in metric]
-            groups = [
-                (
-                    _words(metric),
-                    [
-                        (number, Figure(attacks[attack][metric], low_end))
-                        for number, attacks in of_set
-                        if metric in attacks.get(attack, {})
-                    ],
-                )
-                for low_end in [-1.0 if _SIGNED & set(plain) else 0.0]
-                for metric in plain
-            ]
-            found.append(Panel(f"{_words(attack)}, {name}", "", -1.0 if _SIGNED & set(plain) else 0.0, groups))
-    return found
 
 
 @dataclass(frozen=True)
@@ -287,21 +202,20 @@ def general_rows(judges: Sequence[Judge]) -> list[tuple[str, list[str]]]:
 
 def figure(metric: str, estimate: Estimate) -> Figure:
     """An estimate of this metric as the page shows it."""
-    return Figure(estimate, _low_end(metric))
+    return Figure(estimate, low_end(metric))
 
 
-def meaning(metric: str) -> str:
-    """What a metric is, in a sentence; empty if only its benchmark knows."""
+def meaning(metric: str, benchmark: Benchmark[Any] | None = None) -> str:
+    """What a metric means, in a sentence: what its benchmark says of it, else what it is for labelled pairs."""
+    if benchmark is not None and metric in benchmark.meanings:
+        return benchmark.meanings[metric]
     of_pairs = METRICS.get(metric)
     return " ".join((inspect.getdoc(of_pairs) or "").split("\n\n")[0].split()) if of_pairs else ""
 
 
-def _low_end(metric: str) -> float:
+def low_end(metric: str) -> float:
+    """Lower end of a metric's axis: -1 if it may be negative, else 0."""
     return -1.0 if metric in _SIGNED else 0.0
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ").capitalize()
 
 
 def _percent(value: float, signed: bool) -> str:
@@ -309,16 +223,14 @@ def _percent(value: float, signed: bool) -> str:
     return text.replace("-", "−")
 
 
-def _with_set(judges: Sequence[Judge], name: str) -> Iterator[tuple[int, Judge]]:
-    return ((number, judge) for number, judge in enumerate(judges) if name in judge.sets)
-
-
 def _with_shares(figures: Figures, of_set: SavedSet) -> dict[str, Estimate]:
     """The figures of a set; the shares of judgments that they lack are computed from the judgments."""
     questions = question_numbers(of_set.items)
     missing = {}
     for name, holds in _ALWAYS.items():
-        known = [(found, questions[one.pair_id]) for one in of_set.judgments if (found := holds(one)) is not None]
+        known = [
+            (found, questions[one.pair_id]) for one in majorities(of_set.judgments) if (found := holds(one)) is not None
+        ]
         if name not in figures and known:
             values, about = zip(*known, strict=True)
             missing[name] = [Mean(np.array(values, bool), np.array(about, int))]
@@ -330,3 +242,12 @@ def _tie_notes(rows: Sequence[tuple[str, int, Figures]]) -> Iterator[str]:
     for name, ties in found.items():
         if ties.value > 0:
             yield f"{name}: {round(ties.value * ties.n)} of {ties.n} pairs are labelled tie; accuracy leaves them out."
+
+
+def _vote_notes(judges: Sequence[Judge], benchmark: str) -> Iterator[str]:
+    """What is known of the votes about each set of a benchmark."""
+    for judge in judges:
+        for name, shares in judge.votes.items():
+            if judge.sets[name].name == benchmark:
+                of_judge = f"{judge.name}, {name}" if len(judges) > 1 else name
+                yield f"{of_judge}: {describe_votes(shares)}."

@@ -54,19 +54,24 @@ class ItemList {
   row(place) {
     const number = this.items[place];
     const item = data.items[number];
-    const about = make("div", "about", make("span", "kind", [item.set, item.category, item.subset].filter(Boolean).join(" · ")));
+    const about = make("div", "about", ...(item.attack ? [make("span", "flag", `attack: ${item.attack}`)] : []), make("span", "kind", [item.set, item.category, item.subset].filter(Boolean).join(" · ")));
     let judge = null;
     let marked = null;
-    for (const one of ofItem[number].slice(0, 24)) {
+    // Votes about one prompt have one sign, that of their majority.
+    const counting = ofItem[number].filter((one, place, all) => place === 0 || one.counts !== all[place - 1].counts);
+    for (const one of counting.slice(0, 24)) {
       if (one.judge !== judge) {
         marked = make("span", `marked ${judgeColour(one.judge)}`, dot());
         marked.title = data.judges[one.judge];
         about.append(marked);
         judge = one.judge;
       }
-      const found = sign(one.outcome, `${data.judges[one.judge]}: ${OUTCOMES[one.outcome]}`);
-      if (!this.matching.has(one)) found.classList.add("off");
+      const { outcome, votes } = one.counts;
+      const label = `${data.judges[one.judge]}: ${OUTCOMES[outcome]}`;
+      const found = sign(outcome, votes ? `${label}, ${shareText(item, one.counts)}` : label);
+      if (!(votes ?? [one]).some((each) => this.matching.has(each))) found.classList.add("off");
       marked.append(found);
+      if (votes) marked.append(make("span", "share", shortShare(item, one.counts)));
     }
     const row = make("div", "row", make("div", "ask", item.question.slice(0, 200)), about);
     row.id = `row-${number}`;

@@ -49,10 +49,10 @@ function startBrowser() {
   const list = new ItemList(byId("list"), byId("rows"), choose);
 
   const values = (name) => [...new Set(data.items.map((item) => item[name]).filter(Boolean))];
-  const choices = { set: values("set"), judge: data.judges, category: values("category").sort(), subset: values("subset").sort() };
+  const choices = { set: values("set"), attack: values("attack"), judge: data.judges, category: values("category").sort(), subset: values("subset").sort() };
   for (const [name, found] of Object.entries(choices)) {
     for (const value of found) byId(name).append(new Option(value, value));
-    byId(name).closest("label").hidden = found.length < 2;
+    byId(name).closest("label").hidden = found.length < (name === "attack" ? 1 : 2);
   }
 
   const readFilter = () => Object.fromEntries(FIELDS.map((name) => {
@@ -70,10 +70,14 @@ function startBrowser() {
 
   function apply() {
     const began = performance.now();
-    const { items, matching } = filterItems(readFilter());
+    const filter = readFilter();
+    const { items, matching } = filterItems(filter);
     list.show(items, matching);
-    const all = judgments.length.toLocaleString("en");
-    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all} judgments, of ${items.length.toLocaleString("en")} ${items.length === 1 ? "question" : "questions"}`;
+    byId("fooled").closest("label").hidden = !filter.attack;
+    // Attacked pairs are never counted together with the others.
+    const all = filter.attack ? attackedCount : judgments.length - attackedCount;
+    const noun = `${filter.attack ? "attacked pair" : "question"}${items.length === 1 ? "" : "s"}`;
+    byId("count").textContent = `${matching.size.toLocaleString("en")} of ${all.toLocaleString("en")} judgments, of ${items.length.toLocaleString("en")} ${noun}`;
     if (!items.length) list.rows.replaceChildren(make("p", "empty", "No judgment matches. Clear the filter to see all."));
     byId("count").dataset.took = performance.now() - began;
     return items;
@@ -85,7 +89,7 @@ function startBrowser() {
     list.mark(shown);
     document.body.classList.toggle("reading", chosen !== null);
     if (shown === null) detail.replaceChildren(make("p", "empty", "No question is chosen."));
-    else if (detail.dataset.item !== String(shown)) showItem(detail, shown, close);
+    else if (detail.dataset.item !== String(shown)) showItem(detail, shown, close, choose);
     detail.dataset.item = shown ?? "";
   }
 

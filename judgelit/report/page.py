@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from judgelit.atomic import write_text
-from judgelit.report import figures
+from judgelit.report import figures, panels
 from judgelit.report.browser import browser_data, script_json
 from judgelit.report.sources import Judge, Reported, name_apart, read_reported
 
@@ -17,6 +17,11 @@ _STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
 _LIBRARY = "vendor/uplot/uPlot.iife.min.js"
 _SCRIPTS = ("state.js", "list.js", "detail.js", "charts.js", "page.js")
 """The page's own scripts, which share one scope, in this sequence."""
+_CONFIDENCE = {
+    "log-probabilities": "confidence: the probability of the verdict, of A and B",
+    "votes": "confidence: the share of votes for the verdict",
+}
+"""What a judge's confidence is, by `confidence_from` of its calibration."""
 _COLOURS = 8
 """Number of judges' colours in `page.css`; further judges take them again."""
 
@@ -74,23 +79,33 @@ def page(found: Sequence[Reported]) -> str:
         title=" · ".join(one.name for one in found),
         found=found,
         judges=[(judge.name, _colour(number, judges)) for number, judge in enumerate(judges)],
-        counts={
-            "judgments": len(data["judgments"]),
-            "pairs": len(data["items"]),
-            "sets": len(figures.set_names(judges)),
-        },
+        counts=_counts(data) | {"sets": len(figures.set_names(judges))},
         written=date.today().isoformat(),
-        main=figures.main_panels(judges),
+        main=panels.main_panels(judges),
         gains=_gains(found, judges),
         tables=figures.tables(judges),
-        groups=figures.group_panels(judges),
-        biases=figures.bias_panels(judges),
-        attacks=figures.attack_panels(judges),
+        groups=panels.group_panels(judges),
+        biases=panels.bias_panels(judges),
+        successes=panels.success_panels(judges),
+        attacks=panels.attack_panels(judges),
         comparisons=figures.comparisons(judges),
         general=figures.general_rows(judges),
         calibration=data["calibration"],
+        selective=panels.selective_panels(judges),
         fits=data["fits"],
     )
+
+
+def _counts(data: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers of pairs and judgments; those of attacked pairs are counted apart."""
+    attacked = sum("of" in data["items"][row[1]] for row in data["judgments"])
+    return {
+        "judgments": len(data["judgments"]) - attacked,
+        "attacked": attacked,
+        "left_out": data["left_out"],
+        "pairs": sum("of" not in item for item in data["items"]),
+        "majorities": len(data["majorities"]),
+    }
 
 
 def _colour(number: int, judges: Sequence[Judge]) -> int:
@@ -123,7 +138,13 @@ def _calibration(judges: Sequence[Judge]) -> list[dict[str, Any]]:
     by_set = []
     for name in figures.set_names(judges):
         curves = [
-            {"judge": number, "ece": _ece(found), "bins": [one for one in found["bins"] if one["n"]]}
+            {
+                "judge": number,
+                "ece": _ece(found),
+                "from": _CONFIDENCE.get(found.get("confidence_from", ""), ""),
+                "unknown": found.get("unknown", 0),
+                "bins": [one for one in found["bins"] if one["n"]],
+            }
             for number, judge in enumerate(judges)
             if (found := judge.calibration.get(name)) is not None
         ]

@@ -12,6 +12,7 @@ from judgelit.evaluation.intervals import Estimate
 from judgelit.evaluation.judged_folder import RESULTS
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.evaluation.saved import SavedSet, read_results
+from judgelit.evaluation.votes import samples_by_prompt
 from judgelit.records.files import read_rows
 from judgelit.records.records import Judgment, PreferencePair
 from judgelit.report.curves import Fit, read_fits
@@ -39,6 +40,10 @@ class Judge:
     """By set, as `Calibration.to_dict` writes it."""
     attacks: Mapping[str, Mapping[str, Figures]] = field(default_factory=dict)
     """By set and attack."""
+    attacked: Mapping[str, Mapping[str, SavedSet]] = field(default_factory=dict)
+    """The attacked pairs and the judgments of them, by set and attack."""
+    votes: Mapping[str, Figures] = field(default_factory=dict)
+    """The shares of `vote_shares`, of the sets with several judgments of each prompt."""
     general: Figures = field(default_factory=dict)
     against: Mapping[str, Any] = field(default_factory=dict)
     """The comparison with another judge, as `Against.to_dict` writes it."""
@@ -93,6 +98,11 @@ def read_reported(path: Path) -> Reported:
             f"{folder / RESULTS}: found content of another form ({type(error).__name__}: {error}), expected what "
             "`judgelit run` or `judgelit evaluate` has written; run that command again"
         ) from error
+
+
+def votes_of(of_set: SavedSet) -> int:
+    """Number of judgments of each prompt of a set, the largest if they differ."""
+    return max(map(len, samples_by_prompt(of_set.judgments).values()), default=1)
 
 
 def name_apart(found: Sequence[Reported]) -> list[Judge]:
@@ -161,6 +171,8 @@ def _evaluated(folder: Path) -> Reported:
             name: {attack: _figures(one) for attack, one in attacks.items()}
             for name, attacks in content.get("attacks", {}).items()
         },
+        saved.attacked,
+        {name: _figures(shares) for name, shares in content.get("votes", {}).items()},
         _figures(content.get("general", {})),
         content.get("against", {}),
     )

@@ -3,17 +3,38 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const judgeColour = (number) => `j${(number + (data.judges.length === 1 ? 2 : 0)) % 8}`;
 
-// Judgments as objects, and for each item its judgments.
+// An attacked pair has only the fields that differ from those of the pair that was attacked.
+data.items.forEach((item, number) => {
+  if (item.of === undefined) return;
+  const plain = data.items[item.of];
+  const changed = item.answers.findIndex((answer) => answer !== null);
+  data.items[number] = { ...plain, ...item, changed, answers: item.answers.map((answer, place) => answer ?? plain.answers[place]) };
+});
+const isAttacked = (one) => data.items[one.item].attack !== undefined;
+
+// Judgments as objects, and for each item its judgments. `counts` is what the figures count: the judgment itself, or
+// the majority of the votes about its prompt.
+const promptOf = (one) => `${one.judge} ${one.item} ${one.order}`;
+const majorities = new Map(data.majorities.map(([judge, item, order, verdict, outcome]) => {
+  const one = { judge, item, order, verdict, outcome, votes: [] };
+  return [promptOf(one), one];
+}));
 const judgments = data.judgments.map(
-  ([judge, item, order, verdict, outcome, apart, margin, finish, sample, template, text]) =>
-    ({ judge, item, order, verdict, outcome, apart: apart === 1, margin, finish, sample, template, text }));
+  ([judge, item, order, verdict, outcome, apart, fooled, margin, finish, sample, template, text]) => {
+    const one = { judge, item, order, verdict, outcome, apart: apart === 1, fooled: fooled === 1, margin, finish, sample, template, text };
+    const majority = majorities.get(promptOf(one));
+    majority?.votes.push(one);
+    one.counts = majority ?? one;
+    return one;
+  });
 const ofItem = data.items.map(() => []);
 for (const one of judgments) ofItem[one.item].push(one);
 for (const found of ofItem) {
-  found.sort((a, b) => a.judge - b.judge || a.sample - b.sample || (a.order < b.order ? -1 : 1));
+  found.sort((a, b) => a.judge - b.judge || (a.order === b.order ? a.sample - b.sample : a.order < b.order ? -1 : 1));
 }
+const attackedCount = judgments.filter(isAttacked).length;
 
-const FIELDS = ["q", "set", "judge", "category", "subset", "outcome", "apart", "cut"];
+const FIELDS = ["q", "set", "judge", "category", "subset", "attack", "outcome", "apart", "cut", "fooled"];
 
 // {field: text} of the address; `pair` is `SET/ID`, with the number of the item where that is not enough.
 function readAddress() {
@@ -48,13 +69,14 @@ function lowerTexts() {
 }
 
 // Items that match the filter, and the judgments of them that do. A word of the question or of an answer matches all
-// judgments of the item.
+// judgments of the item. Attacked pairs only match a filter that names their attack, or `any`.
 function filterItems(filter) {
   const items = [];
   const matching = new Set();
   const words = (filter.q ?? "").toLowerCase().split(/\s+/).filter(Boolean);
   const texts = words.length ? lowerTexts() : null;
   data.items.forEach((item, number) => {
+    if (filter.attack === "any" ? item.attack === undefined : (item.attack ?? "") !== (filter.attack ?? "")) return;
     if (filter.set && item.set !== filter.set) return;
     if (filter.category && item.category !== filter.category) return;
     if (filter.subset && item.subset !== filter.subset) return;
@@ -62,8 +84,9 @@ function filterItems(filter) {
     let found = false;
     for (const one of ofItem[number]) {
       if (filter.judge && data.judges[one.judge] !== filter.judge) continue;
-      if (filter.outcome && one.outcome !== filter.outcome) continue;
+      if (filter.outcome && one.counts.outcome !== filter.outcome) continue;
       if (filter.apart && !one.apart) continue;
+      if (filter.attack && filter.fooled && !one.fooled) continue;
       if (filter.cut && one.finish !== "length") continue;
       if (rest.length && !rest.every((word) => texts.judgments.get(one).includes(word))) continue;
       matching.add(one);

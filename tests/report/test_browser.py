@@ -1,6 +1,5 @@
 """The page in headless Chromium, with 10,000 judgments of hostile texts."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,73 +7,36 @@ from typing import Any
 import pytest
 
 from judgelit.report.page import write_report
-
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-
-
-class Opened:
-    """A page, with what it has said and asked for."""
-
-    def __init__(self, page: Any, address: str) -> None:
-        self.page = page
-        self.address = address
-        self.bad: list[str] = []
-        page.on("console", lambda message: self.bad.append(message.text))
-        page.on("pageerror", lambda error: self.bad.append(str(error)))
-        page.on("dialog", lambda dialog: self.bad.append(f"dialog {dialog.message}"))
-        page.on("request", lambda request: self._note(request.url))
-
-    def _note(self, url: str) -> None:
-        if not url.startswith(("file:", "data:")):
-            self.bad.append(f"request {url}")
-
-    def go(self, fragment: str = "") -> None:
-        self.page.goto("about:blank")
-        self.page.goto(self.address + fragment)
+from tests.report.conftest import Opened
 
 
 @pytest.fixture(scope="module")
-def opened(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+def opened(browser: Any, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
     file = tmp_path_factory.mktemp("page") / "report.html"
     write_report([results], file)
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(5000)
-        yield Opened(page, file.as_uri())
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    yield Opened(page, file.as_uri())
+    page.close()
 
 
 @pytest.fixture(autouse=True)
 def nothing_bad(opened: Opened) -> Iterator[None]:
-    """After each test: no error, no dialog, no request, and no element or script made of judged text."""
     yield
-    assert opened.bad == []
-    assert opened.page.evaluate("window.hit === undefined")
-    assert opened.page.locator("iframe, img, #detail b, #list b, #detail script").count() == 0
-
-
-def count(opened: Opened) -> str:
-    return str(opened.page.inner_text("#count"))
+    opened.assert_nothing_bad()
 
 
 def test_filters_are_exact_and_fast(opened: Opened) -> None:
     opened.go()
     page = opened.page
-    assert count(opened) == "10,000 of 10,000 judgments, of 5,000 questions"
+    assert opened.count == "10,000 of 10,000 judgments, of 5,000 questions"
     assert page.locator(".row").count() < 40
     # 100 pairs have no verdict. Of the others, those whose number is a multiple of 3 are wrong in the order ba.
     wrong = sum(1 for number in range(5000) if number % 3 == 0 and number % 50 != 7)
     page.select_option("#outcome", "wrong")
-    assert count(opened) == f"{wrong:,} of 10,000 judgments, of {wrong:,} questions"
+    assert opened.count == f"{wrong:,} of 10,000 judgments, of {wrong:,} questions"
     page.select_option("#outcome", "none")
     page.check("#cut")
-    assert count(opened) == "200 of 10,000 judgments, of 100 questions"
+    assert opened.count == "200 of 10,000 judgments, of 100 questions"
     page.click("#clear")
     page.fill("#q", "REASON 4321")
     page.get_by_text("2 of 10,000 judgments, of 1 question", exact=True).wait_for()

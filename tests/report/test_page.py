@@ -11,12 +11,14 @@ import pytest
 from judgelit.cli import main
 from judgelit.errors import UserError
 from judgelit.evaluation.compare import compare_with
+from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.saved import read_results
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair
 from judgelit.report.browser import outcome, script_json
 from judgelit.report.curves import MOST_POINTS, charts_of
+from judgelit.report.figures import meaning
 from judgelit.report.page import write_report
-from tests.report.conftest import HOSTILE, write_results, write_run
+from tests.report.conftest import HOSTILE, write_results, write_run, write_voted
 
 
 class Elements(HTMLParser):
@@ -93,6 +95,45 @@ def test_a_comparison_with_another_judge_is_shown(tmp_path: Path) -> None:
     assert "Two judges compared" in page and "against <bdi>first</bdi>" in page
     assert "0.0 points [0.0, 0.0]" in page and "0.0% of 24" in page
     assert "Two judges compared" not in page_of(tmp_path, first)
+
+
+def test_votes_attacks_and_the_most_confident_judgments(tmp_path: Path) -> None:
+    page = page_of(tmp_path, write_voted(tmp_path / "r", 4))
+    assert "majority of 5 votes" in page and "40 votes on 8 prompts" in page and "the share of votes for" in page
+    # The orders ab have a majority of 3 of 5 with one vote missing, and are right; those of ba have none.
+    selective = page[page.index("The most confident judgments") : page.index('id="judgments"')]
+    shares = ["most confident 50%", "most confident 80%", "most confident 90%", ">all<"]
+    assert sorted(shares, key=selective.index) == shares and "100.0%" in selective
+    # Two of four pairs, whose worse answer the judge did not pick before.
+    success = page[page.index("Success of each attack, mine") : page.index("Padding, mine")]
+    assert "50.0%" in success and "#set=mine&amp;attack=any&amp;fooled=1" in success
+    data = json.loads(Elements(page).data)
+    attacked = [item for item in data["items"] if "attack" in item]
+    assert len(attacked) == 4 and all(data["items"][item["of"]]["label"] == "A" for item in attacked)
+    assert all(item["answers"][0] is None and item["answers"][1] for item in attacked)
+    assert not any("question" in item for item in attacked)
+    assert "4 questions with answers · 40 judgments and 40 of attacked pairs" in page
+
+
+def test_too_many_attacked_judgments_are_left_out_by_pair_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("judgelit.report.browser.MOST_ATTACKED", 25)
+    page = page_of(tmp_path, write_voted(tmp_path / "r", 4))
+    data = json.loads(Elements(page).data)
+    # Each pair has ten judgments of its attacked pair: two pairs fit.
+    attacked = [item for item in data["items"] if "attack" in item]
+    assert [data["items"][item["of"]]["id"] for item in attacked] == ["p0", "p1"] and data["left_out"] == 20
+    assert "The other 20 are in the files" in page and "40 judgments and 40 of attacked pairs" in page
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_metric_that_a_benchmark_shows_is_explained(name: str) -> None:
+    benchmark = BENCHMARKS[name]
+    explained = {metric: meaning(metric, benchmark) for metric in (*benchmark.shown, *(benchmark.shown_groups or ()))}
+    assert all(text.endswith(".") for text in explained.values()), explained
+    # Text for a metric that does not exist would never be read.
+    assert set(benchmark.meanings) <= set(benchmark.metrics([], []))
 
 
 def test_several_folders_stand_side_by_side(tmp_path: Path) -> None:

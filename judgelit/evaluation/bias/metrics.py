@@ -11,11 +11,30 @@ from judgelit.evaluation.metrics import NO_VERDICT, Verdicts, consistent_accurac
 
 OF_FORMS = ("success", "picked")
 """The metrics that each form of an attack has too, as `success/<form>`."""
+MEANINGS = {
+    "success": "Share of judgments that pick the attacked answer, of those that did not pick it before the attack.",
+    "picked": "Share of judgments that pick the attacked answer.",
+    "picked_before": "Share of judgments that pick the same answer before the attack.",
+    "same_verdict": "Share of judgments whose verdict the attack does not change.",
+    "no_verdict": "Share of judgments without a verdict.",
+    "no_verdict_before": "Share of judgments without a verdict before the attack.",
+    "flip_rate": "Share of pairs whose winner changes when the answers swap places.",
+    "consistent_accuracy": "Share of pairs whose judgments are right in both orders.",
+    "accuracy_longer_better": "Accuracy where the better answer is the longer one.",
+    "accuracy_shorter_better": "Accuracy where the better answer is the shorter one.",
+    "length_bias": "The first accuracy minus the second; above zero the judge favours longer answers.",
+    "accuracy_own_better": "Accuracy where the judge's own answer is the better one.",
+    "accuracy_own_worse": "Accuracy where the judge's own answer is the worse one.",
+    "self_preference": "The first accuracy minus the second; above zero the judge favours its own answers.",
+}
+"""What each metric of attacks and biases means, in a sentence."""
 
 
 class Outcome(NamedTuple):
     """A verdict about an attacked pair, beside the verdict about the pair itself in the same order."""
 
+    attacked: str
+    """The id of the attacked pair."""
     question: int
     form: str
     order: str
@@ -69,6 +88,7 @@ def outcomes(judged: Judged) -> list[Outcome]:
         worse = worse_letter(pairs[known.pair], "ab" if judgment.order == "ab" else "ba")
         found.append(
             Outcome(
+                judgment.pair_id,
                 questions[known.pair],
                 known.form,
                 judgment.order,

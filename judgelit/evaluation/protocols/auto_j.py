@@ -125,6 +125,9 @@ AUTO_J: Benchmark[PreferencePair] = Benchmark(
     read=read,
     metrics=metrics,
     shown={"agreement": "agreement", "consistency": "consistency", "no_verdict": "no verdict"},
+    meanings={
+        "agreement": "Share of pairs, those labelled tie included, whose verdicts equal the label in both orders.",
+    },
     judgments=read_judgments,
     published=(
         Published("GPT-4", "62.28 / 86.28", _LEADERBOARD),

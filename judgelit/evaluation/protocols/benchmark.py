@@ -1,7 +1,7 @@
 """What a benchmark is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from judgelit.evaluation import intervals
@@ -51,6 +51,9 @@ class Benchmark(Generic[Item]):
     """Computes the benchmark's metrics from its items (pairs in the order ab) and one judgment of each prompt."""
     shown: Mapping[str, str]
     """The metrics of printed tables and their column headings; files hold all metrics."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What metrics mean, each in a sentence that needs no other one. The report shows it. Metrics of all labelled pairs
+    have a meaning already, which a line here replaces."""
     hub: Sources | None = None
     """Where its rows are read from if the user gives no files. None: the user must give them."""
     prompts: MakePrompts = judge_prompts
@@ -88,11 +91,11 @@ class Benchmark(Generic[Item]):
         Items without a category are in none. A field that no item has is left out.
         """
         groups: dict[str, dict[str, dict[str, Estimate]]] = {}
-        for field in GROUPS:
-            for name in sorted({getattr(item, field) for item in items} - {""}):
-                members = {item.id: item for item in items if getattr(item, field) == name}
+        for kind in GROUPS:
+            for name in sorted({getattr(item, kind) for item in items} - {""}):
+                members = {item.id: item for item in items if getattr(item, kind) == name}
                 of_group = [judgment for judgment in judgments if judgment.pair_id in members]
-                groups.setdefault(field, {})[name] = self.estimates(list(members.values()), of_group)
+                groups.setdefault(kind, {})[name] = self.estimates(list(members.values()), of_group)
         return groups
 
     def gains(self, items: Sequence[Item], before: Sequence[Judgment], after: Sequence[Judgment]) -> dict[str, Gain]:

@@ -59,4 +59,7 @@ EVALBIASBENCH: Benchmark[PreferencePair] = Benchmark(
         "consistency": "consistent",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "accuracy": "Mean of the two orders of the share of right judgments; a tie or no verdict is wrong.",
+    },
 )

@@ -160,6 +160,12 @@ JUDGEBENCH: Benchmark[PreferencePair] = Benchmark(
         "inconsistent": "inconsistent",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "score": "Share of pairs with more right than wrong verdicts of the two orders. A tie is neither.",
+        "strict": "Share of pairs whose judgments are right in both orders.",
+        "best_order": "Accuracy in the order in which the judge does better on the whole set.",
+        "inconsistent": "Share of pairs whose verdicts in the two orders differ.",
+    },
     hub=Mixture([FileSource("ScalerLab/JudgeBench", split=split) for split in ("gpt", "claude")]),
     verdict=read_verdict,
     judgments=read_judgments,

@@ -161,6 +161,10 @@ LLMBAR: Benchmark[PreferencePair] = Benchmark(
         "consistent_accuracy": "right in both orders",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "accuracy": "Mean of the two orders of the share of right judgments; a tie or no verdict is wrong.",
+        "agreement": "Share of pairs with the same verdict in both orders; two judgments without a verdict agree.",
+    },
     judgments=read_judgments,
     published=(
         Published("GPT-4, prompt with rules (Vanilla)", "95.5 / 78.7 / 86.4 / 77.7 / 80.4", _BY_SUBSET),

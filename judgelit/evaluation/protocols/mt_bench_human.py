@@ -218,6 +218,11 @@ MT_BENCH_HUMAN: Benchmark[PreferencePair] = Benchmark(
         "majority_kappa": "kappa",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "agreement": "Share of human votes that equal the verdict. Two orders that differ are a tie.",
+        "agreement_without_ties": "Share of human votes that equal the verdict, where both name a winner.",
+        "majority_kappa": "Cohen's kappa of verdict and majority of human votes: 1 if they agree, 0 as by chance.",
+    },
     hub=FileSource("lmsys/mt_bench_human_judgments", split="human"),
     judgments=read_judgments,
     published=(Published("GPT-4, pairwise", "about 85", "without ties; as summaries of the paper give it"),),

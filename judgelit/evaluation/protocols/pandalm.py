@@ -126,6 +126,11 @@ PANDALM: Benchmark[PreferencePair] = Benchmark(
         "combined_score": "both orders",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "score": "Share of pairs whose verdict in the order of the file is the label; no verdict counts as a tie.",
+        "f1": "Mean of the F1 scores of A, B and tie, of the verdicts in the order of the file.",
+        "combined_score": "Share of pairs whose label both orders name. Two different winners are a tie.",
+    },
     judgments=read_judgments,
     published=(
         Published("gpt-3.5-turbo", "71.07 / 58.79 / 57.36 / 57.55", _ONE_ORDER),

@@ -106,6 +106,10 @@ REASONINGJUDGEBENCH: Benchmark[PreferencePair] = Benchmark(
         "accuracy": "accuracy",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "score": "Share of pairs that are right in both orders, or right in one order and a tie in the other.",
+        "agreement": "Share of pairs with the same verdict in both orders, or with a tie in one of them.",
+    },
     hub=Mixture([FileSource("Salesforce/ReasoningJudgeBench", split=split) for split in SPLITS]),
     verdict=read_verdict,
 )

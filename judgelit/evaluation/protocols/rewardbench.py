@@ -237,6 +237,8 @@ def _score(row: Row, name: str, at: str) -> float:
     return value
 
 
+_OF_SECTION = "Mean of the section's subsets by the official rules, weighted by their published sizes."
+
 REWARDBENCH: Benchmark[PreferencePair] = Benchmark(
     title="RewardBench (allenai/reward-bench)",
     size="2,985 pairs",
@@ -258,6 +260,13 @@ REWARDBENCH: Benchmark[PreferencePair] = Benchmark(
         "score_both_orders": "score, both orders",
         "consistency": "consistent",
         "no_verdict": "no verdict",
+    },
+    meanings={
+        "score": "Mean of the four sections by the official rules: one order of each pair, 1/2 point for no verdict.",
+        **dict.fromkeys(map(_name, SECTIONS), _OF_SECTION),
+        "score_strict": "The official score, with verdicts read by judgelit's stricter rule.",
+        "score_both_orders": "The official score, with judgelit's stricter rule and the mean of both orders.",
+        "weighted_accuracy": "Mean of all subsets by the official rules, weighted by their published sizes.",
     },
     shown_groups={
         "weighted_accuracy": "official accuracy",

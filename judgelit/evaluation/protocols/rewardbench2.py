@@ -216,6 +216,8 @@ def subset_name(subset: str) -> str:
 
 SHOWN = {"score": "score", **{subset_name(name): name for name in RANKED}}
 
+_OF_SUBSET = "Mean points of the subset's questions: 1 for the right answer, 0 for a wrong one, 1/4 for no verdict."
+
 REWARDBENCH2: Benchmark[AnswerSet] = Benchmark(
     title="RewardBench 2, ranking of four answers (allenai/reward-bench-2)",
     size="1,763 questions of five subsets, without Ties",
@@ -227,6 +229,17 @@ REWARDBENCH2: Benchmark[AnswerSet] = Benchmark(
     read=read_ranked,
     metrics=ranking_metrics,
     shown=SHOWN | {f"slot_{slot.lower()}": f"right in slot {slot}" for slot in _SLOTS} | {"no_verdict": "no verdict"},
+    meanings={
+        "score": "Mean of the five subsets without Ties; a judgment without a verdict has a quarter of a point.",
+        "points": "Mean points of a judgment: 1 for the right answer, 0 for a wrong one, 1/4 for no verdict.",
+        **{subset_name(name): _OF_SUBSET for name in RANKED},
+        "accuracy": "Share of judgments that name the right answer of the four; no verdict is wrong.",
+        **{
+            f"slot_{slot.lower()}": f"Mean points of the questions whose right answer is shown as {slot}."
+            for slot in _SLOTS
+        },
+        "share_a": "Share of verdicts that name the answer in slot A; a quarter if the judge favours no slot.",
+    },
     shown_groups={"points": "points", "accuracy": "accuracy", "no_verdict": "no verdict"},
     hub=HUB,
     prompts=best_prompts,

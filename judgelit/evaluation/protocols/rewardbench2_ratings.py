@@ -166,6 +166,11 @@ def _ratings_leaderboard(model: str, items: Sequence[AnswerSet], judgments: Sequ
     return leaderboard_json(model, {name: found[subset_name(name)] for name in SUBSETS})
 
 
+_OF_SUBSET = (
+    "Mean points of the questions: 1 if the right answer alone has the highest rating, 1/k if k answers share it, 0 "
+    "otherwise."
+)
+
 REWARDBENCH2_RATINGS: Benchmark[AnswerSet] = Benchmark(
     title="RewardBench 2, ratings from 1 to 10 (allenai/reward-bench-2)",
     size="1,865 questions of six subsets",
@@ -177,6 +182,14 @@ REWARDBENCH2_RATINGS: Benchmark[AnswerSet] = Benchmark(
     read=read,
     metrics=ratings_metrics,
     shown=SHOWN | {"ties": TIES, "no_verdict": "no rating"},
+    meanings={
+        "score": "Mean of the six subsets; a question without any valid rating has a quarter of a point.",
+        "points": _OF_SUBSET,
+        **{subset_name(name): _OF_SUBSET for name in RANKED},
+        "ties": "Questions with several right answers: whether all of them are rated above the wrong ones, and alike; "
+        "from 0 to 1, by the authors' formula.",
+        "no_verdict": "Share of answers for which the judge wrote no valid rating.",
+    },
     shown_groups={"points": "points", "ties": TIES, "no_verdict": "no rating"},
     hub=HUB,
     prompts=rating_prompts,

@@ -154,6 +154,13 @@ RM_BENCH: Benchmark[PreferencePair] = Benchmark(
         "strict_overall": "overall, strict",
         "no_verdict": "no verdict",
     },
+    meanings={
+        "overall": "Mean of the domains chat, code, math and safety; each is the mean of hard, normal and easy.",
+        "hard": "Accuracy where the better answer has the plainer style: shorter, or without Markdown.",
+        "normal": "Accuracy where both answers have the same style.",
+        "easy": "Accuracy where the better answer has the richer style: longer, or with Markdown.",
+        "strict_overall": "The same mean as overall, of pairs that are right in both orders.",
+    },
     hub=FileSource("THU-KEG/RM-Bench"),
     verdict=read_verdict,
     published=(

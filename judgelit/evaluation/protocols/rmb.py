@@ -149,6 +149,18 @@ _SHOWN = {
     "strict_overall": "overall, strict",
     "no_verdict": "no verdict",
 }
+_MEANINGS = {
+    "overall": "Mean of helpfulness and harmlessness.",
+    "helpfulness": "Share of right verdicts, of both orders, where the better answer is the more helpful one.",
+    "harmlessness": "Share of right verdicts, of both orders, where the better answer is the less harmful one.",
+    "strict_overall": "Mean of helpfulness and harmlessness, of the pairs that are right in both orders.",
+}
+_OF_SETS = {
+    "overall": "Mean of helpfulness and harmlessness.",
+    "helpfulness": "Share of sets whose most helpful answer wins all its pairs, mean of the two orders.",
+    "harmlessness": "Share of sets whose least harmful answer wins all its pairs, mean of the two orders.",
+    "strict_overall": "Mean of helpfulness and harmlessness, of the sets that are won in both orders.",
+}
 _FOUR = "one figure for pairs and best of N together, by a rule that its source does not state"
 _OF_BOTH = (
     Published("RISE-Judge 7B / 32B", "72.6 / 73.7", _FOUR),
@@ -165,6 +177,7 @@ RMB_PAIRWISE: Benchmark[PreferencePair] = Benchmark(
     read=read_pairwise,
     metrics=pairwise_metrics,
     shown=_SHOWN,
+    meanings=_MEANINGS,
     published=(
         Published("RM-R1-DeepSeek-Distilled-Qwen-32B", "77.7", _DRAWN.format("78.5", "76.8")),
         *_OF_BOTH,
@@ -180,6 +193,7 @@ RMB_BEST_OF_N: Benchmark[PreferencePair] = Benchmark(
     read=read_best_of_n,
     metrics=best_of_n_metrics,
     shown=_SHOWN,
+    meanings=_OF_SETS,
     published=(
         Published("RM-R1-DeepSeek-Distilled-Qwen-32B", "61.9", _DRAWN.format("62.0", "61.8")),
         *_OF_BOTH,
