@@ -94,7 +94,7 @@ class TaskPairs(Source):
     """Source of verifiable tasks, with equal numbers of each kind, difficulty and label."""
 
     kinds: list[str]
-    """Kinds of task: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing."""
+    """Kinds of task: arithmetic, constraints, counting, dates, facts, sorting, strings, sums, tracing."""
     difficulties: list[int]
     """Difficulties, 1 (short and small) to 5 (long and large)."""
     count: int
@@ -229,7 +229,7 @@ def write_tasks(
 
     Args:
         output: File to write, .jsonl or .parquet.
-        kinds: arithmetic, constraints, counting, dates, sorting, strings, sums, tracing. Default: all but sums.
+        kinds: arithmetic, constraints, counting, dates, facts, sorting, strings, sums, tracing. Default: all but sums.
         difficulties: From 1 (short and small) to 5 (long and large). Default: 1, 2 and 3.
         count: Number of pairs, spread evenly over kinds and difficulties.
         seed: Seed of the pairs.

@@ -124,6 +124,24 @@ def tracing(question: str, answer: str) -> bool:
     return re.sub(r"^(It prints|The output is|Output:) ", "", answer.splitlines()[-1]) == printed.getvalue().strip()
 
 
+def facts(question: str, answer: str) -> bool:
+    owned = {
+        (name, thing): int(number)
+        for name, rest in re.findall(r"([A-Z]\w+) has ([^.?]+)\.", question)
+        for number, thing in re.findall(r"(\d+) (\w+)", rest)
+    }
+    ask = question.split(". ")[-1]
+    thing = next(thing for _, thing in owned if thing in ask)
+    named = [name for name, kind in owned if kind == thing and re.search(rf"\b{name}\b", ask)]
+    given = re.sub(r"^(The answer|It) is ", "", answer).removesuffix(".")
+    if ask.startswith("How many"):
+        return int(given) == sum(owned[name, thing] for name in named)
+    if number := re.search(r"\d+", ask):
+        return owned[given, thing] == int(number[0])
+    numbers = [owned[name, kind] for name, kind in owned if kind == thing and (name in named or not named)]
+    return owned[given, thing] == (max if "more" in ask or "most" in ask else min)(numbers)
+
+
 def broken(question: str, answer: str) -> list[str]:
     """The constraints that an answer breaks."""
     ask, *demands = question.split("\n- ")
@@ -176,7 +194,8 @@ def constraints(question: str, answer: str) -> bool:
 
 
 CHECKERS = {
-    checker.__name__: checker for checker in (arithmetic, sorting, counting, strings, dates, tracing, constraints)
+    checker.__name__: checker
+    for checker in (arithmetic, sorting, counting, strings, dates, facts, tracing, constraints)
 }
 
 
@@ -196,7 +215,7 @@ def test_the_wrong_answer_breaks_one_constraint_and_the_check_names_it():
 
 
 def test_every_equation_of_the_solution_holds():
-    for kind in ("arithmetic", "counting", "dates"):
+    for kind in ("arithmetic", "counting", "dates", "facts"):
         for problem in problems(kind):
             for left, right in re.findall(r"(?<![\d.])(\d+(?: [+×-] \d+)+) = (\d+)", problem.steps):
                 assert value_of(left) == int(right), problem.steps

@@ -13,7 +13,7 @@ from judgelit.records.records import PreferencePair, SFTExample
 from judgelit.synthesis.tasks.kinds import KINDS, Kind, Problem
 from judgelit.synthesis.tasks.pairs import TaskPairs, make_pair, worked_judgment
 
-ALL_KINDS = ["arithmetic", "constraints", "counting", "dates", "sorting", "strings", "tracing"]
+ALL_KINDS = ["arithmetic", "constraints", "counting", "dates", "facts", "sorting", "strings", "tracing"]
 
 
 def verdict(judgment: str) -> str:
