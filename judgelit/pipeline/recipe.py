@@ -67,7 +67,7 @@ class Recipe:
     """Also measure the general ability of the base model and of the judge after each training. By default it is not
     measured."""
     enhancement_pairs: int | None = None
-    """Sample judgments of only this many pairs, the first of `train`."""
+    """Sample judgments of only this many pairs of `train`, drawn at random."""
     max_new_tokens: int = 1024
     """Longest judgment in evaluation, in tokens."""
     batch_size: int = 64

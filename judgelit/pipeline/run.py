@@ -1,6 +1,7 @@
 """The recipe as stages in order. A stage that has ended is not run again."""
 
 import json
+import random
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -164,9 +165,11 @@ class Run:
     def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
         """Make the DPO set from judgments that are sampled from the warm judge."""
         settings = self.recipe.enhancement
+        pairs = self.drawn(self.pairs(TRAIN))
+        write_records(folder / "pairs.jsonl", pairs)
         with self.engine(warm, folder) as judge:
             examples, report = synthesize_enhancement(
-                self.pairs(TRAIN)[: self.recipe.enhancement_pairs],
+                pairs,
                 judge,
                 self.recipe.templates,
                 folder / "journal.sqlite",
@@ -293,6 +296,13 @@ class Run:
     def pairs(self, name: str) -> list[PreferencePair]:
         """Pairs of the first stage: `train`, or a held-out set."""
         return read_pairs(str(self.path("01-pairs", f"{name}.jsonl")))
+
+    def drawn(self, pairs: list[PreferencePair]) -> list[PreferencePair]:
+        """The pairs whose judgments are sampled, in their sequence: `enhancement_pairs` of them."""
+        # Not the first ones: a mixture has its sources one after the other.
+        count = min(self.recipe.enhancement_pairs or len(pairs), len(pairs))
+        places = random.Random(f"{self.recipe.seed}/enhancement").sample(range(len(pairs)), count)
+        return [pairs[place] for place in sorted(places)]
 
     def seeded(self, value: Sources) -> list[Source]:
         """Sources; those that generate pairs and name no seed get the run's."""

@@ -100,6 +100,16 @@ def test_training_sets_share_no_question_with_held_out_pairs(finished: Path) -> 
     assert not held_out & {example.group for example in [*sft, *dpo]}
 
 
+def test_the_sampled_pairs_are_drawn_from_the_whole_of_train(finished: Path) -> None:
+    stages = finished / "runs/short/stages"
+    train = [pair.id for pair in FileSource(str(stages / "01-pairs/train.jsonl")).read(PreferencePair)]
+    sampled = [pair.id for pair in FileSource(str(stages / "06-enhancement/pairs.jsonl")).read(PreferencePair)]
+    places = [train.index(name) for name in sampled]
+    assert len(sampled) == 8 and places == sorted(set(places))
+    # Not the first ones: a mixture has its sources one after the other.
+    assert places[0] < len(train) / 2 < places[-1]
+
+
 def test_plain_transformers_loads_the_export(finished: Path) -> None:
     folder = finished / "runs/short/export"
     model = AutoModelForCausalLM.from_pretrained(folder)
