@@ -1,0 +1,262 @@
+"""Measure the recipe's claims on a small pretrained model, each step with the command that a user would type.
+
+    python benchmarks/reproduction.py --model DIR [--seeds 0 1] [--arms dpo sft-again] [--output runs/reproduction]
+
+DIR holds SmolLM2-135M-Instruct. configs/reproduce has the settings of the recipe; an arm changes one of them. All arms
+of a seed have the same pairs, and arms that start from the same warm judge share its samples. A step whose output is
+there is not repeated, so the same command continues an interrupted benchmark, and adds arms and seeds. Then
+benchmarks/reproduction_table.py makes the tables and the plots.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from judgelit.atomic import write_json, write_text
+from judgelit.records.files import write_records
+from judgelit.records.records import PreferenceExample, SFTExample
+from judgelit.records.sources import FileSource
+
+SETS = ("held_out", "harder", "new_kinds")
+"""The sets of held-out pairs of configs/reproduce/run.yaml."""
+ATTACKS = "[injection, forged_verdict, null_answer, master_key]"
+ATTACKED_PAIRS = 20
+COMPARED = (
+    ("sft", "base"),
+    ("dpo", "sft"),
+    ("dpo", "sft-again"),
+    ("dpo", "sft-on-chosen"),
+    ("dpo", "dpo-no-nll"),
+    ("dpo", "dpo-no-sft"),
+    ("right-in-both", "dpo"),
+    ("two-rounds", "dpo"),
+)
+"""Arms to compare, the first one against the second one."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of the pretrained model")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument(
+        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/reproduction"))
+    parser.add_argument(
+        "--self-instruct",
+        type=Path,
+        help="seed_tasks.jsonl of Self-Instruct, whose loss is measured; default: no loss is",
+    )
+    args = parser.parse_args()
+    machine = {name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")}
+    machine |= {"python": platform.python_version(), "cores": os.cpu_count()}
+    general = None if args.self_instruct is None else write_general(args.self_instruct, args.output / "general.jsonl")
+    for number in args.seeds:
+        seed = Seed(args.model, number, args.output / f"seed-{number}", general)
+        write_json(seed.folder / "machine.json", machine)
+        seed.run()
+        for arm in args.arms:
+            print(f"seed {number}, {arm}", flush=True)
+            ARMS[arm](seed, arm)
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One seed of the recipe and of all arms, in a folder."""
+
+    model: str
+    seed: int
+    folder: Path
+    general: Path | None
+    """General examples whose loss is measured; no arm trains on them."""
+
+    @property
+    def measured(self) -> list[str]:
+        """Options of the commands that measure general ability."""
+        return [] if self.general is None else [f"--general.examples={self.general}"]
+
+    def run(self) -> Path:
+        """The whole recipe: its folder of stages. The arms base, sft and dpo are its three judges."""
+        output = self.folder / "run"
+        options = [f"--model={self.model}", f"--output={output}", f"--seed={self.seed}"]
+        self.judgelit(
+            output / "results.json", "run", "--config=reproduce/run", *options, *self.measured, log=output / "run.log"
+        )
+        return output / "stages"
+
+    @property
+    def warm_up(self) -> Path:
+        """The warm-up set."""
+        return self.run() / "02-warmup/sft.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """The enhancement set, sampled from the warm judge."""
+        return self.run() / "06-enhancement/dpo.jsonl"
+
+    @property
+    def warm_judge(self) -> Path:
+        """The judge after the warm-up."""
+        return self.run() / "04-sft/model"
+
+    def fit(self, arm: str, stage: str, start: str | Path, data: Path, *settings: str) -> Path:
+        """Train `start` with a configuration of the recipe, `sft` or `dpo`, on some data: the trained model."""
+        root = self.folder / arm / stage
+        options = [f"--config=reproduce/{stage}", f"--model.backbone.name_or_path={start}", f"--data.train={data}"]
+        options += [f"--seed_everything={self.seed}", f"--data.seed={self.seed}", f"--trainer.default_root_dir={root}"]
+        if (root / "checkpoints").exists():
+            options.append("--ckpt_path=last")
+        return self.judgelit(root / "model", "fit", *options, *settings, log=root / "fit.log")
+
+    def sample(self, arm: str, judge: Path, *settings: str, journal: Path | None = None) -> Path:
+        """Make an enhancement set from a judge's samples; with a journal, the answers in it are not asked again."""
+        output = self.folder / arm / "dpo.jsonl"
+        if journal is not None and not output.exists():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(journal, f"{output}.journal.sqlite")
+        options = [
+            "--config=reproduce/enhancement",
+            f"--model={judge}",
+            f"--pairs={self.run() / '06-enhancement/pairs.jsonl'}",
+        ]
+        options += [f"--seed={self.seed}", f"--output={output}"]
+        return self.judgelit(output, "synthesize", "enhancement", *options, *settings, log=output.with_suffix(".log"))
+
+    def measure(self, arm: str, judge: Path) -> None:
+        """Judge all held-out pairs in both orders, and measure general ability, as the recipe does for its judges."""
+        output = self.folder / arm / "judged"
+        sets = json.dumps({name: str(self.run() / f"01-pairs/{name}.jsonl") for name in SETS})
+        options = ["--config=reproduce/evaluate", f"--model={judge}", f"--sets={sets}", f"--output={output}"]
+        options += self.measured
+        self.judgelit(output / "results.json", "evaluate", *options, log=self.folder / arm / "judged.log")
+
+    def attack(self, arm: str, judge: Path) -> None:
+        """Attack a judge on the first held-out pairs."""
+        output = self.folder / arm / "attacked"
+        options = [
+            "--config=reproduce/evaluate",
+            f"--model={judge}",
+            f"--pairs={self.run() / '01-pairs/held_out.jsonl'}",
+        ]
+        options += [f"--limit={ATTACKED_PAIRS}", f"--attacks={ATTACKS}", "--general=null", f"--output={output}"]
+        self.judgelit(output / "results.json", "evaluate", *options, log=self.folder / arm / "attacked.log")
+
+    def judgelit(self, output: Path, *command: str, log: Path) -> Path:
+        """Run a command that makes `output`, unless it is there; its time is added to cost.json of the arm."""
+        if output.exists():
+            return output
+        print("judgelit " + shlex.join(command), flush=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        with log.open("a") as file:
+            ended = subprocess.run(
+                [sys.executable, "-m", "judgelit.cli", *command], check=False, stdout=file, stderr=subprocess.STDOUT
+            )
+        note_cost(log.parent / "cost.json", command[0], time.monotonic() - began)
+        if ended.returncode:
+            raise SystemExit(f"{log}: the command failed; mend it and run the same command")
+        return output
+
+
+def write_general(seed_tasks: Path, file: Path) -> Path:
+    """Write the seed tasks of Self-Instruct as examples: an instruction with its input, and the output."""
+    rows = [json.loads(line) for line in seed_tasks.read_text(encoding="utf-8").splitlines()]
+    examples = [
+        {
+            "instruction": row["instruction"],
+            "input": row["instances"][0]["input"],
+            "output": row["instances"][0]["output"],
+        }
+        for row in rows
+    ]
+    write_text(file, "".join(json.dumps(one) + "\n" for one in examples))
+    return file
+
+
+def note_cost(path: Path, command: str, seconds: float) -> None:
+    """Add the seconds of a command to those of the same command before."""
+    costs = json.loads(path.read_text()) if path.exists() else {}
+    write_json(path, {**costs, command: costs.get(command, 0) + seconds})
+
+
+def base(seed: Seed, arm: str) -> None:
+    """The pretrained model."""
+
+
+def sft(seed: Seed, arm: str) -> None:
+    """The warm judge."""
+    seed.attack(arm, seed.warm_judge)
+
+
+def dpo(seed: Seed, arm: str) -> None:
+    """The recipe: the warm judge after DPO + NLL."""
+    seed.attack(arm, seed.run() / "07-dpo/model")
+
+
+def sft_again(seed: Seed, arm: str) -> None:
+    """The warm judge after more SFT on the warm-up set, on at least as many tokens as DPO has trained on."""
+    warmed, enhanced = (
+        json.loads((seed.run() / name / "fit.json").read_text())["tokens"] for name in ("04-sft", "07-dpo")
+    )
+    judge = seed.fit(arm, "sft", seed.warm_judge, seed.warm_up, f"--trainer.max_epochs={math.ceil(enhanced / warmed)}")
+    seed.measure(arm, judge)
+
+
+def sft_on_chosen(seed: Seed, arm: str) -> None:
+    """The warm judge after SFT on the right judgments of the enhancement set: its examples without the wrong ones."""
+    data = seed.folder / arm / "chosen.jsonl"
+    examples = FileSource(str(seed.samples)).read(PreferenceExample)
+    write_records(data, [SFTExample(one.messages, one.chosen, str(number), {}) for number, one in enumerate(examples)])
+    seed.measure(arm, seed.fit(arm, "sft", seed.warm_judge, data))
+
+
+def dpo_without_nll(seed: Seed, arm: str) -> None:
+    """The recipe without the NLL term."""
+    seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, seed.samples, "--model.loss.nll_weight=0"))
+
+
+def dpo_without_sft(seed: Seed, arm: str) -> None:
+    """DPO + NLL of the pretrained model on the samples of the warm judge."""
+    seed.measure(arm, seed.fit(arm, "dpo", seed.model, seed.samples))
+
+
+def right_in_both(seed: Seed, arm: str) -> None:
+    """A sample counts as right only if the judge also has a right one with the answers in the other order."""
+    journal = seed.run() / "06-enhancement/journal.sqlite"
+    data = seed.sample(arm, seed.warm_judge, "--settings.right=both_orders", journal=journal)
+    seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, data))
+
+
+def two_rounds(seed: Seed, arm: str) -> None:
+    """A second round: DPO of the recipe's judge on its own samples, against itself as the reference."""
+    judge = seed.run() / "07-dpo/model"
+    data = seed.sample(arm, judge, "--round=2")
+    seed.measure(arm, seed.fit(arm, "dpo", judge, data))
+
+
+ARMS: dict[str, Callable[[Seed, str], None]] = {
+    "base": base,
+    "sft": sft,
+    "dpo": dpo,
+    "sft-again": sft_again,
+    "dpo-no-nll": dpo_without_nll,
+    "dpo-no-sft": dpo_without_sft,
+    "sft-on-chosen": sft_on_chosen,
+    "right-in-both": right_in_both,
+    "two-rounds": two_rounds,
+}
+
+
+if __name__ == "__main__":
+    main()
