@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import random
 import shlex
 import shutil
 import subprocess
@@ -24,9 +25,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from judgelit.atomic import write_json, write_text
-from judgelit.records.files import write_records
-from judgelit.records.records import PreferenceExample, SFTExample
-from judgelit.records.sources import FileSource
+from judgelit.judging.prompts import drawn_order
+from judgelit.records.files import read_rows, write_records
+from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, SFTExample
+from judgelit.records.sources import FileSource, read_pairs
+from judgelit.synthesis.tasks.pairs import TaskPairs
 
 SETS = ("held_out", "harder", "new_kinds")
 """The sets of held-out pairs of configs/reproduce/run.yaml."""
@@ -41,6 +44,9 @@ COMPARED = (
     ("dpo", "dpo-no-sft"),
     ("right-in-both", "dpo"),
     ("two-rounds", "dpo"),
+    ("sft", "no-order-swap"),
+    ("sft", "no-length-balance"),
+    ("filtered", "unfiltered"),
 )
 """Arms to compare, the first one against the second one."""
 
@@ -132,6 +138,38 @@ class Seed:
         ]
         options += [f"--seed={self.seed}", f"--output={output}"]
         return self.judgelit(output, "synthesize", "enhancement", *options, *settings, log=output.with_suffix(".log"))
+
+    def warm_up_of(self, arm: str, pairs: Path, *settings: str) -> Path:
+        """Make a warm-up set as the recipe does, with other settings."""
+        output = self.folder / arm / "sft.jsonl"
+        options = ["--config=reproduce/warmup", f"--tokenizer={self.model}", f"--pairs={pairs}", f"--seed={self.seed}"]
+        options += [f"--output={output}"]
+        return self.judgelit(output, "synthesize", "warmup", *options, *settings, log=output.with_suffix(".log"))
+
+    def judged_by_warm_judge(self, arm: str, *, filtered: bool) -> Path:
+        """A warm-up set of the warm judge's own judgments: the right ones, or as many right and wrong ones."""
+        folder, pairs = self.folder / "self-judged", self.folder / "self-judged.pairs.jsonl"
+        options = [f"--model={self.warm_judge}", f"--pairs={pairs}", f"--output={folder}", "--general=null"]
+        if not pairs.exists():
+            write_records(pairs, self.new_pairs())
+        self.judgelit(folder / "results.json", "evaluate", "--config=reproduce/evaluate", *options, log=folder / "log")
+        labels = {pair.id: pair for pair in read_pairs(str(pairs))}
+        found = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / f"{pairs.stem}.judgments.jsonl"))]
+        right = [one for one in found if one.verdict == labels[one.pair_id].in_order(one.order).label]
+        # One order of a pair alone, as in the warm-up set.
+        right, found = (
+            [one for one in some if one.order == drawn_order(one.pair_id, self.seed)] for some in (right, found)
+        )
+        chosen = right if filtered else random.Random(self.seed).sample(found, len(right))
+        output = self.folder / arm / "sft.jsonl"
+        write_records(output, [SFTExample(one.prompt, one.text, one.pair_id, {}) for one in chosen])
+        return output
+
+    def new_pairs(self) -> list[PreferencePair]:
+        """Training pairs of the recipe's kinds and grades, other ones than the recipe's."""
+        sources = [TaskPairs(["facts"], [1, 2, 3], 720, 1000 + self.seed, "train")]
+        sources.append(TaskPairs(["sums"], [1, 2], 480, 1000 + self.seed, "train", distinct=False))
+        return [pair for source in sources for pair in source.read(PreferencePair)]
 
     def measure(self, arm: str, judge: Path) -> None:
         """Judge all held-out pairs in both orders, and measure general ability, as the recipe does for its judges."""
@@ -238,6 +276,33 @@ def right_in_both(seed: Seed, arm: str) -> None:
     seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, data))
 
 
+def without_order_swap(seed: Seed, arm: str) -> None:
+    """SFT on judgments of prompts that all show the better answer first, as pairs of (chosen, rejected) do."""
+    pairs = [
+        pair if pair.label == drawn_order(pair.id, seed.seed)[0].upper() else pair.swapped()
+        for pair in read_pairs(str(seed.run() / "01-pairs/train.jsonl"))
+    ]
+    write_records(seed.folder / arm / "pairs.jsonl", pairs)
+    data = seed.warm_up_of(arm, seed.folder / arm / "pairs.jsonl", "--balance_labels=false")
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, data))
+
+
+def without_length_balance(seed: Seed, arm: str) -> None:
+    """SFT without the balance between longer and shorter better answers."""
+    data = seed.warm_up_of(arm, seed.run() / "01-pairs/train.jsonl", "--balance_length=false")
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, data))
+
+
+def filtered(seed: Seed, arm: str) -> None:
+    """SFT of the pretrained model on a fallible teacher's judgments, the warm judge's: the right ones alone."""
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.judged_by_warm_judge(arm, filtered=True)))
+
+
+def unfiltered(seed: Seed, arm: str) -> None:
+    """The same on as many judgments, right or wrong."""
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.judged_by_warm_judge(arm, filtered=False)))
+
+
 def two_rounds(seed: Seed, arm: str) -> None:
     """A second round: DPO of the recipe's judge on its own samples, against itself as the reference."""
     judge = seed.run() / "07-dpo/model"
@@ -255,6 +320,10 @@ ARMS: dict[str, Callable[[Seed, str], None]] = {
     "sft-on-chosen": sft_on_chosen,
     "right-in-both": right_in_both,
     "two-rounds": two_rounds,
+    "no-order-swap": without_order_swap,
+    "no-length-balance": without_length_balance,
+    "filtered": filtered,
+    "unfiltered": unfiltered,
 }
 
 

@@ -64,7 +64,7 @@ def test_commands_at_the_heads_of_configurations_have_options_that_exist(
 ) -> None:
     heads = [path.read_text(encoding="utf-8").replace("\\\n# ", "") for path in configs_folder().rglob("*.yaml")]
     commands = [line for head in heads for line in re.findall(r"^#   judgelit (synthesize .*)", head, re.MULTILINE)]
-    assert len(commands) == 6
+    assert len(commands) == 7
     monkeypatch.chdir(tmp_path)
     for command in commands:
         nano = re.sub(r"--(tokenizer|model) \S+", r"--\1 nano", command)
