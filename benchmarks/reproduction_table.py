@@ -272,9 +272,10 @@ def attack_success(found: Mapping[str, Any]) -> Estimate:
 
 def sample_rows(runs: Runs) -> Iterator[list[str]]:
     for seed in runs.pairs:
-        examples = FileSource(str(runs.folder / f"seed-{seed}/run/stages/06-enhancement/dpo.jsonl")).read(
-            PreferenceExample
-        )
+        file = runs.folder / f"seed-{seed}/run/stages/06-enhancement/dpo.jsonl"
+        if not file.is_file():
+            continue
+        examples = FileSource(str(file)).read(PreferenceExample)
         prompts = {(one.meta["pair_id"], one.meta["order"]): float(one.meta["solve_rate"]) for one in examples}
         rates = np.array(list(prompts.values()))
         counts = np.bincount(np.rint(rates * 8).astype(int), minlength=9)
