@@ -33,14 +33,21 @@ class Journal:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=_PATIENCE)
-            self._check_format()
-            self._connection.execute("PRAGMA journal_mode=WAL")
             with self._connection:
+                # One transaction: a process that opens the same new journal sees all of its tables or none.
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._check_format()
                 for table, (key, value) in _TABLES.items():
                     self._connection.execute(
                         f"CREATE TABLE IF NOT EXISTS {table} ({key} TEXT PRIMARY KEY, {value} TEXT NOT NULL)"
                     )
                 self._connection.execute(f"PRAGMA user_version = {_VERSION}")
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait here. The process that holds the lock has opened the journal and sets this mode.
+                if "locked" not in str(error):
+                    raise
 
     def __len__(self) -> int:
         """Number of answers."""

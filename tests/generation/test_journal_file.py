@@ -1,3 +1,4 @@
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,25 @@ def test_two_answers_to_one_prompt_are_not_joined(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other\.sqlite: found another answer than .*one\.sqlite to the same prompt"):
         one.take(other.path)
     assert len(Journal(one.path)) == 1, "nothing of the other journal is kept"
+
+
+def test_a_new_journal_is_opened_by_several_at_once(tmp_path: Path) -> None:
+    failed: list[BaseException] = []
+
+    def open_journal(path: Path, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            assert len(Journal(path)) == 0
+        except BaseException as error:
+            failed.append(error)
+
+    for number in range(40):
+        together = threading.Barrier(6)
+        threads = [
+            threading.Thread(target=open_journal, args=(tmp_path / f"{number}.sqlite", together)) for _ in range(6)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
