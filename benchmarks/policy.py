@@ -20,9 +20,11 @@ import json
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,33 @@ from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePai
 from judgelit.records.sources import FileSource, read_pairs
 from judgelit.synthesis.tasks.pairs import TaskPairs
 
-TO_LABEL, TO_MEASURE = 2000, 800
-"""Number of questions whose answers the judge labels, and of those that measure the policy."""
 SAMPLES = 4
 """Answers to each question."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A policy: its questions, how it is trained, how it is asked and how the judge is."""
+
+    kind: str
+    """Kind of task of the questions."""
+    grades: list[int]
+    to_label: int
+    """Number of questions whose answers the judge labels."""
+    to_measure: int
+    """Number of questions that measure the policy."""
+    first: str
+    """Configuration of the first training."""
+    dpo: str
+    answer_tokens: int
+    judging: list[str]
+    """Options of `judgelit judge`."""
+    batch_size: int
+
+
+NANO = Setting(
+    "sums", [3], 2000, 800, "policy/nano-sft", "policy/nano-dpo", 8, ["--max_new_tokens=72", "--batch_size=256"], 256
+)
 
 
 def main() -> None:
@@ -51,7 +76,10 @@ def main() -> None:
     if not args.judge.is_dir():
         raise SystemExit(f"{args.judge}: no such folder; make the judge first: judgelit run --config quickstart/run")
 
-    found = [Benchmark(args.judge, seed, args.output / f"seed-{seed}").run(args.control) for seed in args.seeds]
+    judged = args.judge.parent / "stages/01-pairs/train.jsonl"
+    found = [
+        Benchmark(NANO, seed, args.output / f"seed-{seed}", judged).run(args.judge, args.control) for seed in args.seeds
+    ]
     print("\n| seed | seconds | answers | accuracy before | accuracy after | gain | wins | losses | win rate |")
     print("|---|---|---|---|---|---|---|---|---|")
     for of_seed in found:
@@ -86,38 +114,40 @@ class Benchmark:
     Steps whose output is there are not repeated, so an interrupted benchmark continues.
     """
 
-    def __init__(self, judge: Path, seed: int, folder: Path) -> None:
+    def __init__(self, setting: Setting, seed: int, folder: Path, judged: Path | None) -> None:
         """Find the questions.
 
         Args:
-            judge: The judge's folder.
+            setting: The policy.
             seed: Seed of questions, weights, batches and samples.
             folder: Folder to write to.
+            judged: File of the pairs that the judge was trained on; None: nobody knows them.
         """
-        self.judge, self.seed, self.folder = judge, seed, folder
-        count = TO_LABEL + TO_MEASURE
-        pairs = TaskPairs(["sums"], [3], count, seed=seed, part="held_out").read(PreferencePair)
-        self.measured = pairs[TO_LABEL:]
-        self.sums = {pair.question: pair.answer_a if pair.label == "A" else pair.answer_b for pair in pairs}
-        self.refuse_known_questions(pairs)
-        write_records(folder / "questions.jsonl", pairs[:TO_LABEL])
+        self.setting, self.seed, self.folder = setting, seed, folder
+        count = setting.to_label + setting.to_measure
+        tasks = TaskPairs([setting.kind], setting.grades, count, seed=seed, part="held_out")
+        pairs = tasks.read(PreferencePair)
+        self.measured = pairs[setting.to_label :]
+        self.results = {pair.question: result(pair.answer_a if pair.label == "A" else pair.answer_b) for pair in pairs}
+        if judged is not None:
+            self.refuse_known_questions(pairs, judged)
+        write_records(folder / "questions.jsonl", pairs[: setting.to_label])
         write_records(folder / "held_out.jsonl", self.measured)
 
-    def refuse_known_questions(self, pairs: list[PreferencePair]) -> None:
-        """Check that the judge was trained on none of the questions, if its run has kept its pairs."""
-        file = self.judge.parent / "stages/01-pairs/train.jsonl"
+    def refuse_known_questions(self, pairs: list[PreferencePair], file: Path) -> None:
+        """Check that the judge was trained on none of the questions."""
         if file.is_file():
             known = {pair.question_key for pair in read_pairs(str(file))}
             if any(pair.question_key in known for pair in pairs):
                 raise SystemExit(f"{file}: the judge was trained on a question of this benchmark")
 
-    def run(self, control: bool) -> dict[str, Any]:
+    def run(self, judge: Path, control: bool) -> dict[str, Any]:
         """Train and measure; print what the judge did and what came of it."""
         began = time.monotonic()
-        start = self.fit("policy/nano-sft", f"--data.train.init_args.tasks.init_args.seed={self.seed}")
+        start = self.start()
         answers = self.answer(start, "questions", SAMPLES)
-        labels = self.label(answers)
-        trained = self.fit("policy/nano-dpo", f"--model.backbone.name_or_path={start}", f"--data.train={labels}")
+        labels = self.label(judge, answers, self.folder / "labels")
+        trained = self.train(start, labels)
         scores = {
             "most probable": self.compare(start, trained, 1, temperature=0.0),
             "sampled": self.compare(start, trained, SAMPLES, temperature=1.0),
@@ -130,6 +160,16 @@ class Benchmark:
             )
         return {"seed": self.seed, "seconds": seconds, "scores": scores}
 
+    def start(self, *settings: str) -> Path:
+        """The policy after its first training."""
+        questions = f"--data.train.init_args.tasks.init_args.seed={self.seed}"
+        return self.fit(self.setting.first, *settings, questions)
+
+    def train(self, start: Path, labels: Path, run: str | None = None) -> Path:
+        """The policy after DPO on labels."""
+        settings = [f"--model.backbone.name_or_path={start}", f"--data.train={labels}"]
+        return self.fit(self.setting.dpo, *settings, run=run)
+
     def fit(self, config: str, *settings: str, run: str | None = None) -> Path:
         """Train with a shipped configuration; the folder of the trained model."""
         root = self.folder / (run or config.split("/")[-1])
@@ -141,22 +181,23 @@ class Benchmark:
     def answer(self, policy: Path, name: str, samples: int, temperature: float = 1.0) -> Path:
         """Ask a policy; the file of its answers."""
         output = self.folder / f"{policy.parent.name}.{name}.{samples}.jsonl"
-        settings = [f"--samples={samples}", f"--temperature={temperature}", "--max_new_tokens=8", "--batch_size=256"]
+        settings = [f"--samples={samples}", f"--temperature={temperature}"]
+        settings += [f"--max_new_tokens={self.setting.answer_tokens}", f"--batch_size={self.setting.batch_size}"]
         questions = f"--prompts={self.folder / name}.jsonl"
         where = [f"--output={output}", f"--seed={self.seed}", "--device=cpu"]
         return self.judgelit(output, "answer", f"--model={policy}", questions, *settings, *where)
 
-    def label(self, answers: Path) -> Path:
-        """Have the judge compare the answers; the file of preferences."""
-        folder = self.folder / "labels"
-        settings = ["--max_new_tokens=72", "--batch_size=256", "--device=cpu", f"--output={folder}"]
+    def label(self, judge: Path, answers: Path, folder: Path) -> Path:
+        """Have a judge compare the answers; the file of preferences."""
+        where = ["--device=cpu", f"--output={folder}"]
         return self.judgelit(
             folder / "preferences.jsonl",
             "judge",
-            f"--model={self.judge}",
+            f"--model={judge}",
             f"--answers={answers}",
             "--as=preferences",
-            *settings,
+            *self.setting.judging,
+            *where,
         )
 
     def judgelit(self, output: Path, *command: str) -> Path:
@@ -173,22 +214,22 @@ class Benchmark:
         return output
 
     def about_labels(self, answers: Path, labels: Path) -> str:
-        """How often the judge's preferences are right, by the sums."""
+        """How often the judge's preferences are right, by the results."""
         sets, preferences = FileSource(str(answers)).read(AnswerSet), FileSource(str(labels)).read(PreferenceExample)
         different = sum(len({answer for answer in one.answers if answer}) > 1 for one in sets)
         one_right = [
             is_right
             for example in preferences
-            if (is_right := example.chosen == self.sum_of(example)) or example.rejected == self.sum_of(example)
+            if (is_right := self.is_right(example, example.chosen)) or self.is_right(example, example.rejected)
         ]
         return (
             f"{different} of {len(sets)} questions have different answers; {len(preferences)} preferences, "
-            f"{len(one_right)} of them between a right and a wrong answer, {np.mean(one_right):.1%} of these are right"
+            f"{len(one_right)} of them between a right and a wrong answer, {sum(one_right)} of these are right"
         )
 
-    def sum_of(self, example: PreferenceExample) -> str:
-        """The right answer to an example's question."""
-        return self.sums[example.messages[-1]["content"]]
+    def is_right(self, example: PreferenceExample, answer: str) -> bool:
+        """Whether an answer to an example's question has the right result."""
+        return result(answer) == self.results[example.messages[-1]["content"]]
 
     def train_on_random_labels(self, start: Path, labels: Path) -> Path:
         """Train on the judge's preferences, half of them turned round at random."""
@@ -198,8 +239,7 @@ class Benchmark:
             for one in FileSource(str(labels)).read(PreferenceExample)
         ]
         write_records(self.folder / "random.jsonl", turned)
-        policy = [f"--model.backbone.name_or_path={start}", f"--data.train={self.folder / 'random.jsonl'}"]
-        return self.fit("policy/nano-dpo", *policy, run="random-labels")
+        return self.train(start, self.folder / "random.jsonl", run="random-labels")
 
     def compare(self, start: Path, trained: Path, samples: int, temperature: float) -> dict[str, Any]:
         """Accuracy of two policies on the measured questions, and the win rate of the second one; ties count half."""
@@ -217,9 +257,14 @@ class Benchmark:
         }
 
     def right(self, policy: Path, samples: int, temperature: float) -> np.ndarray:
-        """Whether each answer to the measured questions is the sum, [questions * samples] bool."""
+        """Whether each answer to the measured questions is right, [questions * samples] bool."""
         sets = FileSource(str(self.answer(policy, "held_out", samples, temperature))).read(AnswerSet)
-        return np.array([answer == self.sums[one.question] for one in sets for answer in one.answers])
+        return np.array([result(answer) == self.results[one.question] for one in sets for answer in one.answers])
+
+
+def result(answer: str) -> str:
+    """The result that an answer gives: the answer without the words around it."""
+    return re.sub(r"^(The answer is|It is) |\.$", "", answer.strip())
 
 
 def percent(found: dict[str, float]) -> str:

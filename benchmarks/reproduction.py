@@ -23,18 +23,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from policy import SAMPLES, Setting
+from policy import Benchmark as PolicyBenchmark
 
 from judgelit.atomic import write_json, write_text
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.judging.prompts import drawn_order
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource, read_pairs
+from judgelit.synthesis.decontamination import EvaluationSet
 from judgelit.synthesis.tasks.pairs import TaskPairs
 
 SETS = ("held_out", "harder", "new_kinds")
 """The sets of held-out pairs of configs/reproduce/run.yaml."""
+POLICY = Setting(
+    "facts",
+    [1, 2, 3],
+    300,
+    200,
+    "reproduce/policy-sft",
+    "reproduce/policy-dpo",
+    12,
+    ["--templates.names=[nano-*]", "--max_new_tokens=96", "--batch_size=64"],
+    64,
+)
 ATTACKS = "[injection, forged_verdict, null_answer, master_key]"
 ATTACKED_PAIRS = 20
+REAL_JUDGMENTS, REAL_PAIRS = 120, 60
+"""Real judgments to train on, the shortest ones, and pairs of each real set to judge."""
+LONGEST = 160
+"""Tokens of the longest general example to train on."""
 COMPARED = (
     ("sft", "base"),
     ("dpo", "sft"),
@@ -47,6 +68,8 @@ COMPARED = (
     ("sft", "no-order-swap"),
     ("sft", "no-length-balance"),
     ("filtered", "unfiltered"),
+    ("sft", "sft-no-general"),
+    ("with-real", "sft"),
 )
 """Arms to compare, the first one against the second one."""
 
@@ -62,19 +85,70 @@ def main() -> None:
     parser.add_argument(
         "--self-instruct",
         type=Path,
-        help="seed_tasks.jsonl of Self-Instruct, whose loss is measured; default: no loss is",
+        required=True,
+        help="folder of Self-Instruct's seed_tasks.jsonl, whose loss is measured, and of its "
+        "user_oriented_instructions.jsonl, which are mixed with the training data",
     )
+    parser.add_argument("--pandalm", type=Path, help="folder of PandaLM's files, for the arm with-real")
+    parser.add_argument("--llmbar", type=Path, help="folder of LLMBar's Natural set, for the arm real-sets")
+    parser.add_argument("--evalbiasbench", type=Path, help="biasbench.json, for the arm real-sets")
     args = parser.parse_args()
+    needed = {"with-real": [args.pandalm], "real-sets": [args.llmbar, args.evalbiasbench]}
+    if lacking := [arm for arm in args.arms if None in needed.get(arm, [])]:
+        raise SystemExit(
+            f"{', '.join(lacking)}: give --pandalm for with-real, --llmbar and --evalbiasbench for real-sets"
+        )
     machine = {name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")}
     machine |= {"python": platform.python_version(), "cores": os.cpu_count()}
-    general = None if args.self_instruct is None else write_general(args.self_instruct, args.output / "general.jsonl")
+    general = General.of(args.self_instruct, args.output, args.model)
     for number in args.seeds:
-        seed = Seed(args.model, number, args.output / f"seed-{number}", general)
+        real = Real(args.pandalm, args.llmbar, args.evalbiasbench)
+        seed = Seed(args.model, number, args.output / f"seed-{number}", general, real)
         write_json(seed.folder / "machine.json", machine)
         seed.run()
         for arm in args.arms:
             print(f"seed {number}, {arm}", flush=True)
             ARMS[arm](seed, arm)
+
+
+@dataclass(frozen=True)
+class General:
+    """General examples: an instruction with its input, and the output."""
+
+    measured: Path
+    """Those whose loss is measured; no arm trains on them."""
+    mixed: Path
+    """Those that are mixed with the training data."""
+
+    @classmethod
+    def of(cls, self_instruct: Path, folder: Path, model: str) -> "General":
+        """Write both files. An example to train on is short, and its question is not among the measured ones."""
+        measured, mixed = (
+            [example_of(row) for _, row in read_rows(str(self_instruct / name))]
+            for name in ("seed_tasks.jsonl", "user_oriented_instructions.jsonl")
+        )
+        held_out = EvaluationSet.of([text for one in measured for text in (one["instruction"], one["input"])])
+        tokenizer = ChatTokenizer.load(model)
+        short = [one for one in mixed if len(tokenizer.text_ids(" ".join(one.values()))) <= LONGEST]
+        short = [one for one in short if not any(held_out.holds(one[name]) for name in ("instruction", "input"))]
+        for name, examples in (("general", measured), ("general_data", short)):
+            write_text(folder / f"{name}.jsonl", "".join(json.dumps(one) + "\n" for one in examples))
+        return cls(folder / "general.jsonl", folder / "general_data.jsonl")
+
+
+@dataclass(frozen=True)
+class Real:
+    """Files of real labelled pairs; each is None if no arm needs it."""
+
+    pandalm: Path | None
+    llmbar: Path | None
+    evalbiasbench: Path | None
+
+    @property
+    def sets(self) -> dict[str, Path]:
+        """The evaluation sets, by benchmark."""
+        assert self.llmbar is not None and self.evalbiasbench is not None
+        return {"llmbar": self.llmbar / "dataset.json", "evalbiasbench": self.evalbiasbench}
 
 
 @dataclass(frozen=True)
@@ -84,20 +158,20 @@ class Seed:
     model: str
     seed: int
     folder: Path
-    general: Path | None
-    """General examples whose loss is measured; no arm trains on them."""
-
-    @property
-    def measured(self) -> list[str]:
-        """Options of the commands that measure general ability."""
-        return [] if self.general is None else [f"--general.examples={self.general}"]
+    general: General
+    real: Real
 
     def run(self) -> Path:
         """The whole recipe: its folder of stages. The arms base, sft and dpo are its three judges."""
         output = self.folder / "run"
         options = [f"--model={self.model}", f"--output={output}", f"--seed={self.seed}"]
+        options += [f"--general.examples={self.general.measured}", f"--general_data={self.general.mixed}"]
         self.judgelit(
-            output / "results.json", "run", "--config=reproduce/run", *options, *self.measured, log=output / "run.log"
+            output / "stages/09-export/done.json",
+            "run",
+            "--config=reproduce/run",
+            *options,
+            log=output / "run.log",
         )
         return output / "stages"
 
@@ -116,11 +190,24 @@ class Seed:
         """The judge after the warm-up."""
         return self.run() / "04-sft/model"
 
-    def fit(self, arm: str, stage: str, start: str | Path, data: Path, *settings: str) -> Path:
-        """Train `start` with a configuration of the recipe, `sft` or `dpo`, on some data: the trained model."""
+    def fit(
+        self, arm: str, stage: str, start: str | Path, data: Path | str, *settings: str, mixed: bool = True
+    ) -> Path:
+        """Train `start` with a configuration of the recipe, `sft` or `dpo`, on some data: the trained model.
+
+        Args:
+            arm: Name of the arm, which is its folder.
+            stage: The configuration.
+            start: Folder of the model.
+            data: The training file, or a list of files.
+            settings: Options that differ from the configuration.
+            mixed: Whether to mix in general data.
+        """
         root = self.folder / arm / stage
         options = [f"--config=reproduce/{stage}", f"--model.backbone.name_or_path={start}", f"--data.train={data}"]
         options += [f"--seed_everything={self.seed}", f"--data.seed={self.seed}", f"--trainer.default_root_dir={root}"]
+        if mixed:
+            options.append(f"--data.general={self.general.mixed}")
         if (root / "checkpoints").exists():
             options.append("--ckpt_path=last")
         return self.judgelit(root / "model", "fit", *options, *settings, log=root / "fit.log")
@@ -147,7 +234,7 @@ class Seed:
         return self.judgelit(output, "synthesize", "warmup", *options, *settings, log=output.with_suffix(".log"))
 
     def judged_by_warm_judge(self, arm: str, *, filtered: bool) -> Path:
-        """A warm-up set of the warm judge's own judgments: the right ones, or as many right and wrong ones."""
+        """A warm-up set of the warm judge's judgments of other pairs: the right ones, or as many of both kinds."""
         folder, pairs = self.folder / "self-judged", self.folder / "self-judged.pairs.jsonl"
         options = [f"--model={self.warm_judge}", f"--pairs={pairs}", f"--output={folder}", "--general=null"]
         if not pairs.exists():
@@ -156,10 +243,6 @@ class Seed:
         labels = {pair.id: pair for pair in read_pairs(str(pairs))}
         found = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / f"{pairs.stem}.judgments.jsonl"))]
         right = [one for one in found if one.verdict == labels[one.pair_id].in_order(one.order).label]
-        # One order of a pair alone, as in the warm-up set.
-        right, found = (
-            [one for one in some if one.order == drawn_order(one.pair_id, self.seed)] for some in (right, found)
-        )
         chosen = right if filtered else random.Random(self.seed).sample(found, len(right))
         output = self.folder / arm / "sft.jsonl"
         write_records(output, [SFTExample(one.prompt, one.text, one.pair_id, {}) for one in chosen])
@@ -167,8 +250,8 @@ class Seed:
 
     def new_pairs(self) -> list[PreferencePair]:
         """Training pairs of the recipe's kinds and grades, other ones than the recipe's."""
-        sources = [TaskPairs(["facts"], [1, 2, 3], 720, 1000 + self.seed, "train")]
-        sources.append(TaskPairs(["sums"], [1, 2], 480, 1000 + self.seed, "train", distinct=False))
+        sources = [TaskPairs(["facts"], [1, 2, 3], 180, 1000 + self.seed, "train")]
+        sources.append(TaskPairs(["sums"], [1, 2], 120, 1000 + self.seed, "train", distinct=False))
         return [pair for source in sources for pair in source.read(PreferencePair)]
 
     def measure(self, arm: str, judge: Path) -> None:
@@ -176,7 +259,7 @@ class Seed:
         output = self.folder / arm / "judged"
         sets = json.dumps({name: str(self.run() / f"01-pairs/{name}.jsonl") for name in SETS})
         options = ["--config=reproduce/evaluate", f"--model={judge}", f"--sets={sets}", f"--output={output}"]
-        options += self.measured
+        options.append(f"--general.examples={self.general.measured}")
         self.judgelit(output / "results.json", "evaluate", *options, log=self.folder / arm / "judged.log")
 
     def attack(self, arm: str, judge: Path) -> None:
@@ -207,19 +290,10 @@ class Seed:
         return output
 
 
-def write_general(seed_tasks: Path, file: Path) -> Path:
-    """Write the seed tasks of Self-Instruct as examples: an instruction with its input, and the output."""
-    rows = [json.loads(line) for line in seed_tasks.read_text(encoding="utf-8").splitlines()]
-    examples = [
-        {
-            "instruction": row["instruction"],
-            "input": row["instances"][0]["input"],
-            "output": row["instances"][0]["output"],
-        }
-        for row in rows
-    ]
-    write_text(file, "".join(json.dumps(one) + "\n" for one in examples))
-    return file
+def example_of(row: dict[str, Any]) -> dict[str, str]:
+    """A task of Self-Instruct with its first instance."""
+    first = row["instances"][0]
+    return {"instruction": row["instruction"], "input": first["input"], "output": first["output"]}
 
 
 def note_cost(path: Path, command: str, seconds: float) -> None:
@@ -280,7 +354,7 @@ def without_order_swap(seed: Seed, arm: str) -> None:
     """SFT on judgments of prompts that all show the better answer first, as pairs of (chosen, rejected) do."""
     pairs = [
         pair if pair.label == drawn_order(pair.id, seed.seed)[0].upper() else pair.swapped()
-        for pair in read_pairs(str(seed.run() / "01-pairs/train.jsonl"))
+        for pair in read_pairs(str(seed.run() / "02-warmup/pairs.jsonl"))
     ]
     write_records(seed.folder / arm / "pairs.jsonl", pairs)
     data = seed.warm_up_of(arm, seed.folder / arm / "pairs.jsonl", "--balance_labels=false")
@@ -289,7 +363,7 @@ def without_order_swap(seed: Seed, arm: str) -> None:
 
 def without_length_balance(seed: Seed, arm: str) -> None:
     """SFT without the balance between longer and shorter better answers."""
-    data = seed.warm_up_of(arm, seed.run() / "01-pairs/train.jsonl", "--balance_length=false")
+    data = seed.warm_up_of(arm, seed.run() / "02-warmup/pairs.jsonl", "--balance_length=false")
     seed.measure(arm, seed.fit(arm, "sft", seed.model, data))
 
 
@@ -303,11 +377,61 @@ def unfiltered(seed: Seed, arm: str) -> None:
     seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.judged_by_warm_judge(arm, filtered=False)))
 
 
+def sft_without_general(seed: Seed, arm: str) -> None:
+    """The warm judge without general data."""
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, mixed=False))
+
+
+def with_real(seed: Seed, arm: str) -> None:
+    """SFT with real judgments of real pairs too: those of PandaLM's two teachers that most annotators agree with."""
+    folder = seed.folder / arm
+    files = [f"--pandalm={seed.real.pandalm}", f"--out={folder}", f"--tokenizer={seed.model}", f"--seed={seed.seed}"]
+    script = [sys.executable, str(Path(__file__).with_name("real_data.py")), *files]
+    subprocess.run(script, check=True, stdout=subprocess.DEVNULL)
+    found = FileSource(str(folder / "sft.jsonl")).read(SFTExample)
+    shortest = sorted(found, key=lambda one: len(one.messages[-1]["content"]) + len(one.completion))
+    write_records(folder / "shortest.jsonl", shortest[:REAL_JUDGMENTS])
+    data = json.dumps([str(seed.warm_up), str(folder / "shortest.jsonl")])
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, data))
+
+
+def real_sets(seed: Seed, arm: str) -> None:
+    """Judges of other arms on public benchmarks of real pairs, with the judge prompt `rise`."""
+    judges = {
+        "sft": seed.warm_judge,
+        "dpo": seed.run() / "07-dpo/model",
+        "with-real": seed.folder / "with-real/sft/model",
+    }
+    for name, judge in judges.items():
+        for benchmark, file in seed.real.sets.items() if judge.exists() else ():
+            output = seed.folder / arm / f"{name}-{benchmark}"
+            options = [f"--model={judge}", f"--benchmark={benchmark}", f"--pairs={file}", f"--output={output}"]
+            options += [f"--limit={REAL_PAIRS}", "--max_new_tokens=96"]
+            seed.judgelit(output / "results.json", "evaluate", *options, log=output.with_suffix(".log"))
+
+
 def two_rounds(seed: Seed, arm: str) -> None:
     """A second round: DPO of the recipe's judge on its own samples, against itself as the reference."""
     judge = seed.run() / "07-dpo/model"
     data = seed.sample(arm, judge, "--round=2")
     seed.measure(arm, seed.fit(arm, "dpo", judge, data))
+
+
+def policy(seed: Seed, arm: str) -> None:
+    """The judges at work: each labels the same answers of a policy, which is then trained on its preferences."""
+    work = PolicyBenchmark(POLICY, seed.seed, seed.folder / arm, seed.run() / "01-pairs/train.jsonl")
+    start = work.start(f"--model.backbone.name_or_path={seed.model}")
+    answers = work.answer(start, "questions", SAMPLES)
+    judges = {"base": Path(seed.model), "sft": seed.warm_judge, "dpo": seed.run() / "07-dpo/model"}
+    for name, judge in judges.items():
+        labels = work.label(judge, answers, work.folder / f"labels-{name}")
+        about, scores = work.about_labels(answers, labels), {}
+        if any(True for _ in read_rows(str(labels))):
+            trained = work.train(start, labels, run=f"dpo-{name}")
+            scores["most probable"] = work.compare(start, trained, 1, temperature=0.0)
+            scores["sampled"] = work.compare(start, trained, SAMPLES, temperature=1.0)
+        print(f"policy, labels of {name}: {about}", flush=True)
+        write_json(work.folder / f"{name}.json", {"labels": about, "scores": scores})
 
 
 ARMS: dict[str, Callable[[Seed, str], None]] = {
@@ -324,6 +448,10 @@ ARMS: dict[str, Callable[[Seed, str], None]] = {
     "no-length-balance": without_length_balance,
     "filtered": filtered,
     "unfiltered": unfiltered,
+    "sft-no-general": sft_without_general,
+    "with-real": with_real,
+    "real-sets": real_sets,
+    "policy": policy,
 }
 
 

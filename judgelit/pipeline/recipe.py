@@ -32,6 +32,8 @@ register_type(ConfigFile, serializer=str, deserializer=ConfigFile)
 
 TRAIN = "train"
 """Name of the training pairs, beside those of the held-out sets."""
+GENERAL_DATA = "general_data"
+"""Name of the general examples that are mixed with the training data."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,13 @@ class Recipe:
     general: General | None = None
     """Also measure the general ability of the base model and of the judge after each training. By default it is not
     measured."""
+    general_data: Sources | None = None
+    """General examples to mix with the data of both trainings, which keep general ability."""
+    warmup_pairs: int | None = None
+    """Ask the teacher about only this many pairs of `train`, drawn at random."""
     enhancement_pairs: int | None = None
-    """Sample judgments of only this many pairs of `train`, drawn at random."""
+    """Sample judgments of only this many pairs of `train`, drawn at random: first of pairs that the warm-up has left
+    out."""
     max_new_tokens: int = 1024
     """Longest judgment in evaluation, in tokens."""
     batch_size: int = 64
@@ -84,8 +91,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.sets:
             raise UserError("sets: found none, expected at least one set of held-out pairs")
-        check_file_names("sets", self.sets, taken=[TRAIN])
-        for name in ("enhancement_pairs", "max_new_tokens", "batch_size"):
+        check_file_names("sets", self.sets, taken=[TRAIN, GENERAL_DATA])
+        for name in ("warmup_pairs", "enhancement_pairs", "max_new_tokens", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name}: found {value}, expected 1 or more")

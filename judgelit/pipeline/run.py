@@ -23,11 +23,11 @@ from judgelit.generation.journal import JournaledEngine
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.pipeline.engines import judge_engine
 from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
-from judgelit.pipeline.recipe import TRAIN, Recipe
+from judgelit.pipeline.recipe import GENERAL_DATA, TRAIN, Recipe
 from judgelit.pipeline.results import Results
 from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
 from judgelit.records.files import read_rows, write_records
-from judgelit.records.records import Judgment, PreferencePair
+from judgelit.records.records import Judgment, PreferencePair, SFTExample
 from judgelit.records.sources import Source, Sources, as_sources, read_pairs
 from judgelit.report.page import write_report
 from judgelit.runs.export import export_run
@@ -137,12 +137,18 @@ class Run:
             write_records(folder / f"{name}.jsonl", pairs)
         held = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
         print(f"{len(kept)} training pairs ({', '.join(counts)}); {held}")
+        if self.recipe.general_data is not None:
+            general = [one for source in as_sources(self.recipe.general_data) for one in source.read(SFTExample)]
+            write_records(self.general_data, general)
+            print(f"{len(general)} general examples")
         return {"tokens": 0}
 
     def make_warmup(self, folder: Path) -> Cost:
         """Make the SFT set from the teacher's judgments."""
+        pairs = self.warmup_pairs()
+        write_records(folder / "pairs.jsonl", pairs)
         examples, report = synthesize_warmup(
-            self.pairs(TRAIN),
+            pairs,
             self.recipe.teacher,
             self.recipe.templates,
             self.tokenizer,
@@ -165,7 +171,7 @@ class Run:
     def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
         """Make the DPO set from judgments that are sampled from the warm judge."""
         settings = self.recipe.enhancement
-        pairs = self.drawn(self.pairs(TRAIN))
+        pairs = self.enhancement_pairs()
         write_records(folder / "pairs.jsonl", pairs)
         with self.engine(warm, folder) as judge:
             examples, report = synthesize_enhancement(
@@ -253,6 +259,7 @@ class Run:
             f"--data.init_args.train={train}",
             f"--data.init_args.seed={self.recipe.seed}",
             f"--data.init_args.cache={self.path(stage, 'cache')}",
+            *([] if self.recipe.general_data is None else [f"--data.init_args.general={self.general_data}"]),
             *trainer_device(self.recipe.device),
         ]
 
@@ -297,12 +304,29 @@ class Run:
         """Pairs of the first stage: `train`, or a held-out set."""
         return read_pairs(str(self.path("01-pairs", f"{name}.jsonl")))
 
-    def drawn(self, pairs: list[PreferencePair]) -> list[PreferencePair]:
-        """The pairs whose judgments are sampled, in their sequence: `enhancement_pairs` of them."""
-        # Not the first ones: a mixture has its sources one after the other.
-        count = min(self.recipe.enhancement_pairs or len(pairs), len(pairs))
-        places = random.Random(f"{self.recipe.seed}/enhancement").sample(range(len(pairs)), count)
-        return [pairs[place] for place in sorted(places)]
+    def warmup_pairs(self) -> list[PreferencePair]:
+        """The pairs that the teacher judges, in their sequence."""
+        pairs = self.pairs(TRAIN)
+        drawn = self.drawn("warmup", pairs, self.recipe.warmup_pairs or len(pairs))
+        return [pair for pair in pairs if pair.id in drawn]
+
+    def enhancement_pairs(self) -> list[PreferencePair]:
+        """The pairs whose judgments are sampled, in their sequence."""
+        pairs, judged = self.pairs(TRAIN), {pair.id for pair in self.warmup_pairs()}
+        count = self.recipe.enhancement_pairs or len(pairs)
+        drawn = self.drawn("enhancement", [pair for pair in pairs if pair.id not in judged], count)
+        drawn |= self.drawn("enhancement", [pair for pair in pairs if pair.id in judged], count - len(drawn))
+        return [pair for pair in pairs if pair.id in drawn]
+
+    def drawn(self, stage: str, pairs: list[PreferencePair], count: int) -> set[str]:
+        """Ids of `count` pairs at random, or of all of them if there are fewer."""
+        # Not of the first ones: a mixture has its sources one after the other.
+        return {pair.id for pair in random.Random(f"{self.recipe.seed}/{stage}").sample(pairs, min(count, len(pairs)))}
+
+    @property
+    def general_data(self) -> Path:
+        """File of the general examples that are mixed with the training data."""
+        return self.path("01-pairs", f"{GENERAL_DATA}.jsonl")
 
     def seeded(self, value: Sources) -> list[Source]:
         """Sources; those that generate pairs and name no seed get the run's."""

@@ -12,6 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from judgelit.cli import main
+from judgelit.records.sources import read_pairs
 from judgelit.shipped_configs import find
 from tests.generation.server import StubServer, prompt_of, say
 from tests.whole_blocks import widened
@@ -130,7 +131,9 @@ def test_24gb(
         fit["trainer.accumulate_grad_batches"] = 1
     general = write_rows(tmp_path / "chat.jsonl", [{"prompt": f"P {n}?", "completion": "C."} for n in range(4)])
     measured = {"examples": general, "limit": 4, "max_new_tokens": 8}
-    recipe = shrunken(tmp_path, "24gb", fits, enhancement_pairs=12, max_new_tokens=24, batch_size=64, general=measured)
+    mixed = write_rows(tmp_path / "mixed.jsonl", [{"prompt": f"M {n}?", "completion": "D."} for n in range(4)])
+    changed = {"warmup_pairs": 30, "enhancement_pairs": 12, "general": measured, "general_data": mixed}
+    recipe = shrunken(tmp_path, "24gb", fits, max_new_tokens=24, batch_size=64, **changed)
     settings = [
         f"--model={widened(llama, tmp_path / 'model')}",
         "--device=cpu",
@@ -146,6 +149,22 @@ def test_24gb(
     assert list(results["general"]) == list(results["stages"])
     losses = [results["general"][judge]["general_loss"]["value"] for judge in results["general"]]
     assert all(loss > 0 for loss in losses) and len(set(losses)) == 3
+    stages = tmp_path / "runs/recipe-24gb/stages"
+    for stage in ("04-sft", "07-dpo"):
+        (log,) = (stages / stage / "csv").rglob("metrics.csv")
+        assert "loss/general" in log.read_text(encoding="utf-8").splitlines()[0]
+    pairs = {
+        stage: [pair.id for pair in read_pairs(str(stages / stage / name))]
+        for stage, name in (
+            ("01-pairs", "train.jsonl"),
+            ("02-warmup", "pairs.jsonl"),
+            ("06-enhancement", "pairs.jsonl"),
+        )
+    }
+    # The judgments are sampled of the 10 pairs that the warm-up has left out, and of 2 more.
+    assert list(map(len, pairs.values())) == [40, 30, 12]
+    assert len(set(pairs["02-warmup"]) & set(pairs["06-enhancement"])) == 2
+    assert all(ids == [one for one in pairs["01-pairs"] if one in ids] for ids in pairs.values())
     said = capsys.readouterr().out
     table = said[said.index("ability") :]
     assert "judge accuracy, helpsteer2" in table and "general loss, nats a token" in table
