@@ -25,6 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from policy import SAMPLES, Setting
 from policy import Benchmark as PolicyBenchmark
 
@@ -70,6 +71,7 @@ COMPARED = (
     ("filtered", "unfiltered"),
     ("sft", "sft-no-general"),
     ("with-real", "sft"),
+    ("sft", "sft-grouped"),
 )
 """Arms to compare, the first one against the second one."""
 
@@ -321,7 +323,9 @@ def sft_again(seed: Seed, arm: str) -> None:
     warmed, enhanced = (
         json.loads((seed.run() / name / "fit.json").read_text())["tokens"] for name in ("04-sft", "07-dpo")
     )
-    judge = seed.fit(arm, "sft", seed.warm_judge, seed.warm_up, f"--trainer.max_epochs={math.ceil(enhanced / warmed)}")
+    epochs = yaml.safe_load((seed.run() / "04-sft/config.yaml").read_text())["trainer"]["max_epochs"]
+    more = f"--trainer.max_epochs={math.ceil(enhanced / (warmed / epochs))}"
+    judge = seed.fit(arm, "sft", seed.warm_judge, seed.warm_up, more)
     seed.measure(arm, judge)
 
 
@@ -380,6 +384,11 @@ def unfiltered(seed: Seed, arm: str) -> None:
 def sft_without_general(seed: Seed, arm: str) -> None:
     """The warm judge without general data."""
     seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, mixed=False))
+
+
+def sft_grouped(seed: Seed, arm: str) -> None:
+    """The warm judge, trained on batches of judgments of similar length."""
+    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, "--data.group_by_length=true"))
 
 
 def with_real(seed: Seed, arm: str) -> None:
@@ -449,6 +458,7 @@ ARMS: dict[str, Callable[[Seed, str], None]] = {
     "filtered": filtered,
     "unfiltered": unfiltered,
     "sft-no-general": sft_without_general,
+    "sft-grouped": sft_grouped,
     "with-real": with_real,
     "real-sets": real_sets,
     "policy": policy,

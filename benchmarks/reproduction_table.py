@@ -119,6 +119,11 @@ def main() -> None:
     print_rows(["arm", "seed", *names], general_rows(runs, names))
     print("\n### Attacks: share of judgments that turn to the attacked answer, of those that had not picked it\n")
     print_attacks(runs)
+    print("\n### Real pairs, judge prompt rise\n")
+    print_rows(["judge", "set", "seed", "pairs", *REAL.values()], real_rows(runs))
+    print("\n### The judges at work: a policy trained on each judge's preferences\n")
+    headings = ["labels of", "seed", "answers", "accuracy before", "accuracy after", "wins", "losses", "win rate"]
+    print_rows(headings, policy_rows(runs))
     print("\n### Samples of the warm judge\n")
     print_rows(["seed", "examples", "prompts", "median solve rate", "solve rates (eighths)"], sample_rows(runs))
     print("\n### Cost of the training of each arm\n")
@@ -129,6 +134,12 @@ def main() -> None:
         plot_training(runs, args.plots / "reproduction_training.png")
 
 
+REAL = {
+    "accuracy": "accuracy",
+    "consistent_accuracy": "right in both orders",
+    "consistency": "consistent",
+    "no_verdict": "no verdict",
+}
 COMPARED_BY = ("consistent_accuracy", "accuracy", "consistency")
 
 
@@ -268,6 +279,27 @@ def print_attacks(runs: Runs) -> None:
 
 def attack_success(found: Mapping[str, Any]) -> Estimate:
     return Estimate.from_dict(found["success"])
+
+
+def real_rows(runs: Runs) -> Iterator[list[str]]:
+    for seed in runs.pairs:
+        for file in sorted((runs.folder / f"seed-{seed}/real-sets").glob("*/results.json")):
+            judge, _, name = file.parent.name.rpartition("-")
+            for found in read_json(file)["sets"].values():
+                cells = [percent(Estimate.from_dict(found[metric])) for metric in REAL]
+                yield [judge, name, str(seed), str(found["consistency"]["n"]), *cells]
+
+
+def policy_rows(runs: Runs) -> Iterator[list[str]]:
+    for seed in runs.pairs:
+        for judge in STAGES:
+            found = read_json(runs.folder / f"seed-{seed}/policy/{judge}.json")
+            if found:
+                yield [judge, str(seed), found["labels"], *[""] * 5]
+            for answers, score in found.get("scores", {}).items():
+                cells = [percent(Estimate.from_dict(score[name])) for name in ("before", "after")]
+                cells += [str(score["wins"]), str(score["losses"]), percent(Estimate.from_dict(score["win_rate"]))]
+                yield [judge, str(seed), answers, *cells]
 
 
 def sample_rows(runs: Runs) -> Iterator[list[str]]:
