@@ -68,13 +68,14 @@ class Recipe:
     general: General | None = None
     """Also measure the general ability of the base model and of the judge after each training. By default it is not
     measured."""
-    general_data: Sources | None = None
-    """General examples to mix with the data of both trainings, which keep general ability."""
+    general_data: str | None = None
+    """File of general examples (SFT data in any form) to mix with the data of both trainings, which keep general
+    ability. By default what the files of `sft` and `dpo` name as `general`, where weights can be given too."""
     warmup_pairs: int | None = None
     """Ask the teacher about only this many pairs of `train`, drawn at random."""
     enhancement_pairs: int | None = None
-    """Sample judgments of only this many pairs of `train`, drawn at random: first of pairs that the warm-up has left
-    out."""
+    """Sample judgments of only this many pairs of `train`, drawn at random; those that the warm-up has left out come
+    first."""
     max_new_tokens: int = 1024
     """Longest judgment in evaluation, in tokens."""
     batch_size: int = 64

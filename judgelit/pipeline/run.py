@@ -28,7 +28,7 @@ from judgelit.pipeline.results import Results
 from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair, SFTExample
-from judgelit.records.sources import Source, Sources, as_sources, read_pairs
+from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.report.page import write_report
 from judgelit.runs.export import export_run
 from judgelit.runs.folder import holds_something
@@ -138,7 +138,7 @@ class Run:
         held = ", ".join(f"{len(pairs)} {name}" for name, pairs in sets.items())
         print(f"{len(kept)} training pairs ({', '.join(counts)}); {held}")
         if self.recipe.general_data is not None:
-            general = [one for source in as_sources(self.recipe.general_data) for one in source.read(SFTExample)]
+            general = FileSource(self.recipe.general_data).read(SFTExample)
             write_records(self.general_data, general)
             print(f"{len(general)} general examples")
         return {"tokens": 0}
