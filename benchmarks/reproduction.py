@@ -252,7 +252,7 @@ class Seed:
 
     def new_pairs(self) -> list[PreferencePair]:
         """Training pairs of the recipe's kinds and grades, other ones than the recipe's."""
-        sources = [TaskPairs(["facts"], [1, 2, 3], 180, 1000 + self.seed, "train")]
+        sources = [TaskPairs(["facts"], [1, 2], 180, 1000 + self.seed, "train")]
         sources.append(TaskPairs(["sums"], [1, 2], 120, 1000 + self.seed, "train", distinct=False))
         return [pair for source in sources for pair in source.read(PreferencePair)]
 
