@@ -42,7 +42,7 @@ SETS = ("held_out", "harder", "new_kinds")
 """The sets of held-out pairs of configs/reproduce/run.yaml."""
 POLICY = Setting(
     "facts",
-    [1, 2, 3],
+    [1, 2],
     300,
     200,
     "reproduce/policy-sft",
