@@ -340,10 +340,9 @@ def plot_arms(runs: Runs, file: Path) -> None:
             axes.plot(100 * found.value, place, "o", color="tab:blue")
             each = [100 * estimates(runs.metrics(arm, name, [seed]))[MAIN].value for seed in seeds]
             axes.plot(each, [place] * len(each), "|", color="tab:orange", markersize=12)
-        axes.set(title=name, xlabel="right in both orders, %", xlim=(0, 100))
+        axes.set(title=name, xlabel="right in both orders, %", xlim=(-2, 102), ylim=(len(runs.arms) - 0.5, -0.5))
         axes.grid(axis="x", alpha=0.3)
     all_axes[0].set_yticks(range(len(runs.arms)), list(runs.arms))
-    all_axes[0].invert_yaxis()
     figure.tight_layout()
     figure.savefig(file, dpi=120)
 
