@@ -1,8 +1,11 @@
 """Measure the recipe's claims on a small pretrained model, each step with the command that a user would type.
 
-    python benchmarks/reproduction.py --model DIR [--seeds 0 1] [--arms dpo sft-again] [--output runs/reproduction]
+    python benchmarks/reproduction.py --model DIR --self-instruct DIR
+        [--seeds 0 1] [--arms dpo sft-again] [--output runs/reproduction]
+        [--pandalm DIR] [--llmbar DIR] [--evalbiasbench FILE]
 
-DIR holds SmolLM2-135M-Instruct. configs/reproduce has the settings of the recipe; an arm changes one of them. All arms
+The first DIR holds SmolLM2-135M-Instruct, the second one Self-Instruct's seed_tasks.jsonl and
+user_oriented_instructions.jsonl. The files in the last line are for the arms with-real and real-sets. configs/reproduce has the settings of the recipe; an arm changes one of them. All arms
 of a seed have the same pairs, and arms that start from the same warm judge share its samples. A step whose output is
 there is not repeated, so the same command continues an interrupted benchmark, and adds arms and seeds. Then
 benchmarks/reproduction_table.py makes the tables and the plots.
