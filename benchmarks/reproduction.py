@@ -5,15 +5,15 @@
         [--pandalm DIR] [--llmbar DIR] [--evalbiasbench FILE]
 
 The first DIR holds SmolLM2-135M-Instruct, the second one Self-Instruct's seed_tasks.jsonl and
-user_oriented_instructions.jsonl. The files in the last line are for the arms with-real and real-sets. configs/reproduce has the settings of the recipe; an arm changes one of them. All arms
-of a seed have the same pairs, and arms that start from the same warm judge share its samples. A step whose output is
-there is not repeated, so the same command continues an interrupted benchmark, and adds arms and seeds. Then
-benchmarks/reproduction_table.py makes the tables and the plots.
+user_oriented_instructions.jsonl. The files in the last line are for the arms with-real and real-sets.
+configs/reproduce has the settings of the recipe; an arm changes one of them. All arms of a seed have the same pairs,
+and arms that start from the same warm judge share its samples. A step whose output is there is not repeated, so the
+same command continues an interrupted benchmark, and adds arms and seeds. Then benchmarks/reproduction_table.py makes
+the tables and the plots.
 """
 
 import argparse
 import json
-import math
 import os
 import platform
 import random
@@ -322,12 +322,12 @@ def dpo(seed: Seed, arm: str) -> None:
 
 
 def sft_again(seed: Seed, arm: str) -> None:
-    """The warm judge after more SFT on the warm-up set, on at least as many tokens as DPO has trained on."""
+    """The warm judge after more whole epochs of SFT on the warm-up set, about as many tokens as those of DPO."""
     warmed, enhanced = (
         json.loads((seed.run() / name / "fit.json").read_text())["tokens"] for name in ("04-sft", "07-dpo")
     )
     epochs = yaml.safe_load((seed.run() / "04-sft/config.yaml").read_text())["trainer"]["max_epochs"]
-    more = f"--trainer.max_epochs={math.ceil(enhanced / (warmed / epochs))}"
+    more = f"--trainer.max_epochs={max(1, round(enhanced / (warmed / epochs)))}"
     judge = seed.fit(arm, "sft", seed.warm_judge, seed.warm_up, more)
     seed.measure(arm, judge)
 
