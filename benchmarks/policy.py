@@ -207,7 +207,8 @@ class Benchmark:
             ended = subprocess.run(
                 [sys.executable, "-m", "judgelit.cli", *command], check=False, capture_output=True, text=True
             )
-            if ended.returncode:
+            # A judge that never gives a verdict is an error of the command, which then has written no preference.
+            if ended.returncode and not output.exists():
                 raise SystemExit(ended.stderr)
             if command[0] in ("answer", "judge"):
                 print(ended.stdout, flush=True)

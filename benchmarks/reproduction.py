@@ -437,8 +437,9 @@ def policy(seed: Seed, arm: str) -> None:
     judges = {"base": Path(seed.model), "sft": seed.warm_judge, "dpo": seed.run() / "07-dpo/model"}
     for name, judge in judges.items():
         labels = work.label(judge, answers, work.folder / f"labels-{name}")
-        about, scores = work.about_labels(answers, labels), {}
-        if any(True for _ in read_rows(str(labels))):
+        about, scores = "no preference: none of its judgments has a verdict that holds in both orders", {}
+        if labels.stat().st_size:
+            about = work.about_labels(answers, labels)
             trained = work.train(start, labels, run=f"dpo-{name}")
             scores["most probable"] = work.compare(start, trained, 1, temperature=0.0)
             scores["sampled"] = work.compare(start, trained, SAMPLES, temperature=1.0)
