@@ -11,7 +11,8 @@ JUDGELIT = [sys.executable, "-m", "judgelit.cli"]
 
 def start(*command: str, folder: Path, **options: Any) -> "subprocess.Popen[str]":
     """Start a command in a folder, with options of Popen."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # A process that aborts says where.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=folder, env=environment, text=True, **pipes, **options)  # type: ignore[call-overload]
 
