@@ -178,6 +178,8 @@ class Seed:
             *options,
             log=output / "run.log",
         )
+        for stage in ("04-sft", "07-dpo"):
+            forget_checkpoints(output / "stages" / stage)
         return output / "stages"
 
     @property
@@ -215,7 +217,9 @@ class Seed:
             options.append(f"--data.general={self.general.mixed}")
         if (root / "checkpoints").exists():
             options.append("--ckpt_path=last")
-        return self.judgelit(root / "model", "fit", *options, *settings, log=root / "fit.log")
+        model = self.judgelit(root / "model", "fit", *options, *settings, log=root / "fit.log")
+        forget_checkpoints(root)
+        return model
 
     def sample(self, arm: str, judge: Path, *settings: str, journal: Path | None = None) -> Path:
         """Make an enhancement set from a judge's samples; with a journal, the answers in it are not asked again."""
@@ -299,6 +303,11 @@ def example_of(row: dict[str, Any]) -> dict[str, str]:
     """A task of Self-Instruct with its first instance."""
     first = row["instances"][0]
     return {"instruction": row["instruction"], "input": first["input"], "output": first["output"]}
+
+
+def forget_checkpoints(run: Path) -> None:
+    """Delete the checkpoints of a finished training: 1.6 GB each, of a model of 0.5 GB."""
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
 
 
 def note_cost(path: Path, command: str, seconds: float) -> None:
