@@ -11,7 +11,7 @@ import yaml
 
 from judgelit.atomic import write_text
 from judgelit.errors import UserError
-from judgelit.yaml_files import read_mapping, read_text
+from judgelit.yaml_files import read_mapping
 
 _ADVICE = "choose another folder with --output"
 _LOCK = ".lock"
@@ -113,7 +113,7 @@ def holds_something(path: Path) -> bool:
 
 
 def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Write a run's configuration into its folder, or find that the same configuration is there.
+    """Write a run's configuration into its folder, or find that the same one is there, whatever its comments.
 
     Args:
         folder: The folder. It is made if there is none.
@@ -129,9 +129,8 @@ def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
                 raise UserError(f"{folder / name}: found files that are not of this run, expected none; {_ADVICE}")
     for name, text in files.items():
         path = folder / name
-        if path.exists() and read_text(path) != text:
-            difference = _first_difference(read_mapping(path), yaml.safe_load(text))
-            raise UserError(f"{folder} holds another run ({name}: {difference}); {_ADVICE}")
+        if path.exists() and (old := read_mapping(path)) != (new := yaml.safe_load(text)):
+            raise UserError(f"{folder} holds another run ({name}: {_first_difference(old, new)}); {_ADVICE}")
     for name, text in files.items():
         write_text(folder / name, text)
 
@@ -141,4 +140,4 @@ def _first_difference(old: Any, new: Any, key: str = "") -> str:
         for name in [*old, *new]:
             if old.get(name) != new.get(name):
                 return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
-    return f"{key or 'the text'}: found {old!r} there and {new!r} here"
+    return f"{key}: found {old!r} there and {new!r} here"

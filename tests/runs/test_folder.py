@@ -20,6 +20,11 @@ def test_a_folder_can_be_claimed_again_by_the_same_run(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files
 
 
+def test_comments_and_the_form_of_numbers_make_no_other_run(tmp_path: Path) -> None:
+    claim_folder(tmp_path, {"config.yaml": "rate: 1.0e-5 # first\nname: a\n"})
+    claim_folder(tmp_path, {"config.yaml": "# later\nname: a\nrate: 0.00001\n"})
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
