@@ -22,9 +22,11 @@ from judgelit.evaluation.agreement import mcnemar
 from judgelit.evaluation.intervals import Estimate, Gain, Metric, estimates, gains
 from judgelit.evaluation.metrics import Verdicts
 from judgelit.evaluation.protocols.pairs import PAIRS
+from judgelit.judging.prompts import Templates
 from judgelit.records.files import read_rows
 from judgelit.records.records import Judgment, PreferenceExample, PreferencePair
 from judgelit.records.sources import FileSource, read_pairs
+from judgelit.synthesis.teachers import glance
 
 STAGES = {"base": ("", "03-base"), "sft": ("04-sft", "05-sft-judged"), "dpo": ("07-dpo", "08-dpo-judged")}
 """Arms that are judges of `judgelit run`: the stages that have trained and judged them."""
@@ -114,6 +116,8 @@ def main() -> None:
     print("\n### By kind of task: right in both orders, held_out\n")
     kinds = sorted({pair.category for sets in runs.pairs.values() for pair in sets["held_out"]})
     print_rows(["arm", *kinds], kind_rows(runs, kinds))
+    print("\n### By judge prompt: right in both orders, held_out\n")
+    print_rows(["arm", "seed", "asks for steps", "asks for a verdict", "guesses under these"], prompt_rows(runs))
     print("\n### General ability\n")
     names = list(dict.fromkeys(name for arm in runs.arms.values() for one in arm for name in one.general))
     print_rows(["arm", "seed", *names], general_rows(runs, names))
@@ -249,6 +253,22 @@ def kind_rows(runs: Runs, kinds: Sequence[str]) -> Iterator[list[str]]:
     for arm in runs.arms:
         seeds = runs.common_seeds(arm)
         yield [arm, *(percent(estimates(runs.metrics(arm, "held_out", seeds, kind))[MAIN]) for kind in kinds)]
+
+
+def prompt_rows(runs: Runs) -> Iterator[list[str]]:
+    """Under the prompts that ask for steps, and under those that ask for a verdict, where the teacher guesses."""
+    brief = {name for name, one in Templates(["nano-*"]).load().items() if one.style == "brief"}
+    guesses = {glance("A"), glance("B")}
+    for arm, seed in ((arm, one.seed) for arm, found in runs.arms.items() for one in found):
+        pairs, judgments = runs.judged(arm, "held_out", [seed])
+        briefly = {judgment.pair_id for judgment in judgments if judgment.template in brief}
+        cells = []
+        for wanted in (False, True):
+            mine = [pair for pair in pairs if (pair.id in briefly) == wanted]
+            its = [judgment for judgment in judgments if (judgment.pair_id in briefly) == wanted]
+            cells.append(percent(estimates(PAIRS.metrics(mine, its))[MAIN]))
+        guessed = np.mean([judgment.text.strip() in guesses for judgment in its])
+        yield [arm, str(seed), *cells, f"{100 * guessed:.0f}"]
 
 
 def general_rows(runs: Runs, names: Sequence[str]) -> Iterator[list[str]]:
