@@ -8,7 +8,7 @@ import yaml
 from judgelit.errors import UserError
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.pipeline.recipe import Recipe
-from judgelit.pipeline.run import Run
+from judgelit.pipeline.run import DECIDES, Run
 from judgelit.runs.folder import claim_folder, locked
 from judgelit.yaml_files import read_text
 
@@ -40,5 +40,5 @@ def main(argv: list[str]) -> None:
     }
     run = Run(recipe)
     with locked(run.folder):
-        claim_folder(run.folder, files)
+        claim_folder(run.folder, files, {name: run.path(stage) for name, stage in DECIDES.items()})
         run.go()

@@ -45,6 +45,13 @@ GENERAL = "general.json"
 """File of a stage with the model's general ability."""
 REPORT = "report.html"
 """The page of the run."""
+DECIDES = {
+    # The file of the SFT also names the base model and its tokenizer.
+    **dict.fromkeys(("teacher", "warmup", "warmup_pairs", "sft.yaml"), "02-warmup"),
+    **dict.fromkeys(("enhancement", "enhancement_pairs"), "06-enhancement"),
+    "dpo.yaml": "07-dpo",
+}
+"""The first stage that a setting, or a configuration of a fit, decides. All others decide all stages."""
 _EXPORT_BEGUN = "begun"
 """File that says that the folder `export` is this run's."""
 

@@ -112,12 +112,16 @@ def holds_something(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
+def claim_folder(folder: Path, files: Mapping[str, str], decides: Mapping[str, Path]) -> None:
     """Write a run's configuration into its folder, or find that the same one is there, whatever its comments.
+
+    A setting may differ as long as nothing has been made with it.
 
     Args:
         folder: The folder. It is made if there is none.
         files: Texts of the configuration by file name; one of the names is `config.yaml`.
+        decides: The first stage that a setting of `config.yaml`, or all of another file, decides: its folder. One that
+            is not named here decides all stages, and `output` none.
 
     Raises:
         UserError: The folder holds another run.
@@ -128,16 +132,24 @@ def claim_folder(folder: Path, files: Mapping[str, str]) -> None:
             if holds_something(folder / name):
                 raise UserError(f"{folder / name}: found files that are not of this run, expected none; {_ADVICE}")
     for name, text in files.items():
-        path = folder / name
-        if path.exists() and (old := read_mapping(path)) != (new := yaml.safe_load(text)):
-            raise UserError(f"{folder} holds another run ({name}: {_first_difference(old, new)}); {_ADVICE}")
+        if (folder / name).exists():
+            old, new = read_mapping(folder / name), yaml.safe_load(text)
+            for key in (one for one in [*old, *new] if one != "output" and old.get(one) != new.get(one)):
+                advice = _ADVICE
+                if (first := decides.get(key if name == "config.yaml" else name)) is not None:
+                    made = sorted(path for path in first.parent.glob("*") if path.name >= first.name)
+                    if not made:
+                        continue
+                    advice += f", or move {made[0]} and all later stages away to have them done anew"
+                difference = _first_difference(old.get(key), new.get(key), str(key))
+                raise UserError(f"{folder} holds another run ({name}: {difference}); {advice}")
     for name, text in files.items():
         write_text(folder / name, text)
 
 
-def _first_difference(old: Any, new: Any, key: str = "") -> str:
+def _first_difference(old: Any, new: Any, key: str) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *new]:
             if old.get(name) != new.get(name):
-                return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+                return _first_difference(old.get(name), new.get(name), f"{key}.{name}")
     return f"{key}: found {old!r} there and {new!r} here"

@@ -228,6 +228,28 @@ def test_a_folder_with_another_run_is_refused(finished: Path, refused: Callable[
     assert len(list((finished / "runs/short").rglob("done.json"))) == len(STAGES)
 
 
+def test_a_copied_run_takes_other_settings_for_the_stages_that_it_lacks(
+    finished: Path, judgelit: Callable[..., None], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    shutil.copytree(finished / "configs", tmp_path / "configs")
+    run = tmp_path / "runs/copy"
+    shutil.copytree(finished / "runs/short", run)
+    dpo = tmp_path / "configs/dpo.yaml"
+    content = yaml.safe_load(dpo.read_text(encoding="utf-8"))
+    content["model"]["init_args"]["loss"]["beta"] = 0.7
+    dpo.write_text(yaml.safe_dump(content), encoding="utf-8")
+    command = ["run", "--config", "configs/run.yaml", "--output", "runs/copy"]
+    assert "dpo.yaml: model.init_args.loss.beta: found 0.1 there and 0.7 here" in refused(*command)
+
+    for name in ("stages/07-dpo", "stages/08-dpo-judged", "stages/09-export", "export"):
+        shutil.rmtree(run / name)
+    kept = {path: path.stat().st_mtime for path in run.rglob("0[1-6]*/done.json")}
+    judgelit(*command)
+    assert {path: path.stat().st_mtime for path in kept} == kept and len(kept) == 6
+    logged = yaml.safe_load((run / "stages/07-dpo/config.yaml").read_text(encoding="utf-8"))
+    assert logged["model"]["init_args"]["loss"]["beta"] == 0.7
+
+
 def test_fit_validate_and_predict(
     judgelit: Callable[..., None], refused: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

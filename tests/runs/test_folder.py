@@ -15,14 +15,14 @@ from judgelit.runs.folder import claim_folder, locked
 
 def test_a_folder_can_be_claimed_again_by_the_same_run(tmp_path: Path) -> None:
     files = {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"}
-    claim_folder(tmp_path / "run", files)
-    claim_folder(tmp_path / "run", files)
+    claim_folder(tmp_path / "run", files, {})
+    claim_folder(tmp_path / "run", files, {})
     assert {path.name: path.read_text() for path in (tmp_path / "run").iterdir()} == files
 
 
 def test_comments_and_the_form_of_numbers_make_no_other_run(tmp_path: Path) -> None:
-    claim_folder(tmp_path, {"config.yaml": "rate: 1.0e-5 # first\nname: a\n"})
-    claim_folder(tmp_path, {"config.yaml": "# later\nname: a\nrate: 0.00001\n"})
+    claim_folder(tmp_path, {"config.yaml": "rate: 1.0e-5 # first\nname: a\n"}, {})
+    claim_folder(tmp_path, {"config.yaml": "# later\nname: a\nrate: 0.00001\n"}, {})
 
 
 @pytest.mark.parametrize(
@@ -35,16 +35,37 @@ def test_comments_and_the_form_of_numbers_make_no_other_run(tmp_path: Path) -> N
 def test_another_configuration_is_refused_by_the_key_that_differs(
     tmp_path: Path, changed: dict[str, str], said: str
 ) -> None:
-    claim_folder(tmp_path, {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"})
+    claim_folder(tmp_path, {"config.yaml": "seed: 1\n", "sft.yaml": "model: a\n"}, {})
     with pytest.raises(UserError, match=said):
-        claim_folder(tmp_path, changed)
+        claim_folder(tmp_path, changed, {})
     assert (tmp_path / "config.yaml").read_text() == "seed: 1\n"
+
+
+def test_a_setting_may_change_until_its_stage_has_begun(tmp_path: Path) -> None:
+    decides = {"dpo.yaml": tmp_path / "stages/2-dpo", "warmup": tmp_path / "stages/1-sft"}
+    files = {"config.yaml": "output: here\nseed: 1\nwarmup: {n: 1}\n", "dpo.yaml": "model: {beta: 0.1}\n"}
+    claim_folder(tmp_path, files, decides)
+    other = {"config.yaml": "output: there\nseed: 1\nwarmup: {n: 1}\n", "dpo.yaml": "model: {beta: 0.5}\n"}
+    (tmp_path / "stages/1-sft").mkdir(parents=True)
+    claim_folder(tmp_path, other, decides)
+    assert (tmp_path / "dpo.yaml").read_text() == "model: {beta: 0.5}\n"
+    (tmp_path / "stages/2-dpo").mkdir()
+    (tmp_path / "stages/3-judged").mkdir()
+    with pytest.raises(
+        UserError, match=r"dpo\.yaml: model\.beta: found 0\.5 there and 0\.1 here.*, or move .*2-dpo and all"
+    ):
+        claim_folder(tmp_path, files, decides)
+    with pytest.raises(UserError, match=r"warmup\.n: found 1 there and 2 here.* or move .*1-sft and all"):
+        claim_folder(tmp_path, {**other, "config.yaml": "seed: 1\nwarmup: {n: 2}\n"}, decides)
+    # A setting that decides all.
+    with pytest.raises(UserError, match=r"seed: found 1 there and 2 here\); choose another folder with --output$"):
+        claim_folder(tmp_path, {**other, "config.yaml": "seed: 2\nwarmup: {n: 1}\n"}, decides)
 
 
 def test_the_folder_of_a_fit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds another run"):
-        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
+        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"}, {})
 
 
 @pytest.mark.parametrize("name", ["stages", "export"])
@@ -52,7 +73,7 @@ def test_files_that_are_not_of_the_run_are_refused_and_kept(tmp_path: Path, name
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match=f"{name}: found files that are not of this run"):
-        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"})
+        claim_folder(tmp_path, {"config.yaml": "seed: 1\n"}, {})
     assert [path.name for path in tmp_path.rglob("*")] == [name, "mine.txt"]
 
 
