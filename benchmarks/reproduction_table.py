@@ -368,16 +368,16 @@ def plot_arms(runs: Runs, file: Path) -> None:
 
 
 def plot_kinds(runs: Runs, kinds: Sequence[str], file: Path) -> None:
-    """Pairs right in both orders by kind of task, of the warm judge and of the recipe's judge."""
+    """Pairs right in both orders by kind of task: the warm judge, the control, and the recipe's judge."""
     pyplot = load_pyplot()
     figure, axes = pyplot.subplots(figsize=(1.6 * len(kinds) + 2, 4))
-    for shift, arm in ((-0.2, "sft"), (0.2, "dpo")):
+    for shift, arm in ((-0.27, "sft"), (0, "sft-again"), (0.27, "dpo")):
         if arm in runs.arms:
             seeds = runs.common_seeds(arm)
             found = [estimates(runs.metrics(arm, "held_out", seeds, kind))[MAIN] for kind in kinds]
             values = np.array([[100 * one.value, 100 * one.low, 100 * one.high] for one in found]).T
             errors = np.abs(values[1:] - values[0])
-            axes.bar(np.arange(len(kinds)) + shift, values[0], 0.38, yerr=errors, label=arm, capsize=3)
+            axes.bar(np.arange(len(kinds)) + shift, values[0], 0.25, yerr=errors, label=arm, capsize=3)
     axes.set_xticks(range(len(kinds)), kinds)
     axes.set(ylabel="right in both orders, %", ylim=(0, 100), title="held_out, by kind of task")
     axes.legend()
