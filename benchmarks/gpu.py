@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+CHECKOUT = Path(__file__).parents[1]
+"""It need not be installed."""
 Row = dict[str, Any]
 """A result: `case`, `ok` (true, false, or null for a measurement), and figures."""
 
@@ -155,24 +157,20 @@ def run_check(args: argparse.Namespace) -> None:
 
 def variables(dry: bool) -> dict[str, str]:
     """Environment variables of a check."""
-    # The checkout need not be installed.
-    path = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if dry else {}
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1", **hidden}
 
 
 def environment(dry: bool) -> dict[str, Any]:
     """The machine and the versions of the libraries."""
+    sys.path.insert(0, str(CHECKOUT))
     import side_by_side
-    import torch
 
     found = side_by_side.environment()
-    if dry or not torch.cuda.is_available():
-        if not dry:
-            raise SystemExit("found no CUDA GPU; --dry-run does the same on a CPU with tiny shapes")
-        return found
-    card = torch.cuda.get_device_properties(0)
-    return {**found, "gpu": card.name, "gpu_gib": round(card.total_memory / 2**30, 1), "cuda": torch.version.cuda}
+    if not dry and "gpu" not in found:
+        raise SystemExit("found no CUDA GPU; --dry-run does the same on a CPU with tiny shapes")
+    return found
 
 
 def table(rows: list[Row]) -> Iterator[str]:

@@ -17,19 +17,17 @@ most probable answers too, which gain less where the policy was nearly always ri
 
 import argparse
 import json
-import os
-import platform
 import random
 import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from side_by_side import environment
 
 from judgelit.evaluation.intervals import Mean, estimates, gains
 from judgelit.records.files import write_records
@@ -97,11 +95,9 @@ def main() -> None:
                 "smaller_is_better": False,
                 "pairs": [[row["after"]["value"], row["before"]["value"]] for row in sampled],
                 "environment": {
-                    "python": platform.python_version(),
-                    "cores": os.cpu_count(),
+                    **environment(),
                     "seeds": args.seeds,
                     "win rate, 95% interval": [[row["win_rate"]["low"], row["win_rate"]["high"]] for row in sampled],
-                    **{name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")},
                 },
             }
         )
@@ -184,12 +180,11 @@ class Benchmark:
         settings = [f"--samples={samples}", f"--temperature={temperature}"]
         settings += [f"--max_new_tokens={self.setting.answer_tokens}", f"--batch_size={self.setting.batch_size}"]
         questions = f"--prompts={self.folder / name}.jsonl"
-        where = [f"--output={output}", f"--seed={self.seed}", "--device=cpu"]
+        where = [f"--output={output}", f"--seed={self.seed}"]
         return self.judgelit(output, "answer", f"--model={policy}", questions, *settings, *where)
 
     def label(self, judge: Path, answers: Path, folder: Path) -> Path:
         """Have a judge compare the answers; the file of preferences."""
-        where = ["--device=cpu", f"--output={folder}"]
         return self.judgelit(
             folder / "preferences.jsonl",
             "judge",
@@ -197,7 +192,7 @@ class Benchmark:
             f"--answers={answers}",
             "--as=preferences",
             *self.setting.judging,
-            *where,
+            f"--output={folder}",
         )
 
     def judgelit(self, output: Path, *command: str) -> Path:

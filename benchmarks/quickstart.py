@@ -9,13 +9,12 @@ consistent accuracy over the seeds, each pair is [after DPO, after SFT].
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
+
+from side_by_side import environment
 
 
 def main() -> None:
@@ -55,10 +54,8 @@ def main() -> None:
                 "smaller_is_better": False,
                 "pairs": pairs,
                 "environment": {
-                    "python": platform.python_version(),
-                    "cores": os.cpu_count(),
+                    **environment(),
                     "seeds": args.seeds,
-                    **{name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")},
                 },
             }
         )

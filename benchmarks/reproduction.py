@@ -14,8 +14,6 @@ the tables and the plots.
 
 import argparse
 import json
-import os
-import platform
 import random
 import shlex
 import shutil
@@ -24,13 +22,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from policy import SAMPLES, Setting
 from policy import Benchmark as PolicyBenchmark
+from side_by_side import environment
 
 from judgelit.atomic import write_json, write_text
 from judgelit.batches.tokenizer import ChatTokenizer
@@ -103,8 +101,7 @@ def main() -> None:
         raise SystemExit(
             f"{', '.join(lacking)}: give --pandalm for with-real, --llmbar and --evalbiasbench for real-sets"
         )
-    machine = {name: version(name) for name in ("judgelit", "torch", "lightning", "transformers", "peft")}
-    machine |= {"python": platform.python_version(), "cores": os.cpu_count()}
+    machine = environment()
     general = General.of(args.self_instruct, args.output, args.model)
     for number in args.seeds:
         real = Real(args.pandalm, args.llmbar, args.evalbiasbench)

@@ -286,10 +286,17 @@ def print_claim(
 
 
 def environment() -> dict[str, Any]:
-    """Processor and versions of the libraries."""
-    names = ("judgelit", "torch", "lightning", "transformers", "peft", "accelerate", "trl")
+    """Processor, GPU, and versions of judgelit and of the libraries."""
+    import torch
+
+    import judgelit
+
     found: dict[str, Any] = {"python": platform.python_version(), "cores": os.cpu_count(), "processor": _processor()}
-    for name in names:
+    if torch.cuda.is_available():
+        card = torch.cuda.get_device_properties(0)
+        found |= {"gpu": card.name, "gpu_gib": round(card.total_memory / 2**30, 1), "cuda": torch.version.cuda}
+    found["judgelit"] = judgelit.__version__
+    for name in ("torch", "lightning", "transformers", "peft", "accelerate", "trl"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -1,12 +1,11 @@
 """judgelit trains generative judges: language models that compare two answers and reason to a verdict."""
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 from judgelit.errors import UserError
 
-__version__ = version("judgelit")
+__version__ = "0.1.0"
 
 _ROOMS = {
     "Backbone": "models.backbone",

@@ -48,6 +48,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == f"judgelit {__version__}"
 
 
+def test_a_checkout_need_not_be_installed() -> None:
+    code = (
+        "import importlib.metadata as found\n"
+        "def absent(name): raise found.PackageNotFoundError(name)\n"
+        "found.version = absent\n"
+        "from judgelit.cli import main; main(['--version'])"
+    )
+    root = Path(judgelit.__file__).parents[1]
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout
+    assert said.strip() == f"judgelit {__version__}"
+
+
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "configs"])
 def test_every_command_explains_itself(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
