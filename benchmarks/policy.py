@@ -36,7 +36,7 @@ from judgelit.records.sources import FileSource, read_pairs
 from judgelit.synthesis.tasks.pairs import TaskPairs
 
 SAMPLES = 4
-"""Answers to each question."""
+"""Answers to each question that measures a policy."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Setting:
     grades: list[int]
     to_label: int
     """Number of questions whose answers the judge labels."""
+    answers: int
+    """Answers to each of them."""
     to_measure: int
     """Number of questions that measure the policy."""
     first: str
@@ -60,7 +62,7 @@ class Setting:
 
 
 NANO = Setting(
-    "sums", [3], 2000, 800, "policy/nano-sft", "policy/nano-dpo", 8, ["--max_new_tokens=72", "--batch_size=256"], 256
+    "sums", [3], 2000, 4, 800, "policy/nano-sft", "policy/nano-dpo", 8, ["--max_new_tokens=72", "--batch_size=256"], 256
 )
 
 
@@ -141,7 +143,7 @@ class Benchmark:
         """Train and measure; print what the judge did and what came of it."""
         began = time.monotonic()
         start = self.start()
-        answers = self.answer(start, "questions", SAMPLES)
+        answers = self.answer(start, "questions", self.setting.answers)
         labels = self.label(judge, answers, self.folder / "labels")
         trained = self.train(start, labels)
         scores = {

@@ -44,8 +44,9 @@ SETS = ("held_out", "harder", "new_kinds")
 POLICY = Setting(
     "facts",
     [1, 2],
-    300,
-    200,
+    1200,
+    2,
+    400,
     "reproduce/policy-sft",
     "reproduce/policy-dpo",
     12,
@@ -65,12 +66,17 @@ COMPARED = (
     ("dpo", "sft-on-chosen"),
     ("dpo", "dpo-no-nll"),
     ("dpo", "dpo-no-sft"),
+    ("dpo", "dpo-beta-0.1"),
+    ("dpo", "dpo-lr-3e-5"),
     ("right-in-both", "dpo"),
+    ("dpo", "one-pair"),
+    ("dpo", "four-samples"),
     ("two-rounds", "dpo"),
     ("sft", "no-order-swap"),
     ("sft", "no-length-balance"),
     ("filtered", "unfiltered"),
     ("sft", "sft-no-general"),
+    ("sft", "sft-lr-3e-4"),
     ("with-real", "sft"),
     ("sft", "sft-grouped"),
 )
@@ -313,6 +319,10 @@ def note_cost(path: Path, command: str, seconds: float) -> None:
     write_json(path, {**costs, command: costs.get(command, 0) + seconds})
 
 
+Arm = Callable[[Seed, str], None]
+"""Trains and measures an arm of a seed; the second argument is its name, which is its folder."""
+
+
 def base(seed: Seed, arm: str) -> None:
     """The pretrained model."""
 
@@ -346,9 +356,13 @@ def sft_on_chosen(seed: Seed, arm: str) -> None:
     seed.measure(arm, seed.fit(arm, "sft", seed.warm_judge, data))
 
 
-def dpo_without_nll(seed: Seed, arm: str) -> None:
-    """The recipe without the NLL term."""
-    seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, seed.samples, "--model.loss.nll_weight=0"))
+def other_dpo(*settings: str) -> Arm:
+    """The recipe with other settings of DPO."""
+
+    def run(seed: Seed, arm: str) -> None:
+        seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, seed.samples, *settings))
+
+    return run
 
 
 def dpo_without_sft(seed: Seed, arm: str) -> None:
@@ -356,11 +370,15 @@ def dpo_without_sft(seed: Seed, arm: str) -> None:
     seed.measure(arm, seed.fit(arm, "dpo", seed.model, seed.samples))
 
 
-def right_in_both(seed: Seed, arm: str) -> None:
-    """A sample counts as right only if the judge also has a right one with the answers in the other order."""
-    journal = seed.run() / "06-enhancement/journal.sqlite"
-    data = seed.sample(arm, seed.warm_judge, "--settings.right=both_orders", journal=journal)
-    seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, data))
+def other_examples(*settings: str, same_samples: bool = True) -> Arm:
+    """The recipe with other DPO examples of the warm judge, from the recipe's samples or from others."""
+
+    def run(seed: Seed, arm: str) -> None:
+        journal = seed.run() / "06-enhancement/journal.sqlite" if same_samples else None
+        data = seed.sample(arm, seed.warm_judge, *settings, journal=journal)
+        seed.measure(arm, seed.fit(arm, "dpo", seed.warm_judge, data))
+
+    return run
 
 
 def without_order_swap(seed: Seed, arm: str) -> None:
@@ -390,14 +408,13 @@ def unfiltered(seed: Seed, arm: str) -> None:
     seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.judged_by_warm_judge(arm, filtered=False)))
 
 
-def sft_without_general(seed: Seed, arm: str) -> None:
-    """The warm judge without general data."""
-    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, mixed=False))
+def other_sft(*settings: str, mixed: bool = True) -> Arm:
+    """The warm judge with other settings of SFT."""
 
+    def run(seed: Seed, arm: str) -> None:
+        seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, *settings, mixed=mixed))
 
-def sft_grouped(seed: Seed, arm: str) -> None:
-    """The warm judge, trained on batches of judgments of similar length."""
-    seed.measure(arm, seed.fit(arm, "sft", seed.model, seed.warm_up, "--data.group_by_length=true"))
+    return run
 
 
 def with_real(seed: Seed, arm: str) -> None:
@@ -439,7 +456,7 @@ def policy(seed: Seed, arm: str) -> None:
     """The judges at work: each labels the same answers of a policy, which is then trained on its preferences."""
     work = PolicyBenchmark(POLICY, seed.seed, seed.folder / arm, seed.run() / "01-pairs/train.jsonl")
     start = work.start(f"--model.backbone.name_or_path={seed.model}")
-    answers = work.answer(start, "questions", SAMPLES)
+    answers = work.answer(start, "questions", POLICY.answers)
     judges = {"base": Path(seed.model), "sft": seed.warm_judge, "dpo": seed.run() / "07-dpo/model"}
     for name, judge in judges.items():
         labels = work.label(judge, answers, work.folder / f"labels-{name}")
@@ -453,22 +470,28 @@ def policy(seed: Seed, arm: str) -> None:
         write_json(work.folder / f"{name}.json", {"labels": about, "scores": scores})
 
 
-ARMS: dict[str, Callable[[Seed, str], None]] = {
+ARMS: dict[str, Arm] = {
     "base": base,
     "sft": sft,
     "dpo": dpo,
     "sft-again": sft_again,
-    "dpo-no-nll": dpo_without_nll,
+    "dpo-no-nll": other_dpo("--model.loss.nll_weight=0"),
+    "dpo-beta-0.1": other_dpo("--model.loss.beta=0.1"),
+    "dpo-lr-3e-5": other_dpo("--model.optimizer.init_args.lr=3e-5"),
     "dpo-no-sft": dpo_without_sft,
     "sft-on-chosen": sft_on_chosen,
-    "right-in-both": right_in_both,
+    # A sample counts as right only if the judge also has a right one with the answers in the other order.
+    "right-in-both": other_examples("--settings.right=both_orders"),
+    "one-pair": other_examples("--settings.pairs_per_prompt=1"),
+    "four-samples": other_examples("--settings.samples=4", same_samples=False),
     "two-rounds": two_rounds,
     "no-order-swap": without_order_swap,
     "no-length-balance": without_length_balance,
     "filtered": filtered,
     "unfiltered": unfiltered,
-    "sft-no-general": sft_without_general,
-    "sft-grouped": sft_grouped,
+    "sft-no-general": other_sft(mixed=False),
+    "sft-lr-3e-4": other_sft("--model.optimizer.init_args.lr=3e-4"),
+    "sft-grouped": other_sft("--data.group_by_length=true"),
     "with-real": with_real,
     "real-sets": real_sets,
     "policy": policy,
