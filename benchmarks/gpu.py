@@ -62,19 +62,20 @@ def checks() -> dict[str, Check]:
     import gpu_measures
 
     return {
-        "attention": Check(gpu_checks.attention, 150),
-        "steps": Check(gpu_checks.steps, 150),
-        "references": Check(gpu_checks.references, 90),
-        "generation": Check(gpu_checks.generation, 90),
+        "attention": Check(gpu_checks.attention, 300),
+        "steps": Check(gpu_checks.steps, 300),
+        "references": Check(gpu_checks.references, 200),
+        "generation": Check(gpu_checks.generation, 200),
         "qlora_24gb": Check(gpu_checks.qlora_24gb, 300),
         "plan": Check(gpu_checks.plan, 240),
-        "kill": Check(gpu_checks.kill, 120),
-        "quickstart": Check(gpu_checks.quickstart, 300),
+        "kill": Check(gpu_checks.kill, 240),
         "kernels": Check(gpu_measures.kernels, 120),
         "speed_sft": Check(gpu_measures.speed_sft, 240),
         "speed_dpo": Check(gpu_measures.speed_dpo, 240),
         "trl_sft": Check(gpu_measures.trl_sft, 180),
         "trl_dpo": Check(gpu_measures.trl_dpo, 180),
+        # Steps of so small a model are all overhead, so a GPU is no faster than a CPU.
+        "quickstart": Check(gpu_checks.quickstart, 600),
     }
 
 

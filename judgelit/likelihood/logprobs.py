@@ -37,8 +37,18 @@ class LogProbs:
     @classmethod
     def of(cls, tokens: Tensor, batch: Batch) -> Self:
         """Sum [N] float32 log-probabilities of the scored tokens of `batch` for each completion."""
-        sums = torch.zeros(len(batch.lengths), dtype=torch.float32, device=tokens.device)
-        return cls(tokens, batch.rows, sums.index_add(0, batch.rows, tokens), batch.lengths)
+        return cls(tokens, batch.rows, sums_of_rows(tokens, batch.rows, len(batch.lengths)), batch.lengths)
+
+
+def sums_of_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Sum [N] float32 values of `count` rows, [count] float32; `rows` [N] int64 says of which row each value is.
+
+    A GPU adds them in another order each time. In float64, the sum is the same all the same: DPO's rewards are small
+    differences of large sums.
+    """
+    # Apple's GPUs have no float64.
+    wide = values if values.device.type == "mps" else values.double()
+    return torch.zeros(count, dtype=wide.dtype, device=wide.device).index_add(0, rows, wide).to(values.dtype)
 
 
 class Scorer:

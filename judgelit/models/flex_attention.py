@@ -27,6 +27,8 @@ Attention = Callable[[AttentionPlan, Tensor, Tensor, Tensor], Tensor]
 BLOCK = 128
 """Tokens of a block of FlexAttention's mask. A row that is no longer gains nothing from the kernel."""
 
+_COMPILED_AT_MOST = 64
+"""Kernels that a process compiles: PyTorch's limit of 8 is less than some benchmarks and tests need."""
 _TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 3e-2, torch.float16: 1e-2}
 """Largest difference to scaled dot products, as a share of the largest value; float32 products may be in TF32."""
 
@@ -79,8 +81,14 @@ def kernel_fault(kernel: Kernel, heads: Heads, other: Attention) -> str:
         torch.OutOfMemoryError: The GPU's memory is full, which is no fault of the kernel.
     """
     generator = torch.Generator().manual_seed(0)
-    # The first batch may come under `no_grad` or `inference_mode`, but gradients are tried in any case.
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(heads.device.type, enabled=False):
+    # The first batch may come under `no_grad` or `inference_mode`, but gradients are tried in any case. A checkpointed
+    # layer is computed again without this trial, so what the trial saves must not count as the layer's.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(heads.device.type, enabled=False),
+        torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged),
+    ):
         plan = _trial_plan(heads.device)
         length = len(plan.segments)
         query, key, value, weights = (
@@ -105,8 +113,8 @@ def kernel_fault(kernel: Kernel, heads: Heads, other: Attention) -> str:
         wanted = torch.autograd.grad((expected * weights).sum(), (query, key, value))
     for name, one, right in zip(
         ("values", "gradients of queries", "gradients of keys", "gradients of values"),
-        (found, *gradients),
-        (expected, *wanted),
+        (found.detach(), *gradients),
+        (expected.detach(), *wanted),
         strict=True,
     ):
         gap = ((one - right).abs().max() / right.abs().max()).item()
@@ -135,8 +143,15 @@ def _trial_plan(device: torch.device) -> AttentionPlan:
     return flatten_completions(rows).to(device).plan
 
 
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 @cache
 def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    # It is compiled again for other heads, other dtypes, and with or without gradients. Past its limit, PyTorch would
+    # compute the attention of all [T x T] pairs of tokens without a word; `fullgraph` makes that an error.
+    torch._dynamo.config.recompile_limit = max(_COMPILED_AT_MOST, torch._dynamo.config.recompile_limit)
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True)

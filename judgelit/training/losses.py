@@ -13,7 +13,7 @@ from torch import Tensor
 
 from judgelit.batches.flat_batch import Batch, PreferenceBatch
 from judgelit.errors import UserError
-from judgelit.likelihood.logprobs import LogProbs
+from judgelit.likelihood.logprobs import LogProbs, sums_of_rows
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def dpo_loss(policy: LogProbs, reference: LogProbs, batch: PreferenceBatch, sett
     loss = LOSSES[settings.kind](ratios, settings) + settings.nll_weight * nll
     general = -policy.sums[batch.general] / policy.lengths[batch.general]
     of_tokens = (-ratios.tokens).exp() - 1 + ratios.tokens
-    kl = torch.zeros_like(policy.sums).index_add(0, ratios.rows, of_tokens) / policy.lengths
+    kl = sums_of_rows(of_tokens, ratios.rows, len(policy.lengths)) / policy.lengths
     logged = {
         "nll": nll,
         "rewards/chosen": settings.beta * ratios.chosen,

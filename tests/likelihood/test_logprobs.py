@@ -1,5 +1,6 @@
 """What comes out for a batch, and the head: in chunks what it is at once, scaled and capped as the model does."""
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,7 @@ from judgelit.likelihood.logprobs import (
     compute_dtype,
     head_logprobs,
     logit_transform,
+    sums_of_rows,
 )
 from judgelit.models.backbone import Backbone
 from judgelit.models.flat_attention import NAME
@@ -256,6 +258,16 @@ class TestTransform:
             found = completion_logprobs(model, batch, CONCATENATED).tokens
             wanted = plain_of(model, [rows[number] for number in numbers])
         torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-5)
+
+
+def test_a_sum_does_not_depend_on_the_order_in_which_its_parts_are_added() -> None:
+    values = -12 * torch.rand(2000, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(2000) % 2
+    exact = torch.tensor([math.fsum(values[rows == row].tolist()) for row in (0, 1)])
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(1))
+    for some, of in ((values, rows), (values[order], rows[order])):
+        found = sums_of_rows(some, of, 2)
+        assert found.dtype == torch.float32 and torch.equal(found, exact)
 
 
 def test_the_dtype_of_computing_is_autocasts_or_the_weights(llama: str) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask, flex_attention
+from torch.utils.checkpoint import checkpoint
 
 from judgelit.batches.attention_plan import AttentionPlan
 from judgelit.models.flat_attention import FlatAttention
@@ -50,6 +51,20 @@ def test_it_is_tried_with_gradients_whatever_the_first_batch_is_for() -> None:
         assert kernel_fault(dense, heads, stretches) == ""
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert kernel_fault(dense, heads, stretches) == ""
+
+
+def test_a_trial_during_activation_checkpointing_does_not_count_as_the_layers_own() -> None:
+    tried = []
+
+    def layer(values: Tensor) -> Tensor:
+        if not tried:
+            tried.append(kernel_fault(dense, Heads(2, 2, 16, 16, torch.float32, CPU), stretches))
+        return values.exp().sin()
+
+    values = torch.ones(3, requires_grad=True)
+    checkpoint(layer, values, use_reentrant=False).sum().backward()
+    assert tried == [""]
+    torch.testing.assert_close(values.grad, torch.ones(3).exp() * torch.ones(3).exp().cos())
 
 
 def test_a_kernel_that_ignores_the_mask_is_refused() -> None:
