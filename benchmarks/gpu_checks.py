@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,8 +17,8 @@ NF4 = [*LORA, "--model.backbone.quantization=nf4"]
 PAGED = ["--model.optimizer=judgelit.PagedAdamW8bit"]
 
 
-def fit(bench: Any, name: str, *arguments: str) -> list[dict[str, float]]:
-    """Run `judgelit fit` in this process and return the training rows of its log."""
+def fit(bench: Any, name: str, *arguments: str, keep: bool = False) -> list[dict[str, float]]:
+    """Run `judgelit fit` in this process and return the training rows of its log; keep its folder, or delete it."""
     from judgelit.cli import main
 
     folder = bench.folder / name
@@ -36,6 +37,8 @@ def fit(bench: Any, name: str, *arguments: str) -> list[dict[str, float]]:
     )
     with (folder / "csv/version_0/metrics.csv").open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("train/loss")]
+    if not keep:
+        shutil.rmtree(folder)
     return [{key: float(value) for key, value in row.items() if value} for row in rows]
 
 
@@ -47,6 +50,8 @@ def method(kind: str, model: str, data: str) -> list[str]:
         f"--model.backbone.name_or_path={model}",
         f"--data.train={data}",
         "--data.val_fraction=0",
+        # Checkpoints of all cases would fill a small disk.
+        "--trainer.enable_checkpointing=false",
     ]
 
 
@@ -262,6 +267,7 @@ def qlora_24gb(bench: Any) -> Iterator[dict[str, Any]]:
             "--trainer.max_steps=4",
             "--trainer.accumulate_grad_batches=2",
             *adapter,
+            keep=True,
         )
         found: dict[str, Any] = {"losses": [round(row["train/loss"], 4) for row in rows]}
         if not bench.dry:

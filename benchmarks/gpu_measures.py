@@ -53,7 +53,8 @@ class Timed:
     def figures(self) -> dict[str, Any]:
         """Medians over the measured steps. `mfu` counts necessary operations only, without recomputed activations."""
         import torch
-        from lightning.fabric.utilities.throughput import get_available_flops
+
+        from judgelit.planning.plan import PEAK_TFLOPS
 
         measured = range(WARMUP, len(self.seconds))
         tokens = statistics.median(self.tokens[step] / self.seconds[step] for step in measured)
@@ -63,9 +64,10 @@ class Timed:
             "first_step_seconds": round(self.seconds[0], 2),
         }
         if not self.bench.dry:
-            rate = statistics.median(self.flops[step] / self.seconds[step] for step in measured)
-            peak = get_available_flops(torch.device("cuda", 0), torch.bfloat16)
-            found["tflops"] = round(rate / 1e12, 1)
+            rate = statistics.median(self.flops[step] / self.seconds[step] for step in measured) / 1e12
+            card = torch.cuda.get_device_name(0).split()
+            peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in card), None)
+            found["tflops"] = round(rate, 1)
             found["mfu"] = None if peak is None else round(rate / peak, 3)
             found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
         return found
@@ -148,6 +150,7 @@ def speed_dpo(bench: Any) -> Iterator[dict[str, Any]]:
 def kernels(bench: Any) -> Iterator[dict[str, Any]]:
     """Seconds until FlexAttention's kernel is compiled and tried, and the share of a DPO step outside of kernels."""
     import torch
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     if not bench.dry:
@@ -179,8 +182,9 @@ def kernels(bench: Any) -> Iterator[dict[str, Any]]:
                     torch.cuda.synchronize()
                 Profiled.seconds = time.perf_counter() - self.began
                 self.profiler.stop()
-                events = self.profiler.key_averages()
-                Profiled.kernel_seconds = sum(getattr(event, "self_device_time_total", 0) for event in events) / 1e6
+                # An operation of the CPU has the time of the kernels that it starts, which have it themselves too.
+                kernels = [one for one in self.profiler.key_averages() if one.device_type == DeviceType.CUDA]
+                Profiled.kernel_seconds = sum(one.self_device_time_total for one in kernels) / 1e6
 
     trainer = L.Trainer(**trainer_settings(bench, WARMUP + 3), callbacks=[Profiled()])
     trainer.fit(module, data)

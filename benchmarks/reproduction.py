@@ -453,21 +453,34 @@ def two_rounds(seed: Seed, arm: str) -> None:
 
 
 def policy(seed: Seed, arm: str) -> None:
-    """The judges at work: each labels the same answers of a policy, which is then trained on its preferences."""
+    """The judges at work: each labels the same answers of a policy, which is then trained on its preferences.
+
+    As a control, the policy is also trained on the preferences of the recipe's judge, half of them turned round.
+    """
     work = PolicyBenchmark(POLICY, seed.seed, seed.folder / arm, seed.run() / "01-pairs/train.jsonl")
     start = work.start(f"--model.backbone.name_or_path={seed.model}")
     answers = work.answer(start, "questions", POLICY.answers)
-    judges = {"base": Path(seed.model), "sft": seed.warm_judge, "dpo": seed.run() / "07-dpo/model"}
-    for name, judge in judges.items():
-        labels = work.label(judge, answers, work.folder / f"labels-{name}")
-        about, scores = "no preference: none of its judgments has a verdict that holds in both orders", {}
-        if labels.stat().st_size:
-            about = work.about_labels(answers, labels)
-            trained = work.train(start, labels, run=f"dpo-{name}")
+
+    def measure(name: str, about: str, trained: Path | None) -> None:
+        scores = {}
+        if trained is not None:
             scores["most probable"] = work.compare(start, trained, 1, temperature=0.0)
             scores["sampled"] = work.compare(start, trained, SAMPLES, temperature=1.0)
         print(f"policy, labels of {name}: {about}", flush=True)
         write_json(work.folder / f"{name}.json", {"labels": about, "scores": scores})
+
+    judges = {"dpo": seed.run() / "07-dpo/model", "sft": seed.warm_judge, "base": Path(seed.model)}
+    for name, judge in judges.items():
+        labels = work.label(judge, answers, work.folder / f"labels-{name}")
+        if not labels.stat().st_size:
+            measure(name, "no preference: none of its judgments has a verdict that holds in both orders", None)
+            continue
+        about = work.about_labels(answers, labels)
+        measure(name, about, work.train(start, labels, run=f"dpo-{name}"))
+        if name == "dpo":
+            measure("random", "those of dpo, half of them turned round", work.train_on_random_labels(start, labels))
+    for training in work.folder.iterdir():
+        forget_checkpoints(training)
 
 
 ARMS: dict[str, Arm] = {

@@ -312,7 +312,7 @@ def real_rows(runs: Runs) -> Iterator[list[str]]:
 
 def policy_rows(runs: Runs) -> Iterator[list[str]]:
     for seed in runs.pairs:
-        for judge in STAGES:
+        for judge in ("dpo", "random", "sft", "base"):
             found = read_json(runs.folder / f"seed-{seed}/policy/{judge}.json")
             if found:
                 yield [judge, str(seed), found["labels"], *[""] * 5]

@@ -186,7 +186,7 @@ def _configure_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
-    # These advise against settings that judgelit has chosen on purpose.
+    # These advise against what judgelit has chosen on purpose, or tell of what a user cannot change.
     for message in (
         ".*does not have many workers.*",
         ".*smaller than the logging interval.*",
@@ -194,6 +194,7 @@ def _configure_libraries() -> None:
         ".*treespec.*",
         ".*is_gradient_checkpointing.*",
         ".*gemm_4bit.*",
+        ".*FLOPs not found.*",
         ".*exists and is not empty.*",
         ".*log directory.*",
         ".*across ranks is zero.*",
