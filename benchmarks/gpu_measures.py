@@ -4,7 +4,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import side_by_side
 from gpu_models import make_data, make_model
@@ -13,6 +13,8 @@ STEPS = 5
 """Measured steps, after WARMUP others."""
 WARMUP = 3
 PROMPT, COMPLETION = 1500, 500
+LONGEST = 8
+"""Kernels to name, those that take most of the time."""
 
 
 class Timed:
@@ -148,7 +150,7 @@ def speed_dpo(bench: Any) -> Iterator[dict[str, Any]]:
 
 
 def kernels(bench: Any) -> Iterator[dict[str, Any]]:
-    """Seconds until FlexAttention's kernel is compiled and tried, and the share of a DPO step outside of kernels."""
+    """Seconds until FlexAttention's kernel is compiled and tried; the longest kernels of a DPO step, and the rest."""
     import torch
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
@@ -168,6 +170,7 @@ def kernels(bench: Any) -> Iterator[dict[str, Any]]:
 
     class Profiled(L.Callback):
         seconds = kernel_seconds = 0.0
+        longest: ClassVar[dict[str, float]] = {}
 
         def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
             if batch_idx == WARMUP:
@@ -185,12 +188,17 @@ def kernels(bench: Any) -> Iterator[dict[str, Any]]:
                 # An operation of the CPU has the time of the kernels that it starts, which have it themselves too.
                 kernels = [one for one in self.profiler.key_averages() if one.device_type == DeviceType.CUDA]
                 Profiled.kernel_seconds = sum(one.self_device_time_total for one in kernels) / 1e6
+                kernels.sort(key=lambda one: -one.self_device_time_total)
+                for one in kernels[:LONGEST]:
+                    share = one.self_device_time_total / 1e6 / Profiled.kernel_seconds
+                    Profiled.longest[one.key[:60]] = round(share, 3)
 
     trainer = L.Trainer(**trainer_settings(bench, WARMUP + 3), callbacks=[Profiled()])
     trainer.fit(module, data)
     row: dict[str, Any] = {"case": "DPO step", "ok": None, "seconds_of_3_steps": round(Profiled.seconds, 3)}
     if not bench.dry:
         row["share_outside_of_kernels"] = round(1 - Profiled.kernel_seconds / Profiled.seconds, 3)
+        row["share_of_kernels"] = Profiled.longest
     yield row
 
 
