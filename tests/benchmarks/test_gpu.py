@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 GPU = Path(__file__).parents[2] / "benchmarks/gpu.py"
-# All but the quickstart and the killed run, which other tests run on a CPU.
-CHECKS = ["attention", "steps", "references", "generation", "qlora_24gb", "plan"]
-CHECKS += ["kernels", "speed_sft", "speed_dpo", "trl_sft", "trl_dpo"]
+# Not the quickstart and the killed run, which other tests run on a CPU, nor what runs the same code as another check.
+CHECKS = ["attention", "steps", "references", "generation", "qlora_24gb", "plan", "kernels", "speed_dpo", "trl_dpo"]
 
 
 @pytest.mark.slow
