@@ -56,7 +56,7 @@ class Timed:
         """Medians over the measured steps. `mfu` counts necessary operations only, without recomputed activations."""
         import torch
 
-        from judgelit.planning.plan import PEAK_TFLOPS
+        from judgelit.likelihood.flops import peak_flops
 
         measured = range(WARMUP, len(self.seconds))
         tokens = statistics.median(self.tokens[step] / self.seconds[step] for step in measured)
@@ -66,10 +66,9 @@ class Timed:
             "first_step_seconds": round(self.seconds[0], 2),
         }
         if not self.bench.dry:
-            rate = statistics.median(self.flops[step] / self.seconds[step] for step in measured) / 1e12
-            card = torch.cuda.get_device_name(0).split()
-            peak = next((peak for name, peak in PEAK_TFLOPS.items() if name in card), None)
-            found["tflops"] = round(rate, 1)
+            rate = statistics.median(self.flops[step] / self.seconds[step] for step in measured)
+            peak = peak_flops(torch.cuda.get_device_name(0))
+            found["tflops"] = round(rate / 1e12, 1)
             found["mfu"] = None if peak is None else round(rate / peak, 3)
             found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
         return found

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 from judgelit.batches.tokenizer_files import holds_adapter
 from judgelit.errors import UserError
+from judgelit.likelihood.flops import PEAK_TFLOPS
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import Memory, PlannedRun, estimate, head_peak_bytes
 from judgelit.planning.savings import changes, needed_bytes
@@ -18,8 +19,6 @@ from judgelit.training.finetuning import PRECISIONS
 from judgelit.training.fsdp import refuse_unknown
 from judgelit.training.global_batch import GlobalBatch
 
-PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71}
-"""Dense bfloat16 operations a second, in 10^12, from the makers' data sheets."""
 _FLOAT32_TFLOPS = 67
 """Float32 operations a second of an H100 without TF32, in 10^12."""
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import rank_zero_info
 
-from judgelit.likelihood.flops import step_flops
+from judgelit.likelihood.flops import peak_flops, step_flops
 from judgelit.training.dpo import DPOModule
 from judgelit.training.schedule import total_steps
 
@@ -137,6 +137,15 @@ class Throughput(ThroughputMonitor):
             window_size=_MEASURED,
         )
         self._totals: dict[str, int] = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Find the device's peak, also of GPUs that Lightning does not know."""
+        super().setup(trainer, pl_module, stage)
+        device = trainer.strategy.root_device
+        if self.available_flops is None and device.type == "cuda" and not str(trainer.precision).startswith("32"):
+            self.available_flops = peak_flops(torch.cuda.get_device_name(device))
+            for one in self._throughputs.values():
+                one.available_flops = self.available_flops
 
     def state_dict(self) -> dict[str, int]:
         """Totals at the end of the last optimizer step."""

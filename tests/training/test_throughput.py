@@ -3,8 +3,12 @@
 import csv
 from pathlib import Path
 
+import lightning as L
 import pytest
+import torch
 
+from judgelit.likelihood.flops import peak_flops
+from judgelit.training.callbacks import Throughput
 from judgelit.training.cli import TrainingCLI
 
 
@@ -33,3 +37,31 @@ def test_a_run_logs_tokens_a_second_flops_and_padding(tmp_path: Path, layout: st
     assert len(padding) == 14 and speeds and flops
     assert all(speed > 0 for speed in [*speeds, *flops])
     assert set(padding) == {0.0} if layout == "shared_prefix" else 0 < sum(padding) / 14 < 0.5
+
+
+@pytest.mark.parametrize(
+    ("card", "peak"),
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA X1", None),
+    ],
+)
+def test_a_gpu_is_known_by_pytorchs_name(card: str, peak: float | None) -> None:
+    assert peak_flops(card) == peak
+
+
+@pytest.mark.parametrize(("precision", "peak"), [("bf16-mixed", 989e12), ("32-true", None)])
+def test_the_share_of_the_peak_is_known_for_a_gpu_that_lightning_does_not_know(
+    precision: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False)  # type: ignore[arg-type]
+    trainer.state.stage = "train"  # type: ignore[assignment]
+    trainer.strategy._root_device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    found = Throughput()
+    found.setup(trainer, L.LightningModule(), "fit")
+    assert found.available_flops == peak
