@@ -394,15 +394,16 @@ def plot_training(runs: Runs, file: Path) -> None:
         ("dpo", "train/rewards/accuracy"),
         ("dpo", "train/rewards/margin"),
     )
-    figure, all_axes = pyplot.subplots(1, len(curves), figsize=(4.5 * len(curves), 3.6))
+    size = (4.5 * len(curves), 3.6)
+    figure, all_axes = pyplot.subplots(1, len(curves), figsize=size, layout="constrained")
     for axes, (arm, name) in zip(all_axes, curves, strict=True):
         for one in runs.arms.get(arm, ()):
             steps, values = read_curve(one.log, name)
             axes.plot(steps, values, label=f"seed {one.seed}")
         axes.set(title=f"{arm}: {name}", xlabel="optimizer step")
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.tight_layout()
+    # One legend for all, beside the curves.
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(file, dpi=120)
 
 
