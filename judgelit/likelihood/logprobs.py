@@ -43,8 +43,8 @@ class LogProbs:
 def sums_of_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
     """Sum [N] float32 values of `count` rows, [count] float32; `rows` [N] int64 says of which row each value is.
 
-    A GPU adds them in another order each time. In float64, the sum is the same all the same: DPO's rewards are small
-    differences of large sums.
+    DPO's rewards are small differences of large sums, and a GPU adds in another order each time. The differences that
+    this makes in float64 are gone once the sum is rounded to float32.
     """
     # Apple's GPUs have no float64.
     wide = values if values.device.type == "mps" else values.double()

@@ -152,6 +152,6 @@ def _compiled() -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
     # It is compiled again for other heads, other dtypes, and with or without gradients. Past its limit, PyTorch would
-    # compute the attention of all [T x T] pairs of tokens without a word; `fullgraph` makes that an error.
+    # warn and compute the attention of all [T x T] pairs of tokens; `fullgraph` makes that an error.
     torch._dynamo.config.recompile_limit = max(_COMPILED_AT_MOST, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)

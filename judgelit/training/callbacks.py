@@ -142,7 +142,7 @@ class Throughput(ThroughputMonitor):
         """Find the device's peak, also of GPUs that Lightning does not know."""
         super().setup(trainer, pl_module, stage)
         device = trainer.strategy.root_device
-        if self.available_flops is None and device.type == "cuda" and not str(trainer.precision).startswith("32"):
+        if self.available_flops is None and device.type == "cuda" and "16" in str(trainer.precision):
             self.available_flops = peak_flops(torch.cuda.get_device_name(device))
             for one in self._throughputs.values():
                 one.available_flops = self.available_flops
