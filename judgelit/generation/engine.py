@@ -35,7 +35,7 @@ class Generated:
     prompt_tokens: int = 0
     """Tokens of the prompt; 0 in all samples of a prompt but the first, so that sums count each prompt once."""
     new_tokens: int = 0
-    """Tokens of the text, with the one that ends it."""
+    """Tokens of the text, with the one that ends it; 0 if the text is the one of an equal conversation."""
 
 
 class Engine(Protocol):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +66,18 @@ class JournaledEngine:
         # Equal conversations share one answer.
         unknown: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
-            if index in done:
-                continue
-            if (answer := self._journal.read(key)) is not None:
-                yield index, answer
-            else:
+            if index not in done:
                 unknown.setdefault(key, []).append(index)
+        for key in list(unknown):
+            if (answer := self._journal.read(key)) is not None:
+                yield from _shared(answer, unknown.pop(key))
         if not unknown:
             return
         with self._journal.only_asker():
             # Another process may have asked while this one waited.
             for key in list(unknown):
                 if (answer := self._journal.read(key)) is not None:
-                    yield from ((index, answer) for index in unknown.pop(key))
+                    yield from _shared(answer, unknown.pop(key))
             to_ask = {indices[0] for indices in unknown.values()}
             not_asked = set(range(len(keys))) - to_ask
             for index, answer in self.engine.answer(
@@ -88,7 +87,13 @@ class JournaledEngine:
                 if index in to_ask:
                     to_ask.remove(index)
                     self._journal.write(keys[index], answer)
-                    yield from ((equal, answer) for equal in unknown[keys[index]])
+                    yield from _shared(answer, unknown[keys[index]])
+
+
+def _shared(answer: list[Generated], indices: Sequence[int]) -> Iterator[tuple[int, list[Generated]]]:
+    """Yield the answer of equal conversations for each of them; its tokens count once."""
+    yield indices[0], answer
+    yield from ((index, [replace(one, prompt_tokens=0, new_tokens=0) for one in answer]) for index in indices[1:])
 
 
 def _key(settings: dict[str, object], messages: Sequence[Message]) -> str:

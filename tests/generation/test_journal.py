@@ -53,7 +53,13 @@ class Counting:
                 self.asked.append(conversations[index][-1]["content"])
                 count = len(self.asked)
                 said = conversations[index][-1]["content"]
-                yield index, [Generated(f"{said} ❤ {count}.{sample}", "stop", 0.5) for sample in range(samples)]
+                yield (
+                    index,
+                    [
+                        Generated(f"{said} ❤ {count}.{sample}", "stop", 0.5, 0 if sample else 7, 3)
+                        for sample in range(samples)
+                    ],
+                )
 
 
 def answers(journaled: JournaledEngine, questions: list[list[Message]], **settings: object) -> dict[int, list[str]]:
@@ -114,6 +120,19 @@ def test_equal_conversations_share_one_answer(tmp_path: Path) -> None:
     assert first.keys() == {0, 1, 2, 3}
     assert answers(journaled, ask("a", "b", "a", "a")) == first
     assert engine.asked.count("a") == 1
+
+
+def test_the_tokens_of_a_shared_answer_count_once(tmp_path: Path) -> None:
+    journaled = JournaledEngine(Counting(), tmp_path / "journal.sqlite")
+    for _ in ("asked", "read from the journal"):
+        tokens = {
+            index: sum(one.prompt_tokens + one.new_tokens for one in of_prompt)
+            for index, of_prompt in journaled.answer(ask("a", "b", "a", "a"), GREEDY, samples=2)
+        }
+        assert tokens == {0: 13, 1: 13, 2: 0, 3: 0}
+    # A conversation that has its answer already leaves the count to the next one.
+    done = dict(journaled.answer(ask("a", "b", "a", "a"), GREEDY, samples=2, done={0}))
+    assert {index: of_prompt[0].prompt_tokens for index, of_prompt in done.items()} == {1: 7, 2: 7, 3: 0}
 
 
 def test_done_conversations_are_left_out(tmp_path: Path) -> None:
