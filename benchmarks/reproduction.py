@@ -246,27 +246,30 @@ def policy(seed: Seed, arm: str) -> None:
     work = PolicyBenchmark(POLICY, seed.seed, seed.folder / arm, seed.run() / "01-pairs/train.jsonl")
     start = work.start(f"--model.backbone.name_or_path={seed.model}")
     answers = work.answer(start, "questions", POLICY.answers)
-
-    def measure(name: str, about: str, trained: Path | None) -> None:
-        scores = {}
-        if trained is not None:
-            scores["most probable"] = work.compare(start, trained, 1, temperature=0.0)
-            scores["sampled"] = work.compare(start, trained, SAMPLES, temperature=1.0)
-        print(f"policy, labels of {name}: {about}", flush=True)
-        write_json(work.folder / f"{name}.json", {"labels": about, "scores": scores})
-
     judges = {"dpo": seed.run() / "07-dpo/model", "sft": seed.warm_judge, "base": Path(seed.model)}
     for name, judge in judges.items():
         labels = work.label(judge, answers, work.folder / f"labels-{name}")
         if not labels.stat().st_size:
-            measure(name, "no preference: none of its judgments has a verdict that holds in both orders", None)
+            about = "no preference: none of its judgments has a verdict that holds in both orders"
+            write_json(work.folder / f"{name}.json", {"labels": about, "scores": {}})
             continue
         about = work.about_labels(answers, labels)
-        measure(name, about, work.train(start, labels, run=f"dpo-{name}"))
+        measure_policy(work, name, about, start, work.train(start, labels, run=f"dpo-{name}"))
         if name == "dpo":
-            measure("random", "those of dpo, half of them turned round", work.train_on_random_labels(start, labels))
+            about = "those of dpo, half of them turned round"
+            measure_policy(work, "random", about, start, work.train_on_random_labels(start, labels))
     for training in work.folder.iterdir():
         forget_checkpoints(training)
+
+
+def measure_policy(work: PolicyBenchmark, name: str, about: str, start: Path, trained: Path) -> None:
+    """Compare a policy with the one before its training, by the most probable answer and by sampled ones."""
+    scores = {
+        "most probable": work.compare(start, trained, 1, temperature=0.0),
+        "sampled": work.compare(start, trained, SAMPLES, temperature=1.0),
+    }
+    print(f"policy, labels of {name}: {about}", flush=True)
+    write_json(work.folder / f"{name}.json", {"labels": about, "scores": scores})
 
 
 ARMS: dict[str, Arm] = {

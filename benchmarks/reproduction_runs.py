@@ -22,14 +22,11 @@ STAGES = {"base": ("", "03-base"), "sft": ("04-sft", "05-sft-judged"), "dpo": ("
 """Arms that are judges of `judgelit run`: the stages that have trained and judged them."""
 KEPT = (
     "machine.json",
-    "run/stages/01-pairs/*.jsonl",
-    "run/stages/*/done.json",
-    "run/stages/*-base/*.json*",
-    "run/stages/*-judged/*.json*",
+    *(f"run/stages/01-pairs/{name}.jsonl" for name in SETS),
     "run/stages/06-enhancement/dpo.jsonl",
-    "run/stages/*/csv/*/metrics.csv",
-    "*/judged/results.json",
-    "*/judged/*.judgments.jsonl",
+    *(f"run/stages/{stage}/*.json*" for stage in ("03-base", "05-sft-judged", "08-dpo-judged")),
+    *(f"run/stages/{stage}/{file}" for stage in ("04-sft", "07-dpo") for file in ("done.json", "csv/*/metrics.csv")),
+    "*/judged/*.json*",
     "*/attacked/results.json",
     "*/*/fit.json",
     "*/*/cost.json",
@@ -37,7 +34,7 @@ KEPT = (
     "real-sets/*/results.json",
     "policy/*.json",
 )
-"""Files of a seed that the tables and plots are made of: no weights, checkpoints or journals."""
+"""Files of a seed that the tables and plots are made of, and the answers and losses behind the general figures."""
 MAIN = "consistent_accuracy"
 """The metric of the claims: right in both orders."""
 
@@ -173,4 +170,4 @@ def keep(runs: Path, file: Path) -> None:
 
 
 def anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    return member.replace(uid=0, gid=0, uname="", gname="", mtime=0)
+    return member.replace(uid=0, gid=0, uname="", gname="", mtime=0, deep=False)
