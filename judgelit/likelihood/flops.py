@@ -7,14 +7,27 @@ from torch import nn
 from judgelit.batches.flat_batch import Batch
 from judgelit.models.lora import without_adapter
 
-PEAK_TFLOPS = {"B200": 2250, "H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165, "3090": 71}
-"""Dense bfloat16 operations a second, in 10^12, from the makers' data sheets."""
+PEAK_TFLOPS = {
+    "B200": 2250,
+    "H200": 989,
+    "H200 NVL": 835,
+    "H100": 989,
+    "H100 NVL": 835,
+    "H100 PCIE": 756,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "4090": 165,
+    "3090": 71,
+}
+"""Dense bfloat16 operations a second, in 10^12, from the makers' data sheets. Names are in capital letters."""
 
 
 def peak_flops(card: str) -> int | None:
     """Dense bfloat16 operations a second of a GPU, by PyTorch's name for it; None if it is not known."""
-    words = card.replace("-", " ").split()
-    return next((peak * 10**12 for name, peak in PEAK_TFLOPS.items() if name in words), None)
+    words = set(card.upper().replace("-", " ").split())
+    known = [name for name in PEAK_TFLOPS if words.issuperset(name.split())]
+    return PEAK_TFLOPS[max(known, key=len)] * 10**12 if known else None
 
 
 def step_flops(model: nn.Module, batch: Batch, uses_lora: bool, reference: bool) -> int:
