@@ -48,6 +48,7 @@ class Judged:
     """By set."""
     general: Mapping[str, Estimate]
     attacks: Mapping[str, Any]
+    """By attack, on the set that was attacked; empty if none was."""
     cost: Mapping[str, float]
     """Of the training that this arm has beside those it starts from: seconds, tokens, peak memory in bytes."""
     log: Path | None
@@ -75,6 +76,11 @@ class Runs:
     def kinds(self) -> list[str]:
         """Kinds of task of the held-out pairs."""
         return sorted({pair.category for sets in self.pairs.values() for pair in sets["held_out"]})
+
+    @property
+    def attacked(self) -> list[tuple[str, Judged]]:
+        """The arms that were attacked, each seed of them."""
+        return [(arm, one) for arm, found in self.arms.items() for one in found if one.attacks]
 
     def common_seeds(self, *arms: str) -> list[int]:
         """The seeds that all these arms have."""
@@ -114,6 +120,12 @@ def read_general(content: Mapping[str, Any]) -> dict[str, Estimate]:
     return {name: Estimate.from_dict(found) for name, found in content.items()}
 
 
+def read_attacks(file: Path) -> dict[str, Any]:
+    """Results of the attacks on the one set that is attacked."""
+    (found,) = read_json(file).get("attacks", {"": {}}).values()
+    return found
+
+
 def read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
@@ -128,7 +140,7 @@ def read_stage(of_seed: Path, arm: str) -> Judged | None:
         seed_of(of_seed),
         {name: read_judgments(judged / f"{name}.jsonl") for name in SETS},
         read_general(read_json(judged / "general.json")),
-        read_json(of_seed / arm / "attacked/results.json").get("attacks", {}),
+        read_attacks(of_seed / arm / "attacked/results.json"),
         cost,
         trained if STAGES[arm][0] else None,
     )
@@ -144,7 +156,7 @@ def read_arm(of_seed: Path, arm: str) -> Judged | None:
         seed_of(of_seed),
         {name: read_judgments(judged / f"{name}.judgments.jsonl") for name in SETS},
         read_general(read_json(judged / "results.json").get("general", {})),
-        read_json(of_seed / arm / "attacked/results.json").get("attacks", {}),
+        read_attacks(of_seed / arm / "attacked/results.json"),
         {**read_json(fit), "seconds": read_json(fit.parent / "cost.json")["fit"]},
         fit.parent,
     )

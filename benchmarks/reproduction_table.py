@@ -61,28 +61,25 @@ def main() -> None:
 
 def print_tables(runs: Runs) -> None:
     for name in SETS:
-        print(f"\n### {name}: {sum(len(sets[name]) for sets in runs.pairs.values())} pairs\n")
-        print_rows(["arm", "seeds", *SHOWN.values(), "each seed, right in both"], arm_rows(runs, name))
-        print()
-        print_rows(["arm", "against", "seeds", *[SHOWN[one] for one in COMPARED_BY], "McNemar"], gain_rows(runs, name))
-    print("\n### By kind of task: right in both orders, held_out\n")
-    print_rows(["arm", *runs.kinds], kind_rows(runs))
-    print("\n### By judge prompt: right in both orders, held_out\n")
-    print_rows(["arm", "seed", "asks for steps", "asks for a verdict", "guesses under these"], prompt_rows(runs))
-    print("\n### General ability\n")
+        title = f"{name}: {sum(len(sets[name]) for sets in runs.pairs.values())} pairs"
+        print_rows(title, ["arm", "seeds", *SHOWN.values(), "each seed, right in both"], arm_rows(runs, name))
+        by = [SHOWN[one] for one in COMPARED_BY]
+        print_rows(f"{name}, paired", ["arm", "against", "seeds", *by, "McNemar"], gain_rows(runs, name))
+    print_rows("By kind of task: right in both orders, held_out", ["arm", *runs.kinds], kind_rows(runs))
+    headings = ["arm", "seed", "asks for steps", "asks for a verdict", "guesses under these"]
+    print_rows("By judge prompt: right in both orders, held_out", headings, prompt_rows(runs))
     names = list(dict.fromkeys(name for arm in runs.arms.values() for one in arm for name in one.general))
-    print_rows(["arm", "seed", *names], general_rows(runs, names))
-    print("\n### Attacks: share of judgments that turn to the attacked answer, of those that had not picked it\n")
-    print_attacks(runs)
-    print("\n### Real pairs, judge prompt rise\n")
-    print_rows(["judge", "set", "seed", "pairs", *REAL.values()], real_rows(runs))
-    print("\n### The judges at work: a policy trained on each judge's preferences\n")
+    print_rows("General ability", ["arm", "seed", *names], general_rows(runs, names))
+    attacks = sorted({attack for _, one in runs.attacked for attack in one.attacks})
+    title = "Attacks: share of judgments that turn to the attacked answer, of those that had not picked it"
+    print_rows(title, ["arm", "seed", *attacks], attack_rows(runs, attacks))
+    print_rows("Real pairs, judge prompt rise", ["judge", "set", "seed", "pairs", *REAL.values()], real_rows(runs))
     headings = ["labels of", "seed", "answers", "accuracy before", "accuracy after", "wins", "losses", "win rate"]
-    print_rows(headings, policy_rows(runs))
-    print("\n### Samples of the warm judge\n")
-    print_rows(["seed", "examples", "prompts", "median solve rate", "solve rates (eighths)"], sample_rows(runs))
-    print("\n### Cost of the training of each arm\n")
-    print_rows(["arm", "seed", "minutes", "tokens", "peak memory, GB"], cost_rows(runs))
+    print_rows("The judges at work: a policy trained on each judge's preferences", headings, policy_rows(runs))
+    headings = ["seed", "examples", "prompts", "median solve rate", "solve rates (eighths)"]
+    print_rows("Samples of the warm judge", headings, sample_rows(runs))
+    headings = ["arm", "seed", "minutes", "tokens", "peak memory, GB"]
+    print_rows("Cost of the training of each arm", headings, cost_rows(runs))
 
 
 REAL = {
@@ -94,10 +91,10 @@ REAL = {
 COMPARED_BY = ("consistent_accuracy", "accuracy", "consistency")
 
 
-def print_rows(headings: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
-    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}")
-    for row in rows:
-        print(f"| {' | '.join(row)} |")
+def print_rows(title: str, headings: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
+    """Print a table, unless it is empty."""
+    if lines := [f"| {' | '.join(row)} |" for row in rows]:
+        print(f"\n### {title}\n\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}", *lines, sep="\n")
 
 
 def percent(found: Estimate | Gain) -> str:
@@ -180,14 +177,9 @@ def general_rows(runs: Runs, names: Sequence[str]) -> Iterator[list[str]]:
                 yield [arm, str(one.seed), *cells]
 
 
-def print_attacks(runs: Runs) -> None:
-    measured = [(arm, one) for arm, found in runs.arms.items() for one in found if one.attacks]
-    attacks = sorted({attack for _, one in measured for of_set in one.attacks.values() for attack in of_set})
-    rows = []
-    for arm, one in measured:
-        ((_, of_set),) = one.attacks.items()
-        rows.append([arm, str(one.seed), *(percent(attack_success(of_set[attack])) for attack in attacks)])
-    print_rows(["arm", "seed", *attacks], iter(rows))
+def attack_rows(runs: Runs, attacks: Sequence[str]) -> Iterator[list[str]]:
+    for arm, one in runs.attacked:
+        yield [arm, str(one.seed), *(percent(attack_success(one.attacks[attack])) for attack in attacks)]
 
 
 def attack_success(found: Mapping[str, Any]) -> Estimate:
