@@ -164,7 +164,7 @@ class Seed:
             write_records(pairs, self.new_pairs())
         self.judgelit(folder / "results.json", "evaluate", "--config=reproduce/evaluate", *options, log=folder / "log")
         labels = {pair.id: pair for pair in read_pairs(str(pairs))}
-        found = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / f"{pairs.stem}.judgments.jsonl"))]
+        found = [Judgment.from_dict(row, at) for at, row in read_rows(str(folder / f"{folder.name}.judgments.jsonl"))]
         right = [one for one in found if one.verdict == labels[one.pair_id].in_order(one.order).label]
         chosen = right if filtered else random.Random(self.seed).sample(found, len(right))
         output = self.folder / arm / "sft.jsonl"
