@@ -74,7 +74,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder of the pretrained model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument(
-        "--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+        "--arms",
+        nargs="+",
+        choices=list(ARMS),
+        metavar="ARM",
+        help=f"default: all arms whose files are given; {', '.join(ARMS)}",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/reproduction"))
     parser.add_argument(
@@ -89,7 +93,9 @@ def main() -> None:
     parser.add_argument("--evalbiasbench", type=Path, help="biasbench.json, for the arm real-sets")
     args = parser.parse_args()
     needed = {"with-real": [args.pandalm], "real-sets": [args.llmbar, args.evalbiasbench]}
-    if lacking := [arm for arm in args.arms if None in needed.get(arm, [])]:
+    without_files = [arm for arm, files in needed.items() if None in files]
+    arms = args.arms or [arm for arm in ARMS if arm not in without_files]
+    if lacking := [arm for arm in arms if arm in without_files]:
         raise SystemExit(
             f"{', '.join(lacking)}: give --pandalm for with-real, --llmbar and --evalbiasbench for real-sets"
         )
@@ -100,7 +106,7 @@ def main() -> None:
         seed = Seed(args.model, number, args.output / f"seed-{number}", general, real)
         write_json(seed.folder / "machine.json", machine)
         seed.run()
-        for arm in args.arms:
+        for arm in arms:
             print(f"seed {number}, {arm}", flush=True)
             ARMS[arm](seed, arm)
 
