@@ -84,7 +84,10 @@ def read_curve(folder: Path | None, name: str) -> tuple[list[float], list[float]
 
 
 def load_pyplot() -> Any:
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        raise SystemExit("--plots: matplotlib is not installed; run pip install -e '.[bench]'") from None
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
