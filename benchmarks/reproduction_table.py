@@ -4,8 +4,8 @@
 
 Prints Markdown. Every figure is computed here from the judgments, samples and logs that the runs have kept. Intervals
 are 95% bootstrap intervals over the questions of all seeds together. They say nothing about other seeds, so each seed's
-figure stands beside them. To add seeds to an archive, unpack it into the folder of the runs, run the other seeds there, and
-keep the whole folder.
+figure stands beside them. To add seeds to an archive, unpack it into the folder of the runs, run the other seeds there,
+and keep the whole folder.
 """
 
 import argparse
