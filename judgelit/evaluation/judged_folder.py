@@ -197,8 +197,10 @@ def judge_into(
     judgments = {}
     for name, of_set in sets.items():
         stops = questions.stop_at_verdict and of_set.benchmark.stops_at_verdict
+        # A journal keeps the settings of each purpose, and some benchmarks read judgments to their end.
+        may_stop = stops == questions.stop_at_verdict
         judgments[name] = judge(
-            opened.engine,
+            opened.engine if may_stop else opened.engine.for_purpose("judge to the end"),
             prompts[name],
             replace(questions.sampling, stop_at_verdict=stops),
             questions.seed,

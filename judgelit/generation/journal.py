@@ -46,6 +46,10 @@ class JournaledEngine:
         """What results record of the engine."""
         return self.engine.made_from
 
+    def for_purpose(self, purpose: str) -> "JournaledEngine":
+        """The same engine and journal for another purpose, with settings of its own."""
+        return JournaledEngine(self.engine, self._journal.path, purpose)
+
     def answer(
         self,
         conversations: Sequence[Sequence[Message]],

@@ -161,6 +161,25 @@ def test_judgments_stop_at_their_verdict_by_default(
     assert asked == [Sampling(max_new_tokens=4, stop_at_verdict=stop)] * 2
 
 
+def test_one_command_takes_benchmarks_that_stop_at_the_verdict_and_those_that_do_not(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def answer(self: LocalEngine, conversations: Any, sampling: Sampling, **more: Any) -> Any:
+        asked.append(sampling.stop_at_verdict)
+        yield from ((index, [Generated("[[A]]", "stop")]) for index in range(len(conversations)))
+
+    monkeypatch.setattr(LocalEngine, "answer", answer)
+    row = {"pair_id": "1", "source": "livebench-math", "question": "q", "response_A": "a", "response_B": "b"}
+    (folders.folder / "judgebench.jsonl").write_text(json.dumps({**row, "response_model": "m", "label": "A>B"}))
+    sets = {"pairs": folders.sets["one"], "judgebench": str(folders.folder / "judgebench.jsonl")}
+    for _ in range(2):  # The second time, all answers are known.
+        results = folders.evaluate(benchmark=["pairs", "judgebench"], sets=sets)
+    assert {name: found["share_a"]["value"] for name, found in results["sets"].items()} == {"pairs": 1, "judgebench": 1}
+    assert asked == [True, False]
+
+
 def test_limit_takes_the_first_pairs(folders: Folders, speaking: list[str]) -> None:
     results = folders.evaluate(limit=2)
     assert [results["sets"][name]["accuracy"]["n"] for name in ("one", "two")] == [4, 4]
