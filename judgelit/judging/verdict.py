@@ -82,11 +82,19 @@ _DENIED_BEFORE = re.compile(
 _DENIED_AFTER = re.compile(
     r"\W*(?:is|was|does|would|should)(?:\s+not|n['’]t)\s+(?:be|the|a|my|right|correct|better|win)\b", re.I
 )
+# The request and what it is for may stand in several clauses, unless a later one is the judge's own.
+_REQUEST = (
+    r"(?:asks|asked|asking|tells|told|wants|wanted)\b[^,]*"
+    r"(?:,(?![^,]*\b(?:i|me|we|us|so|thus|hence|therefore)\b)[^,]*)*\bto \w+"
+)
+_ANSWERS_VERDICT = (
+    r"[a-d]['’]s (?:verdict|judge?ment|decision|conclusion|choice)\b"
+    r"(?:[^,;:]*\b(?:is|was|be|being|as|of|that|says|said|reads|states))?"
+)
 _VOID_BEFORE = re.compile(
     rf"(?:{_SPEAKER}|\b(?:(?<!worse )than|over|beats|outperforms|instead of|between|the string|would have \w+"
-    r"|(?<!\bi )(?<!\bwe )(?:would|might) (?!be\b)\w+|(?:asks|asked|asking|tells|told|wants|wanted)\b.*\bto \w+"
-    r"|(?:superior|preferable|preferred|compared) (?:to|with)"
-    r"|[a-d]['’]s (?:verdict|judge?ment|decision|conclusion|choice)\b.*)|优于|胜过|比|\]\]\s*>+"
+    rf"|(?<!\bi )(?<!\bwe )(?:would|might) (?!be\b)\w+|{_REQUEST}"
+    rf"|(?:superior|preferable|preferred|compared) (?:to|with)|{_ANSWERS_VERDICT})|优于|胜过|比|\]\]\s*>+"
     r"|(?:\A|[,;(|]|\band\b)\W*(?:see|(?:the )?(?:wors[et]|loser|2nd)(?: answer| one| response)?(?: is)?"
     r"|[更较最]差的是))[\s*_:(]*\Z",
     re.I,
