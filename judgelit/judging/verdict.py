@@ -144,6 +144,12 @@ def find(text: str) -> tuple[Label, int] | None:
     return _find(text, _LABELS)
 
 
+def places(text: str) -> list[int]:
+    """The indices in `text` of the letters of all verdicts, void ones too, outside of reasoning and quotations."""
+    whole = own_text(text.translate(_FOLD), _is_own)
+    return [whole.place(one.start("label")) for one in _FIND_VERDICT.finditer(whole.text)]
+
+
 def _find(text: str, labels: Mapping[str, L]) -> tuple[L, int] | None:
     """The last verdict and the index of its letter; `labels` says what each letter means, others are no verdicts."""
     whole = own_text(text.translate(_FOLD), _is_own)

@@ -10,13 +10,15 @@ BOXED = re.compile(r"\\boxed\{{1,2}\s*([AB](?:>>|>|=)[AB])\s*\}{1,2}")
 r"""`\boxed{A>>B}` and so on: the form of RM-Bench's prompt for generative judges."""
 WINNERS = {"A>>B": "A", "A>B": "A", "A=B": "tie", "B=A": "tie", "B>A": "B", "B>>A": "B"}
 """The verdict of each comparison."""
+_LETTERS = {"A": "A", "B": "B", "tie": "C"}
 
 
 def read_comparison(text: str, form: re.Pattern[str], lead: re.Pattern[str] | None = None) -> str | None:
     """The verdict of a judgment in judgelit's form, or as a comparison.
 
-    Comparisons count after the reasoning (the last `</think>`), if all of them are the same. As everywhere, nothing is
-    guessed: two different comparisons are no verdict, and neither are two readings that disagree.
+    A comparison is read by the rules of `judgelit.judging.verdict`: not in reasoning or quotations, not if its sentence
+    contradicts it. All comparisons outside of these must be the same. As everywhere, nothing is guessed: two different
+    comparisons are no verdict, and neither are two readings that disagree.
 
     Args:
         text: The judgment.
@@ -24,10 +26,20 @@ def read_comparison(text: str, form: re.Pattern[str], lead: re.Pattern[str] | No
         lead: Matches the text before the comparisons that count, if it is there.
     """
     own = verdict.parse(text)
-    said = text.rpartition("</think>")[2]
-    before = lead.match(said) if lead else None
-    compared = set(form.findall(said, before.end() if before else 0))
-    if not compared:
+    before = lead.match(text) if lead else None
+    compared: dict[int, str] = {}
+
+    def as_verdict(found: re.Match[str]) -> str:
+        """A verdict in judgelit's form, of the same length."""
+        winner = WINNERS.get(found[1])
+        if winner is None or (before and found.start() < before.end()):
+            return found[0]
+        compared[found.start() + 2] = found[1]
+        return f"[[{_LETTERS[winner]}{' ' * (len(found[0]) - 5)}]]"
+
+    rewritten = form.sub(as_verdict, text)
+    counted = {compared[place] for place in verdict.places(rewritten) if place in compared}
+    if not counted:
         return own
-    winner = WINNERS.get(compared.pop()) if len(compared) == 1 else None
+    winner = verdict.parse(rewritten) if len(counted) == 1 else None
     return winner if own in (None, winner) else None
