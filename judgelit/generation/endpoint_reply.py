@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from judgelit.judging import quotations
+from judgelit.judging import quotations, verdict
 from judgelit.records.unicode import replace_surrogates
 
 _CUT = ("length", "max_tokens", "max_output_tokens")
@@ -134,9 +134,13 @@ def join_reasoning(choice: Choice, thinking: str) -> tuple[str, int]:
     reasoning = choice.reasoning.strip()
     if thinking == "drop" or not reasoning:
         return choice.content, 0
+    plain = f"{reasoning}\n\n"
+    said = verdict.parse(choice.content)
+    if thinking == "keep" and said is not None and verdict.parse(plain + choice.content) == said:
+        return plain + choice.content, len(plain)
     # An answer that was cut while it thought has no content, and its block stays open.
     ended = bool(choice.content) or not choice.cut
-    before = f"<think>\n{reasoning}\n" + ("</think>\n\n" if ended else "") if thinking == "tags" else f"{reasoning}\n\n"
+    before = f"<think>\n{reasoning}\n" + ("</think>\n\n" if ended else "")
     return before + choice.content, len(before)
 
 

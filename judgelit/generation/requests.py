@@ -50,8 +50,9 @@ class Requests:
     answers. A request without an answer counts if the server says what it took."""
     thinking: Literal["keep", "drop", "tags"] = "keep"
     """The reasoning that the server sends beside the answer (`reasoning_content`, `reasoning`, or a <think> block in
-    the text): keep puts it before the answer as plain text, tags puts it there between <think> and </think>, drop
-    leaves it out."""
+    the text): tags puts it before the answer between <think> and </think>, drop leaves it out. keep puts it there as
+    plain text, if the answer's own verdict is then that of the whole text; otherwise as tags does, so that a verdict
+    that was only thought of counts nowhere."""
     top_logprobs: int = 5
     """Ask for the log-probabilities of this many tokens at each place, from which the margin of a verdict is computed.
     0 does not ask, and no margin is known. A server that has none is asked without."""

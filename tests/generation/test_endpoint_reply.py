@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.generation.endpoint_reply import (
     Choice,
     UnreadableReplyError,
@@ -141,8 +142,27 @@ class TestThinking:
     def test_that_the_limit_of_tokens_cut_stays_open(self) -> None:
         for message in ({"content": None, "reasoning_content": "so [[A]]"}, {"content": "<think>\nso [[A]]"}):
             choice = one(message, finish_reason="length")
-            assert choice.cut and join_reasoning(choice, "tags")[0] == "<think>\nso [[A]]\n"
+            for thinking in ("tags", "keep"):
+                assert choice.cut and join_reasoning(choice, thinking)[0] == "<think>\nso [[A]]\n"
             assert join_reasoning(choice, "drop")[0] == ""
+
+    @pytest.mark.parametrize(
+        ("reasoning", "content"),
+        [
+            ("Maybe [[B]].", "I cannot decide between the two."),
+            ("Maybe [[B>A]].", "Verdict: [[A>B]]"),
+            ("Perhaps 3 of 10: [[3]]", "Rating: 9"),
+            ("Both are fine:\n[[B]]", "[[A]]"),  # as plain text a list of two verdicts
+            ("Answer B says [[B]], but", "not [[B]]"),
+        ],
+    )
+    def test_is_no_verdict_of_the_answer(self, reasoning: str, content: str) -> None:
+        choice = one({"content": content, "reasoning_content": reasoning})
+        text, begin = join_reasoning(choice, "keep")
+        assert text == f"<think>\n{reasoning}\n</think>\n\n{content}" and text[begin:] == content
+        for name in ("pairs", "judgebench", "rewardbench2-ratings"):
+            read = BENCHMARKS[name].verdict
+            assert read(text) == read(content)
 
     def test_an_answer_needs_no_thinking(self) -> None:
         assert join_reasoning(one({"content": "[[A]]", "reasoning_content": ""}), "tags") == ("[[A]]", 0)
