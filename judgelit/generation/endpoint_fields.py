@@ -27,6 +27,16 @@ _WITHOUT = {
     "max_tokens": "takes max_completion_tokens for max_tokens",
 }
 
+_HIDDEN = "\u200b"
+"""A space without width. With it inside, a control token is ordinary text that reads the same."""
+_CONTROL = re.compile(
+    r"<(?=\|[^\s<>|]{1,60}\|>|｜[^\s<>｜]{1,60}｜>|/?s>|(?:start|end)_of_turn>|end_of_utterance>|</?SYS>>"
+    r"|(?:bos|eos|pad|unk|sop|eop)>|(?:extra_id|reserved)_\d{1,5}>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|gMASK\])"
+)
+"""The first character of each text that is a control token in one of the usual chat formats."""
+_WAS_CONTROL = re.compile(rf"[<\[]{_HIDDEN}")
+
 
 @dataclass
 class Fields:
@@ -40,6 +50,8 @@ class Fields:
     """Optional fields with which a request has had an answer."""
     several: bool = False
     """Whether a reply had more than one answer."""
+    spelled: bool = False
+    """Whether it was said that a text spells a control token."""
 
     def make(
         self,
@@ -51,6 +63,9 @@ class Fields:
     ) -> dict[str, Any]:
         """Arguments for the client.
 
+        A server reads the text of a message together with the chat template, and cannot tell a control token of the
+        template from one that the text spells. So a space without width is put into each that a message spells.
+
         Args:
             messages: The conversation.
             sampling: Length, temperature, top-p.
@@ -59,7 +74,9 @@ class Fields:
             left_out: Optional fields that this request tries without.
         """
         without = self.refused | left_out
-        made: dict[str, Any] = {"model": self.model, "messages": _clean(messages), "temperature": sampling.temperature}
+        clean = [{name: replace_surrogates(text) for name, text in message.items()} for message in messages]
+        plain: list[Message] = [{**one, "content": _CONTROL.sub(rf"\g<0>{_HIDDEN}", one["content"])} for one in clean]
+        made: dict[str, Any] = {"model": self.model, "messages": plain, "temperature": sampling.temperature}
         made["max_completion_tokens" if "max_tokens" in without else "max_tokens"] = sampling.max_new_tokens
         if "seed" not in without:
             made["seed"] = seed
@@ -91,7 +108,11 @@ class Fields:
         self.taken |= _MENTIONS.keys() & sent.keys()
         new = left_out - self.refused
         self.refused |= new
-        return [_WITHOUT[name] for name in sorted(new)]
+        said = [_WITHOUT[name] for name in sorted(new)]
+        if not self.spelled and any(_WAS_CONTROL.search(message["content"]) for message in sent["messages"]):
+            self.spelled = True
+            said.append("texts spell control tokens, such as <|im_end|>; they are sent with a space of no width inside")
+        return said
 
     def count_answers(self, asked: int, found: int) -> str | None:
         """Note how many answers a reply has. Returns what there is to say if `n` is no longer sent.
@@ -107,11 +128,6 @@ class Fields:
             return None
         self.refused.add("n")
         return _WITHOUT["n"]
-
-
-def _clean(messages: Sequence[Message]) -> list[Message]:
-    """The messages without unpaired surrogates, which no request can hold."""
-    return [{name: replace_surrogates(text) for name, text in message.items()} for message in messages]
 
 
 def request_seed(seed: int, messages: Sequence[Message], sample: int) -> int:
