@@ -84,7 +84,7 @@ class _Sampled:
     prompt: JudgePrompt
     answers: Sequence[Generated]
     right: Sequence[str]
-    """Different texts whose verdict is the label."""
+    """Different texts whose verdict is the label, and that the limit of tokens has not cut: they are imitated."""
     wrong: Sequence[str]
     """Different texts that may be the wrong one of an example."""
     right_samples: int
@@ -94,6 +94,7 @@ class _Sampled:
     def of(cls, prompt: JudgePrompt, answers: Sequence[Generated], settings: Enhancement) -> "_Sampled":
         label = prompt.pair.label
         judged = [(answer.text.strip(), verdict.parse(answer.text)) for answer in answers]
+        cut = {answer.text.strip() for answer in answers if answer.finish == "length"}
 
         def may_lose(text: str) -> bool:
             return settings.unparsed == "rejected" and not verdict.names(text, label)
@@ -101,7 +102,7 @@ class _Sampled:
         return cls(
             prompt,
             answers,
-            right=_different(text for text, said in judged if said == label),
+            right=_different(text for text, said in judged if said == label and text not in cut),
             wrong=_different(
                 text for text, said in judged if text and (may_lose(text) if said is None else said != label)
             ),
@@ -187,7 +188,8 @@ def synthesize_enhancement(
         prompt, key = one.prompt, prompt_key(one.prompt)
         right, wrong = one.right or written.right.get(key), written.wrong.get(key) or one.wrong
         if not right:
-            dropped[written.failures.get(key, "never right")] += 1
+            never = "cut by the limit of tokens wherever right" if one.right_samples else "never right"
+            dropped[written.failures.get(key, never)] += 1
         elif not wrong:
             always = one.right_samples == len(one.answers)
             dropped["always right" if always else "without a wrong one to use"] += 1

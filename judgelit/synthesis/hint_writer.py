@@ -95,8 +95,10 @@ class HintWriter:
                 labels.append(label)
         found = {}
         for place, answers in self._ask(asked):
-            key, texts = prompt_key(asked[place]), [answer.text.strip() for answer in answers]
+            key = prompt_key(asked[place])
             written.answers.extend(answers)
+            # A text that the limit of tokens has cut would teach to end there.
+            texts = [answer.text.strip() for answer in answers if answer.finish != "length"]
             said = [text for text in dict.fromkeys(texts) if verdict.parse(text) == labels[place]]
             kept = [text for text in said if self.hint == "none" or not mentions_hint(text)]
             if kept:

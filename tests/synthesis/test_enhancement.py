@@ -1,6 +1,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,36 @@ def test_an_unparsed_judgment_that_names_the_right_answer_is_not_rejected(make):
 
     examples, _ = make(ScriptedEngine(say), samples=5)
     assert {example.rejected for example in examples} == {"hm"}
+
+
+class Cut(ScriptedEngine):
+    """A judge whose judgments, and those that it writes with a hint, are cut by the limit of tokens if they say so."""
+
+    def answer(self, *args: Any, **more: Any):
+        for index, answers in super().answer(*args, **more):
+            yield index, [replace(one, finish="length") if "cut" in one.text else one for one in answers]
+
+
+def test_a_judgment_that_was_cut_is_not_imitated(make):
+    def say(prompt: str, sample: int) -> str:
+        right = re.search(r"reach the verdict \[\[([AB])]]", prompt) or re.search("([AB]): yes", prompt)
+        number = int(prompt.split("question ")[1].split("?")[0])
+        whole = sample == 0 and ("reach the verdict" in prompt or number < 4)
+        if sample == 3:
+            return f"cut [[{swap_label(right[1])}]] and"
+        return f"{'whole' if whole else 'cut'} {sample} [[{right[1]}]]" + ("" if whole else " and")
+
+    examples, report = make(Cut(say))
+    assert {example.chosen[:7] for example in examples} == {"whole 0"}
+    assert {example.rejected[:3] for example in examples} == {"cut"}
+    assert {example.meta["pair_id"] for example in examples} == {"p0", "p1", "p2", "p3"}
+    assert {example.meta["solve_rate"] for example in examples} == {0.75}, (
+        "a cut judgment with the right verdict counts"
+    )
+    assert report.dropped["cut by the limit of tokens wherever right"] == 8
+    written, _ = make(Cut(say), hint="right", journal="hint.sqlite")
+    assert len({example.meta["pair_id"] for example in written}) == 8
+    assert {example.chosen[:7] for example in written} == {"whole 0"}
 
 
 def test_samples_and_teachers_stop_at_the_verdict_as_evaluation_does():
