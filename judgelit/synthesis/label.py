@@ -70,7 +70,7 @@ def label(
 
     Writes OUTPUT/judgments.jsonl (every critique with its verdict), OUTPUT/verdicts.jsonl (one line for each pair or
     question: verdict or ranking, confidence, critique) and OUTPUT/preferences.jsonl (prompt, chosen and rejected, ready
-    to train a policy on, of the pairs with the same winner in both orders). Lines are added as they come, to
+    to train a policy on, of pairs with the same winner in both orders). Lines are added as they come, to
     NAME.partial.jsonl; the complete file has the sequence of the input. The pairs' own labels, if there are any, are
     not used. After a kill, the same command continues. A folder with results of another model, other pairs or other
     settings is refused.

@@ -111,9 +111,10 @@ def _label_set(tournament: Tournament, judge: str, preferences: Preferences) -> 
         "no_verdict": sum(one.verdict is None for one in judgments),
         "critique": _critique_of_best(tournament, ranking),
     }
-    found: list[PreferenceExample | Dropped] = [best_against_worst(answers, ranking, judge)]
+    met = [(pair, verdict) for pair, _, verdict in judged]
+    found: list[PreferenceExample | Dropped] = [best_against_worst(answers, ranking, judge, met)]
     if preferences == "all" and judged:
-        found = [pair_preference(pair, verdict, judge) for pair, _, verdict in judged]
+        found = [pair_preference(pair, verdict, judge) for pair, verdict in met]
     verdicts = [verdict for _, _, verdict in judged]
     return Labelled(line, judgments, verdicts, found, tournament.equal, tournament.blank)
 

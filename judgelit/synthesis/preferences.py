@@ -1,5 +1,6 @@
 """Preferences from verdicts: the better answer as chosen, the worse one as rejected."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from judgelit.evaluation.votes import PairVerdict
@@ -13,6 +14,7 @@ Dropped = Literal[
     "too long",
     "equal or blank answers",
     "equal scores",
+    "won by the worst answer",
 ]
 """Why there is no preference."""
 
@@ -38,13 +40,31 @@ def pair_preference(pair: PreferencePair, verdict: PairVerdict, judge: str) -> P
     return _example(pair, chosen, rejected, judge, verdict.confidence)
 
 
-def best_against_worst(answers: AnswerSet, ranking: Ranking, judge: str) -> PreferenceExample | Dropped:
-    """The preference of the best answer over the worst, or why there is none; `judge` is the name of the judge."""
+def best_against_worst(
+    answers: AnswerSet, ranking: Ranking, judge: str, judged: Sequence[tuple[PreferencePair, PairVerdict]] = ()
+) -> PreferenceExample | Dropped:
+    """The preference of the best answer over the worst, or why there is none.
+
+    If these two have met, their own pair must say the same, with the same winner in both orders.
+
+    Args:
+        answers: The answers.
+        ranking: Their ranking.
+        judge: The name of the judge.
+        judged: The pairs that have met, with their verdicts.
+    """
     if not has_several(answers) or ranking.best is None or ranking.worst is None:
         return "equal or blank answers"
     if ranking.ranks[ranking.best] == ranking.ranks[ranking.worst]:
         return "equal scores"
     chosen, rejected = answers.answers[ranking.best], answers.answers[ranking.worst]
+    for pair, verdict in judged:
+        if {pair.answer_a, pair.answer_b} == {chosen, rejected}:
+            direct = pair_preference(pair, verdict, judge)
+            if not isinstance(direct, PreferenceExample):
+                return direct
+            if direct.chosen != chosen:
+                return "won by the worst answer"
     return _example(answers, chosen, rejected, judge, ranking.confidence)
 
 

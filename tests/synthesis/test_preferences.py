@@ -68,3 +68,20 @@ def test_the_best_answer_against_the_worst() -> None:
     equal = replace(ranking, ranks=[1, 1, None, 1], best=0, worst=0)
     assert best_against_worst(answers, equal, "judge") == "equal scores"
     assert best_against_worst(replace(answers, answers=("a", " ", "a")), ranking, "judge") == "equal or blank answers"
+
+
+def test_the_best_and_the_worst_must_not_have_met_with_another_result() -> None:
+    answers = AnswerSet("q", "why?", ("a", "b", "c"))
+    ranking = Ranking([2, 1, 3], [0.0, 1.0, -1.0], [], [], best=1, worst=2, confidence=0.8)
+
+    def found(ab: Label | None, ba: Label | None, first: str = "b", second: str = "c") -> str:
+        pair = PreferencePair("p", "why?", first, second, "tie")
+        verdict = vote([make_judgment("p", "ab", ab), make_judgment("p", "ba", ba)])
+        example = best_against_worst(answers, ranking, "judge", [(pair, verdict)])
+        return example.chosen if isinstance(example, PreferenceExample) else example
+
+    assert found("A", "B") == found("B", "A", "c", "b") == "b"
+    assert found("A", None) == found("A", "A") == "different winners in the two orders"
+    assert (found("tie", "tie"), found("B", "A")) == ("a tie", "won by the worst answer")
+    # Another pair of the set decides nothing here.
+    assert found("B", "A", "a", "c") == "b"
