@@ -11,7 +11,7 @@ from judgelit.errors import UserError
 from judgelit.evaluation.judged_folder import ATTACKED, ITEMS, JUDGMENTS, RESULTS, BenchmarkSet
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.protocols.benchmark import Benchmark
-from judgelit.records.files import read_rows
+from judgelit.records.files import data_files, read_rows
 from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, PreferencePair
 
 
@@ -76,6 +76,9 @@ def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -
         benchmark: The benchmark.
         items: Its items.
 
+    An item that judgelit has read with the judgments, and that has none, was too long for the judge. It is left out
+    here too, with a line.
+
     Raises:
         UserError: A row cannot be read; it is about no item; an item has no judgment, or two in the same order
             with the same number of sample.
@@ -105,12 +108,28 @@ def read_judgments(path: str, benchmark: Benchmark[Any], items: Sequence[Any]) -
     judged = {(one.pair_id, one.order if isinstance(by_id[one.pair_id], PreferencePair) else "") for one in judgments}
     missing = [(name, order) for name in by_id for order in orders if (name, order) not in judged]
     if missing:
+        skipped = _items_beside(path) - {name for name, _ in judged}
+        left_out = sorted(skipped & {name for name, _ in missing})
+        missing = [one for one in missing if one[0] not in skipped]
+        if left_out:
+            print(f"{path}: {len(left_out)} of {len(by_id)} pairs are left out, as they were skipped: {left_out[0]!r}")
+    if missing:
         name, order = missing[0]
         raise UserError(
             f"{path}: found no judgment of {len({name for name, _ in missing})} of {len(by_id)} pairs, expected one of "
             f"each; the first: {name!r}" + (f" in order {order}" if order else "")
         )
     return judgments
+
+
+def _items_beside(path: str) -> set[str]:
+    """The ids of the items that judgelit has written beside these files of judgments."""
+    _, files = data_files(path)
+    ending = JUDGMENTS.format("")
+    sets = [
+        file.with_name(ITEMS.format(file.name.removesuffix(ending))) for file in files if file.name.endswith(ending)
+    ]
+    return {str(row.get("id")) for file in sets if file.is_file() for _, row in read_rows(str(file))}
 
 
 def _read_set(folder: Path, name: str, benchmark: str) -> SavedSet:

@@ -357,14 +357,22 @@ def test_from_the_command_line(folders: Folders, tmp_path: Path) -> None:
     assert results["sets"]["one"]["share_a"]["value"] is None
 
 
-def test_the_judgments_of_all_shards_give_the_results_of_the_whole(folders: Folders, speaking: list[str]) -> None:
-    write_records(folders.sets["one"], [*ONE, *TWO])
+@pytest.mark.parametrize("too_long", [0, 1])
+def test_the_judgments_of_all_shards_give_the_results_of_the_whole(
+    folders: Folders, speaking: list[str], too_long: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [make_pair(20 + number, question="word " * 2000) for number in range(too_long)]
+    write_records(folders.sets["one"], [*ONE, *TWO, *long])
     whole = folders.evaluate(pairs=folders.sets["one"])
     parts = [folders.evaluate(f"part-{n}", pairs=folders.sets["one"], shard=f"{n}/2") for n in (1, 2)]
     assert sum(part["sets"]["one"]["accuracy"]["n"] for part in parts) == 2 * len([*ONE, *TWO])
     judged = str(folders.folder / "part-*/one.judgments.jsonl")
     evaluate(str(folders.folder / "all"), pairs=folders.sets["one"], judgments=judged)
     assert json.loads((folders.folder / "all/results.json").read_text())["sets"] == whole["sets"]
+    assert ("1 of 9 pairs are left out, as they were skipped: 'p20'" in capsys.readouterr().out) == bool(too_long)
+    # A part that is missing is no pair that was skipped.
+    with pytest.raises(UserError, match="found no judgment of"):
+        evaluate(str(folders.folder / "half"), pairs=folders.sets["one"], judgments=judged.replace("*", "1"))
 
 
 def test_a_public_source_is_evaluated_under_its_name(folders: Folders, speaking: list[str]) -> None:
