@@ -64,8 +64,9 @@ def majorities(judgments: Sequence[Judgment]) -> Sequence[Judgment]:
     """One judgment of each prompt, with the verdict that most of its samples have.
 
     Samples without a verdict do not vote. The verdict is "tie" if several have the most votes, and None if no sample
-    has one. The majority of ratings is their mean. The text is that of the first sample with this verdict; if there is
-    no verdict, of the first one that the limit of tokens has cut, if any. The margin is None.
+    has one. The majority of ratings is their mean. The text is that of the first sample with this verdict, and empty if
+    equal votes are the tie; if there is no verdict, of the first one that the limit of tokens has cut, if any. The
+    margin is None.
 
     Judgments without several samples are returned as they are.
     """
@@ -176,9 +177,13 @@ def _majority(samples: Sequence[Judgment]) -> Judgment:
     agreeing = [one for one in samples if one.verdict == verdict]
     if verdict is None:
         agreeing = [one for one in samples if one.finish == "length"]
+    first = (agreeing or samples)[0]
     if leaders and len(samples[0].order) == 1:
         verdict = str(fmean(float(rating) for rating in verdicts if rating is not None))
-    return replace((agreeing or samples)[0], verdict=verdict, margin=None, sample=0)
+    elif leaders and not agreeing:
+        # No sample has said tie, and benchmarks read texts by their own rules.
+        first = replace(first, text="")
+    return replace(first, verdict=verdict, margin=None, sample=0)
 
 
 def _most_voted(verdicts: Sequence[str | None]) -> list[str]:

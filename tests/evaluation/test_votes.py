@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judgelit.errors import UserError
+from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.protocols.pairs import PAIRS
 from judgelit.evaluation.votes import majorities, refuse_equal_votes, vote, vote_shares
 from judgelit.records.records import Judgment, Label, Order, swap_label
@@ -128,18 +129,31 @@ def samples(verdicts: Sequence[str | None], order: str = "ab", pair: str = "p1")
     ("verdicts", "majority", "text"),
     [
         (["B", "A", "A"], "A", 1),
-        (["A", "B"], "tie", 0),
+        (["A", "B"], "tie", None),
         (["A", "B", "tie", "B", "A", "tie"], "tie", 2),
         ([None, None, "B"], "B", 2),
         ([None, None], None, 0),
         (["tie", "tie", "A"], "tie", 0),
     ],
 )
-def test_the_majority_of_a_prompt(verdicts: list[str | None], majority: str | None, text: int) -> None:
+def test_the_majority_of_a_prompt(verdicts: list[str | None], majority: str | None, text: int | None) -> None:
     (found,) = majorities(samples(verdicts))
-    assert (found.verdict, found.text, found.margin, found.sample) == (majority, f"text {text}", None, 0)
+    expected = "" if text is None else f"text {text}"
+    assert (found.verdict, found.text, found.margin, found.sample) == (majority, expected, None, 0)
     assert (found.finish == "length") == (majority is None)
     assert majorities([found]) == [found]
+
+
+def test_equal_votes_are_half_a_point_where_a_benchmark_reads_texts() -> None:
+    pair = make_pair(1, "A", subset="alpacaeval-easy")
+
+    def score(ab: list[str | None], ba: list[str | None]) -> float:
+        found = [*samples(ab), *samples(ba, "ba")]
+        said = [replace(one, text=f"[[{one.verdict}]]", pair_id=pair.id) for one in found]
+        return BENCHMARKS["rewardbench"].estimates([pair], said)["weighted_accuracy"].value
+
+    assert score(["A", "B"], ["A", "B"]) == score(["B", "A"], ["B", "A"]) == 0.5
+    assert score(["A", "B", "A"], ["A", "B", "B"]) == 1
 
 
 def test_the_majority_of_answers_is_a_letter_and_that_of_ratings_their_mean() -> None:
