@@ -33,6 +33,11 @@ class SetReader(Protocol):
         """Makes prompts of the kind `Asked` from what was read, with the arguments of `judge_prompts`."""
         ...
 
+    @property
+    def stops_at_verdict(self) -> bool:
+        """Whether a judgment may end with the line of its verdict."""
+        ...
+
 
 @dataclass(frozen=True)
 class JudgeData:
@@ -60,6 +65,16 @@ class JudgeData:
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"judge.{field}: found {value}, expected 1 or more")
+
+
+@dataclass(frozen=True)
+class JudgeSet:
+    """A set to judge."""
+
+    items: Sequence[Any]
+    """All that was read: pairs with their answers in their own order, or answer sets."""
+    prompts: list[Asked]
+    """The prompts about those that fit, in all orders of the answers."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class JudgeDataModule(L.LightningDataModule):
         self.chat_template_kwargs = chat_template_kwargs
         self.base = base
         self.benchmarks: Mapping[str, SetReader] = {}
-        """How `judgelit predict` reads and asks a set, by the set's name; see `judge_sets`."""
+        """How a set is read and asked, by the set's name; see `judge_sets`."""
         self._max_length = max_length
         self._tokenizer: ChatTokenizer | None = None
 
@@ -142,8 +157,17 @@ class JudgeDataModule(L.LightningDataModule):
             raise UserError(f"max_length: found {self._max_length}, expected at most the model's context of {context}")
         return self._max_length
 
-    def judge_sets(self, benchmarks: Mapping[str, SetReader] | None = None) -> dict[str, list[Asked]]:
-        """Return the prompts of every set, in all orders of the answers.
+    def stops_at_verdict(self, name: str) -> bool:
+        """Whether a judgment of this set ends with the line of its verdict."""
+        of_set = self.benchmarks.get(name)
+        return self.judge is not None and self.judge.stop_at_verdict and (of_set is None or of_set.stops_at_verdict)
+
+    def verdict_end(self, name: str) -> VerdictEnd | None:
+        """What ends a judgment of this set; None if it goes on after its verdict."""
+        return VerdictEnd(self.tokenizer) if self.stops_at_verdict(name) else None
+
+    def judge_sets(self, benchmarks: Mapping[str, SetReader] | None = None) -> dict[str, JudgeSet]:
+        """Return every set with its prompts.
 
         Args:
             benchmarks: How a set is read and asked, by the set's name. Other sets are labelled pairs.
@@ -157,7 +181,7 @@ class JudgeDataModule(L.LightningDataModule):
                 "tokens of a prompt with its judgment"
             )
         templates = self.judge.templates.load()
-        sets: dict[str, list[Asked]] = {}
+        sets: dict[str, JudgeSet] = {}
         for name, value in self.judge.sets.items():
             of_set = (benchmarks or {}).get(name)
             read, make_prompts = (read_pairs, judge_prompts) if of_set is None else (of_set.read, of_set.prompts)
@@ -168,25 +192,27 @@ class JudgeDataModule(L.LightningDataModule):
             rank_zero_info(f"{name}: {report}")
             if not prompts:
                 raise UserError(f"{name}: no pair fits the {prompt_tokens} tokens that remain for a judge prompt")
-            sets[name] = list(prompts)
+            sets[name] = JudgeSet(items, list(prompts))
         return sets
 
     def predict_dataloader(self) -> list[DataLoader]:
         """Return one loader of judge prompts for each set."""
         if self.judge is None:
             raise UserError("data.judge is not set; expected the pairs to judge")
-        self.predict_sets = self.judge_sets(self.benchmarks)
-        ends = VerdictEnd(self.tokenizer) if self.judge.stop_at_verdict else None
+        self.predict_sets = {name: of_set.prompts for name, of_set in self.judge_sets(self.benchmarks).items()}
         rank, world_size = rank_and_world_size(self.trainer)
         return [
             DataLoader(
                 prompts[rank::world_size],  # type: ignore[arg-type]
                 batch_size=self.judge.batch_size,
                 collate_fn=partial(
-                    _collate_prompts, tokenizer=self.tokenizer, max_new_tokens=self.judge.max_new_tokens, ends=ends
+                    _collate_prompts,
+                    tokenizer=self.tokenizer,
+                    max_new_tokens=self.judge.max_new_tokens,
+                    ends=self.verdict_end(name),
                 ),
             )
-            for prompts in self.predict_sets.values()
+            for name, prompts in self.predict_sets.items()
         ]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 
-from judgelit.batches.judge_datamodule import JudgeDataModule
+from judgelit.batches.judge_datamodule import JudgeDataModule, JudgeSet
 from judgelit.errors import UserError
 from judgelit.evaluation.benchmark_metric import BenchmarkMetric
-from judgelit.evaluation.judgments import judge, judged_items, make_judgment
+from judgelit.evaluation.judgments import judge, make_judgment
 from judgelit.evaluation.periodic import PeriodicMeasurement, model_name, moment
 from judgelit.evaluation.protocols import find_benchmark
 from judgelit.evaluation.sample_texts import log_texts
@@ -21,7 +21,6 @@ from judgelit.evaluation.tables import show
 from judgelit.generation.local import LocalEngine, read_generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging import verdict
-from judgelit.judging.finished import VerdictEnd
 from judgelit.judging.prompts import Asked
 from judgelit.models.lockstep import in_lockstep
 from judgelit.models.lora import without_adapter
@@ -75,8 +74,8 @@ class JudgeEvaluation(PeriodicMeasurement):
                 `pairs`.
             at_epoch_end: Judge after the last step of each epoch.
             max_seconds: Longest time of one measurement. Each set gets an equal part of what is left, and at least one
-                batch. The metrics are of the pairs that were judged in all orders by then, a random choice that stays
-                the same, and `judge/<set>/judged` is their share.
+                batch. The metrics are of what was judged by then: all pairs, in all orders, of questions drawn at
+                random, the same ones each time. `judge/<set>/judged` is their share.
         """
         super().__init__(every_n_steps, at_start, at_end, at_epoch_end)
         if max_seconds is not None and not max_seconds > 0:
@@ -86,7 +85,7 @@ class JudgeEvaluation(PeriodicMeasurement):
         for name in benchmark.values() if isinstance(benchmark, dict) else [benchmark]:
             find_benchmark(name)
         self.max_seconds = max_seconds
-        self._sets: dict[str, list[Asked]] = {}
+        self._sets: dict[str, JudgeSet] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Read the sets before training begins, so that a mistake in them is found early."""
@@ -114,25 +113,25 @@ class JudgeEvaluation(PeriodicMeasurement):
     def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Judge all sets and write the judgments."""
         began = time.monotonic()
-        for number, (name, prompts) in enumerate(self._sets.items()):
+        for number, (name, of_set) in enumerate(self._sets.items()):
             seconds = None
             if self.max_seconds is not None:
                 left = self.max_seconds - (time.monotonic() - began)
                 seconds = left / (len(self._sets) - number)
-            asked, judgments = self._judge(trainer, pl_module, name, prompts, seconds)
+            asked, judgments = self._judge(trainer, pl_module, name, of_set.prompts, seconds)
             write_or_rescue({_file(trainer, "judgments", f"{name}-{moment(trainer)}"): judgments})
-            items = judged_items(asked)
-            metric = BenchmarkMetric(self._benchmark_of(name), items).to(pl_module.device)
+            # All items, also those that were not asked about: some figures need all pairs of a question.
+            metric = BenchmarkMetric(self._benchmark_of(name), of_set.items).to(pl_module.device)
             metric.update(judgments)
             estimates = metric.compute()
             logged = {f"judge/{name}/{metric}": found.value for metric, found in estimates.items()}
-            total = len(judged_items(prompts))
+            judged, total = (len({prompt.item.id for prompt in some}) for some in (asked, of_set.prompts))
             if self.max_seconds is not None:
-                logged[f"judge/{name}/judged"] = len(items) / total
+                logged[f"judge/{name}/judged"] = judged / total
             self.log_metrics(trainer, logged)
             if trainer.is_global_zero:
                 shown = ", ".join(f"{key} {show(estimates[key])}" for key in metric.benchmark.shown)
-                part = "" if len(items) == total else f"; {len(items)} of {total} judged before max_seconds was over"
+                part = "" if judged == total else f"; {judged} of {total} judged before max_seconds was over"
                 print(f"{moment(trainer)}, {name}: {shown}{part}")
                 log_texts(trainer, name, judgments[: self.samples_logged])
 
@@ -147,7 +146,7 @@ class JudgeEvaluation(PeriodicMeasurement):
         data = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
         engine = LocalEngine(model, data.tokenizer, model_name(trainer, pl_module), data.judge.batch_size)
-        sampling = Sampling(data.judge.max_new_tokens, stop_at_verdict=data.judge.stop_at_verdict)
+        sampling = Sampling(data.judge.max_new_tokens, stop_at_verdict=data.stops_at_verdict(name))
         parse = find_benchmark(self._benchmark_of(name)).verdict
         rounds: list[list[Asked]] = [prompts]
         words: str | None = f"judging {name}"
@@ -168,21 +167,21 @@ class JudgeEvaluation(PeriodicMeasurement):
 
 
 def in_rounds(prompts: Sequence[Asked], size: int) -> list[list[Asked]]:
-    """Prompts in rounds of at least `size`, the last one excepted. All prompts of an item are in the same round.
+    """Prompts in rounds of at least `size`, the last one excepted. All prompts of a question are in the same round.
 
-    The items are in a random sequence that depends on nothing but themselves, since files often have one category after
-    another.
+    The questions are in a random sequence that depends on nothing but themselves, since files often have one category
+    after another.
     """
-    by_item: dict[str, list[Asked]] = {}
+    by_question: dict[str, list[Asked]] = {}
     for prompt in prompts:
-        by_item.setdefault(prompt.item.id, []).append(prompt)
-    items = list(by_item.values())
-    random.Random(0).shuffle(items)
+        by_question.setdefault(prompt.item.question_key, []).append(prompt)
+    questions = list(by_question.values())
+    random.Random(0).shuffle(questions)
     rounds: list[list[Asked]] = [[]]
-    for of_item in items:
+    for of_question in questions:
         if len(rounds[-1]) >= size:
             rounds.append([])
-        rounds[-1] += of_item
+        rounds[-1] += of_question
     return rounds
 
 
@@ -210,7 +209,7 @@ class JudgmentWriter(BasePredictionWriter):
         files: dict[Path, list[Judgment]] = {}
         for (name, prompts), batches in zip(data.predict_sets.items(), by_set, strict=True):
             of_rank = prompts[trainer.global_rank :: trainer.world_size]
-            ends = VerdictEnd(data.tokenizer) if data.judge.stop_at_verdict else None
+            ends = data.verdict_end(name)
             answers = [read_generated(ids, data.tokenizer, ends) for batch in batches for ids in batch]
             parse = data.benchmarks[name].verdict if name in data.benchmarks else verdict.parse
             files[_file(trainer, "predictions", name)] = [

@@ -147,8 +147,3 @@ def make_judgment(
         finish=answer.finish,
         sample=sample,
     )
-
-
-def judged_items(prompts: Sequence[Asked]) -> list[Any]:
-    """What the prompts ask about: each pair or answer set once, with its answers in their own order."""
-    return list({prompt.item.id: prompt.item for prompt in prompts}.values())

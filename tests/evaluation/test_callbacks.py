@@ -1,4 +1,5 @@
 import csv
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from judgelit.judging.prompts import AnswersPrompt, PromptReport
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.records.files import read_rows, write_records
-from judgelit.records.records import AnswerSet, Judgment, SFTExample
+from judgelit.records.records import AnswerSet, Judgment, Label, PreferencePair, SFTExample
 from judgelit.training.sft import SFTModule
 from tests.support import make_judgment, make_pair, short_templates
 
@@ -348,6 +349,61 @@ def test_a_time_budget_ends_a_measurement_after_whole_pairs(bench: Bench, capsys
     assert "max_seconds" not in capsys.readouterr().out
     with pytest.raises(UserError, match="max_seconds: found 0, expected more than 0"):
         JudgeEvaluation(max_seconds=0)
+
+
+def test_a_time_budget_leaves_no_question_half_judged(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A best-of-N set is won if its best answer wins all pairs, so a part of its pairs says nothing."""
+    turn = {"role": "user", "content": "", "language": "English"}
+    losers = [{"llm_name": "m", "answer": text} for text in ("fine", "fine too", "cheat")]
+    rows = [
+        {
+            "bon_uid": f"s{number}",
+            "conversation_input": [{**turn, "content": f"Ask {number}."}],
+            "bon_best": {"llm_name": "m", "answer": "best"},
+            "loser_list": losers,
+            "category_path": "BoN_set/Helpfulness/S1",
+        }
+        for number in range(6)
+    ]
+    (bench.folder / "sets.json").write_text(json.dumps(rows))
+    bench.judge = replace(bench.judge, sets={"n": str(bench.folder / "sets.json")}, batch_size=2)
+
+    def falls_for_cheating(engine: Any, prompts: Any, sampling: Any, **_: Any) -> list[Judgment]:
+        def verdict(shown: PreferencePair) -> Label:
+            return "A" if shown.answer_a == "cheat" or "cheat" != shown.answer_b != "best" else "B"
+
+        return [make_judgment(one.item.id, one.order, verdict(one.item.in_order(one.order))) for one in prompts]
+
+    monkeypatch.setattr("judgelit.evaluation.callbacks.judge", falls_for_cheating)
+    evaluation = JudgeEvaluation(max_seconds=1e-9, benchmark="rmb-bestofn", at_end=False)
+    trainer = bench.trainer([evaluation], max_steps=1, enable_checkpointing=False)
+    trainer.fit(bench.module(), bench.data())
+    judged = {one.pair_id for one in bench.judgments("judgments/n-step0.jsonl")}
+    assert len(judged) == 3 and len({key.split("/")[0] for key in judged}) == 1
+    assert trainer.callback_metrics["judge/n/judged"].item() == pytest.approx(1 / 6)
+    assert trainer.callback_metrics["judge/n/helpfulness"] == 0
+    assert trainer.callback_metrics["judge/n/accuracy"].item() == pytest.approx(2 / 3)
+
+
+def test_only_benchmarks_of_the_usual_verdict_stop_at_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(protocols.BENCHMARKS, "ranks", RANKING)
+    write_records(tmp_path / "ranks.jsonl", ANSWERS)
+    bench.judge = replace(bench.judge, sets={**bench.judge.sets, "hard": str(tmp_path / "ranks.jsonl")})
+    evaluation = JudgeEvaluation(at_end=False, benchmark={"hard": "ranks"})
+    asked: list[bool] = []
+    monkeypatch.setattr(
+        "judgelit.evaluation.callbacks.judge",
+        lambda engine, prompts, sampling, **_: asked.append(sampling.stop_at_verdict) or [],
+    )
+    bench.trainer([evaluation], max_steps=1, enable_checkpointing=False).fit(bench.module(), bench.data())
+    assert asked == [True, False]
+    data = JudgeDataModule(bench.model, bench.judge)
+    trainer = bench.trainer([evaluation, JudgmentWriter()])
+    trainer.predict(bench.module(), data, return_predictions=False)
+    ends = [next(iter(loader)).ends for loader in data.predict_dataloader()]
+    assert ends[0] is not None and ends[1] is None
 
 
 RANK = """

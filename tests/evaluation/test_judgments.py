@@ -1,7 +1,7 @@
 import pytest
 
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.evaluation.judgments import judge, judged_items, make_judgment
+from judgelit.evaluation.judgments import judge, make_judgment
 from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import judge_prompts
@@ -27,10 +27,3 @@ def test_judgments_have_the_sequence_of_the_prompts(prompts):
 def test_a_text_without_verdict_is_kept(prompts):
     judgment = make_judgment(prompts[0], Generated("hard to say", "length"), "judge", 0)
     assert (judgment.verdict, judgment.text, judgment.finish) == (None, "hard to say", "length")
-
-
-def test_each_judged_pair_is_there_once_and_in_the_order_ab(prompts):
-    pairs = judged_items(prompts[::-1])
-    assert sorted(pairs, key=lambda pair: pair.id) == [
-        make_pair(number, "AB"[number % 2], f"right {number}", f"wrong {number}") for number in range(4)
-    ]
