@@ -175,10 +175,12 @@ def selective_accuracy(found: Confidences, coverage: float) -> Statistic:
 
     def accuracy(totals: np.ndarray) -> np.ndarray:
         """[R, 2] to [R]."""
-        right, kept = totals.T
-        return np.divide(right, kept, out=np.full(kept.shape, np.nan), where=kept > 0)
+        right, count = totals.T
+        return np.divide(right, count, out=np.full(count.shape, np.nan), where=count > 0)
 
-    return Statistic(np.column_stack([weights * found.right, weights]), found.questions, accuracy)
+    kept = weights > 0
+    columns = np.column_stack([weights * found.right, weights])
+    return Statistic(columns[kept], found.questions[kept], accuracy)
 
 
 def _confidence(decided: Judgment, samples: Sequence[Judgment]) -> float | None:

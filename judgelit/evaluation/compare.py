@@ -82,7 +82,7 @@ class Comparison:
             parts = [f"{heading} is the same"]
         else:
             way = "higher" if gain.value > 0 else "lower"
-            parts = [f"{heading} is {way} than the other judge's: {self._difference(name)}"]
+            parts = [f"{heading} is {way} than the other judge's: {show_gain(gain)}"]
         if flips.value == 0:
             parts.append(f"none of {self.judgments} judgments has another verdict")
         else:
@@ -101,10 +101,7 @@ class Comparison:
     def rows(self, name: str) -> Iterator[tuple[str, ...]]:
         """Rows of the printed table: set, metric, the other judge, this judge, difference."""
         for metric, heading in self.shown.items():
-            yield (name, heading, show(self.other[metric]), show(self.this[metric]), self._difference(metric))
-
-    def _difference(self, metric: str) -> str:
-        return show_gain(self.gains[metric], one_question=math.isnan(self.this[metric].low))
+            yield (name, heading, show(self.other[metric]), show(self.this[metric]), show_gain(self.gains[metric]))
 
 
 @dataclass(frozen=True)

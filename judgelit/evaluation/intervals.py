@@ -61,7 +61,10 @@ class Estimate(NamedTuple):
 
 @dataclass(frozen=True)
 class Gain:
-    """The difference of a metric between two judges of the same pairs, its 95% interval and its p-value."""
+    """The difference of a metric between two judges of the same pairs, its 95% interval and its p-value.
+
+    If the metric is about a single question, interval and p-value are unknown: NaN.
+    """
 
     value: float
     low: float
@@ -114,11 +117,15 @@ def gains(before: Mapping[str, Metric], after: Mapping[str, Metric], seed: int =
         old, new = _values(before, first), _values(after, second)
         return {name: new[name] - old[name] for name in before}
 
-    value, resampled = differences(sums.sum(axis=0, keepdims=True)), differences(_resample(sums, seed))
-    return {
-        name: Gain(float(value[name][0]), *_interval(resampled[name]), _p_value(value[name][0], resampled[name]))
-        for name in before
-    }
+    values, resampled = differences(sums.sum(axis=0, keepdims=True)), differences(_resample(sums, seed))
+    found = {}
+    for name in before:
+        value = float(values[name][0])
+        if len(_questions({"before": before[name], "after": after[name]})) > 1:
+            found[name] = Gain(value, *_interval(resampled[name]), _p_value(value, resampled[name]))
+        else:
+            found[name] = Gain(value, *[float("nan")] * 3)
+    return found
 
 
 def _parts(metric: Metric) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -29,20 +29,15 @@ def show(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f}% [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def show_gain(gain: Gain, one_question: bool = False) -> str:
-    """A gain in points with its interval; `-` if it is undefined.
-
-    Args:
-        gain: The gain.
-        one_question: Whether it is about a single question, so that its interval is unknown.
-    """
+def show_gain(gain: Gain) -> str:
+    """A gain in points with its interval; `-` if it is undefined."""
     if gain.value != gain.value:
         return "-"
     # A zero has no sign.
     value, low, high = (
         f"{100 * one:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0") for one in (gain.value, gain.low, gain.high)
     )
-    return f"{value} points [one question]" if one_question else f"{value} points [{low}, {high}]"
+    return f"{value} points [one question]" if gain.low != gain.low else f"{value} points [{low}, {high}]"
 
 
 def table_rows(results: Results, metrics: Mapping[str, str]) -> Iterator[tuple[str, ...]]:

@@ -147,10 +147,11 @@ def set_names(judges: Sequence[Judge]) -> list[str]:
     return list(dict.fromkeys(name for judge in judges for name in judge.sets))
 
 
-def main_metric(judges: Sequence[Judge], name: str) -> tuple[str, str]:
-    """The metric of a set's benchmark that it publishes, and its heading."""
-    of_set = next(judge.sets[name] for judge in judges if name in judge.sets)
-    return next(iter(of_set.benchmark.shown.items()))
+def main_metric(judges: Sequence[Judge], name: str, of_groups: bool = False) -> tuple[str, str]:
+    """The metric that a set's benchmark publishes, or the one of its categories and subsets, and its heading."""
+    benchmark = next(judge.sets[name] for judge in judges if name in judge.sets).benchmark
+    shown = benchmark.shown_groups if of_groups and benchmark.shown_groups else benchmark.shown
+    return next(iter(shown.items()))
 
 
 @dataclass(frozen=True)

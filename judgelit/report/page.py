@@ -123,8 +123,9 @@ def _gains(found: Sequence[Reported], judges: Sequence[Judge]) -> dict[str, list
                 continue
             prefix = f"{one.name}: " if len(found) > 1 else ""
             low, high = (_points(gain[end]) for end in ("low", "high"))
+            interval = "one question" if gain["low"] is None else f"{low} to {high}"
             gains.setdefault(name, []).append(
-                (f"{prefix}{gain['from']} to {gain['to']}", _points(gain["value"]), f"{low} to {high}")
+                (f"{prefix}{gain['from']} to {gain['to']}", _points(gain["value"]), interval)
             )
     return gains
 

@@ -60,10 +60,13 @@ def main_panels(judges: Sequence[Judge]) -> list[Panel]:
 
 
 def group_panels(judges: Sequence[Judge]) -> list[Panel]:
-    """The published figure of each category and subset, where a set has several."""
+    """The published figure of each category and subset, where a set has several.
+
+    Where that figure means nothing inside a group, it is the first one that the benchmark shows of its groups.
+    """
     found = []
     for name in set_names(judges):
-        metric, heading = main_metric(judges, name)
+        metric, heading = main_metric(judges, name, of_groups=True)
         of_set = [(number, judge.groups.get(name, {})) for number, judge in _with_set(judges, name)]
         for field in dict.fromkeys(field for _, groups in of_set for field in groups):
             names = dict.fromkeys(group for _, groups in of_set for group in groups.get(field, {}))

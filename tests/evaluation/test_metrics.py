@@ -270,8 +270,9 @@ def test_gains_are_differences_and_antisymmetric(drawn: tuple[list[PreferencePai
 def test_a_judge_gains_nothing_over_itself(drawn: tuple[list[PreferencePair], list[list[Judgment]]]) -> None:
     pairs, (judgments,) = drawn
     for gain in PAIRS.gains(pairs, judgments, judgments[::-1]).values():
-        if not math.isnan(gain.value):
+        if not math.isnan(gain.low):
             assert gain.to_dict() == {"value": 0, "low": 0, "high": 0, "p": 1}
+        assert math.isnan(gain.value) or gain.value == 0
 
 
 def test_gains_are_paired() -> None:
@@ -285,6 +286,12 @@ def test_gains_are_paired() -> None:
     assert alone[0].high > alone[1].low, "unpaired, the two intervals overlap"
     assert gain.low > 0.05
     assert gain.p < 0.01
+
+
+def test_a_gain_about_one_question_has_no_interval() -> None:
+    wrong, right = ([make_judgment("p1", "ab", verdict)] for verdict in ("B", "A"))
+    gain = PAIRS.gains([make_pair(1)], wrong, right)["accuracy"]
+    assert gain.to_dict() == {"value": 1, "low": None, "high": None, "p": None}
 
 
 @pytest.mark.parametrize("other", [make_judgment("p2", "ab", "A"), make_judgment("p1", "ba", "A")])

@@ -70,7 +70,7 @@ def test_ties_are_counted_below_the_table(capsys: pytest.CaptureFixture[str]) ->
 def test_a_gain_is_shown_in_points_with_its_sign() -> None:
     assert show_gain(Gain(-0.0125, -0.03, 0.0, 0.1)) == "-1.2 points [-3.0, 0.0]"
     assert show_gain(Gain(1e-9, -1e-9, 0.25, 1)) == "0.0 points [0.0, +25.0]"
-    assert show_gain(Gain(0.5, 0.5, 0.5, 1), one_question=True) == "+50.0 points [one question]"
+    assert show_gain(Gain(0.5, *[float("nan")] * 3)) == "+50.0 points [one question]"
     assert show_gain(Gain(*[float("nan")] * 4)) == "-"
 
 

@@ -11,6 +11,8 @@ import pytest
 from judgelit.cli import main
 from judgelit.errors import UserError
 from judgelit.evaluation.compare import compare_with
+from judgelit.evaluation.intervals import as_json
+from judgelit.evaluation.judged_folder import BenchmarkSet, write_set
 from judgelit.evaluation.protocols import BENCHMARKS
 from judgelit.evaluation.saved import read_results
 from judgelit.records.records import AnswerSet, Judgment, PreferencePair
@@ -19,6 +21,7 @@ from judgelit.report.curves import MOST_POINTS, charts_of
 from judgelit.report.figures import meaning
 from judgelit.report.page import write_report
 from tests.report.conftest import HOSTILE, write_results, write_run, write_voted
+from tests.support import make_judgment, make_pair
 
 
 class Elements(HTMLParser):
@@ -81,6 +84,41 @@ def test_figures_are_those_of_the_results(tmp_path: Path) -> None:
     assert "Master key, mine" in text and "33.3%" in text and "calibration error 9.9% (5.0 to 20.0)" in text
     # One of 8 pairs has no verdict: both of its judgments are cut. The results lack that share.
     assert "cut by length" in text and text.count("12.5%") >= 2
+
+
+def test_the_figures_of_categories_are_those_that_the_benchmark_has_of_them(tmp_path: Path) -> None:
+    """RewardBench's score is a mean of its sections, so a section alone has none."""
+    subsets = {"alpacaeval-easy": "Chat", "llmbar-natural": "Chat Hard"}
+    pairs = [
+        make_pair(number, "A", category=section, subset=subset)
+        for number, (subset, section) in enumerate(subsets.items())
+    ]
+    judgments = [
+        make_judgment(pair.id, order, verdict) for pair in pairs for order, verdict in (("ab", "A"), ("ba", "B"))
+    ]
+    of_set = BenchmarkSet("rewardbench", pairs)
+    write_set(tmp_path, "rewardbench", pairs, judgments)
+    content = {
+        "judgelit": "0.1.0",
+        "model": "nano",
+        "settings": {"seed": 0},
+        "benchmarks": {"rewardbench": "rewardbench"},
+        "sets": as_json({"rewardbench": of_set.benchmark.estimates(pairs, judgments)}),
+        "groups": as_json({"rewardbench": of_set.benchmark.estimates_by_group(pairs, judgments)}),
+    }
+    (tmp_path / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    page = page_of(tmp_path, tmp_path)
+    by_section = page[page.index("rewardbench, by category") :]
+    assert "official accuracy" in by_section and by_section.count("100.0%") >= 2
+
+
+def test_a_gain_about_one_question_says_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"base": "03-base", "sft": "05-sft-judged"})
+    content = json.loads((run / "results.json").read_text())
+    for gain in content["gains"]:
+        gain |= {"low": None, "high": None, "p": None}
+    (run / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    assert "one question" in page_of(tmp_path, run)
 
 
 def test_a_comparison_with_another_judge_is_shown(tmp_path: Path) -> None:

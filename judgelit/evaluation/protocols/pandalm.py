@@ -52,7 +52,8 @@ def metrics(pairs: Sequence[PreferencePair], judgments: Sequence[Judgment]) -> d
     """PandaLM's metrics and the usual ones of pairs.
 
     - `score`, `precision`, `recall`, `f1`: the verdict in the order of the file; no verdict counts as a tie, as in the
-      authors' parser. Precision, recall and F1 are means over A, B and tie with equal weights.
+      authors' parser. Precision, recall and F1 are means over those of A, B and tie that are a label or a
+      verdict, with equal weights. The authors divide by three also where one is neither, as in a few pairs.
     - `strict_score`, `strict_f1`: the same, and no verdict is wrong.
     - `combined_score`, `combined_f1`: the winner that both orders name; two different ones, or none, count as a tie.
       Pairs that were judged in one order are left out.
