@@ -25,6 +25,7 @@ functions that read prompts, answers and turns. Lists of messages that are store
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple, get_args
@@ -44,7 +45,7 @@ from judgelit.records.conversations import (
     refuse_list_of_answers,
 )
 from judgelit.records.records import Label
-from judgelit.records.row_fields import Message, Row, bad_field
+from judgelit.records.row_fields import Message, Row, bad_field, label_text
 
 IDS = ("id", "pair_id", "prompt_id")
 KEPT = {"category": ("category", "bias", "scenario"), "subset": ("subset",), "source": ("source",)}
@@ -121,7 +122,7 @@ def _completion(row: Row, at: str) -> Exchange | None:
         return None
     if name == "messages" and isinstance(row["completion"], bool | int | float):
         raise bad_field(at, "completion", row["completion"], "text or a single assistant turn")
-    prompt = read_prompt(row[name], name, at)
+    prompt = _whole_prompt(row, name, at)
     return Exchange(prompt, read_answer(row["completion"], "completion", at), "completion")
 
 
@@ -383,6 +384,8 @@ def complete_prompt(row: Row, turns: Sequence[Message], at: str) -> list[Message
             raise bad_field(at, name, system, "text")
         if system.strip() and prompt[0]["role"] != "system":
             prompt.insert(0, {"role": "system", "content": system})
+        elif system.strip() and system.strip() != prompt[0]["content"].strip():
+            raise bad_field(at, name, system, "the row's other system text again, or none; two of them are not joined")
     return prompt
 
 
@@ -410,14 +413,40 @@ def _is_blank(value: object) -> bool:
 
 def _prompt(row: Row, at: str) -> list[Message] | None:
     """The prompt from the first field that has one, or None."""
-    instruction, given = row.get("instruction"), row.get("input")
-    if isinstance(instruction, str) and isinstance(given, str):
-        texts = [text for text in (instruction, given) if text.strip()]
-        row = {**row, "instruction": "\n\n".join(texts)}
     for name in ("prompt", "question", "instruction", "conversations", "conversation", "input", "messages"):
         if row.get(name) is not None:
-            return read_prompt(row[name], name, at)
+            return _whole_prompt(row, name, at)
     return None
+
+
+def _whole_prompt(row: Row, name: str, at: str) -> list[Message]:
+    """The prompt from the field `name`; an instruction with its input.
+
+    Raises:
+        UserError: The field is invalid, or another field has text that would be lost.
+    """
+    given = _input(row, at)
+    others = {"question": row.get("question"), "instruction": row.get("instruction"), "input": given}
+    value = others.pop(name, row[name])
+    if name == "instruction" and isinstance(value, str) and isinstance(given, str):
+        del others["input"]
+        value = "\n\n".join(text for text in (value, given) if text.strip())
+    prompt = read_prompt(value, name, at)
+    for other, text in others.items():
+        if isinstance(text, str) and not any(text.strip() in turn["content"] for turn in prompt):
+            raise bad_field(at, other, text, f"text that {name!r} has too; put the whole prompt into {name!r}")
+    return prompt
+
+
+def _input(row: Row, at: str) -> object:
+    """The field `input`; a number beside an instruction as text."""
+    given = row.get("input")
+    if not isinstance(row.get("instruction"), str) or isinstance(given, str) or _is_blank(given):
+        return given
+    if not isinstance(given, bool | int | float):
+        raise bad_field(at, "input", given, "text or a number")
+    missing = isinstance(given, float) and math.isnan(given)  # as tables store it
+    return None if missing else str(given)
 
 
 def _judged(row: Row, at: str, first: str, second: str, label: str, labels: Mapping[str, Label]) -> Judged | None:
@@ -435,10 +464,7 @@ def read_label(row: Row, name: str, at: str) -> Label:
 
 
 def _choice(row: Row, name: str, at: str, labels: Mapping[str, Label]) -> Label:
-    value = row[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # Tables store whole numbers as floats if the column has missing values.
-    label = labels.get(str(value).strip().lower())
+    label = labels.get(label_text(row[name]))
     if label is None:
         choices = get_args(Label) if labels is _LETTERS else labels
         raise bad_field(at, name, row[name], "one of " + ", ".join(map(repr, choices)))

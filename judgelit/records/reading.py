@@ -23,7 +23,7 @@ from judgelit.records.forms import (
     read_label,
 )
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, Prompt, SFTExample
-from judgelit.records.row_fields import Message, Row, bad_field, refuse_blank, refuse_equal
+from judgelit.records.row_fields import Message, Row, bad_field, label_text, refuse_blank, refuse_equal
 
 R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
@@ -82,7 +82,7 @@ def _sft_examples(row: Row, at: str, loss_on: LossOn) -> Sequence[SFTExample | N
     if found is None:
         return [None]
     for name in ("label", "kto_tag"):
-        if str(row.get(name)).strip().lower() in _BAD:
+        if label_text(row.get(name)) in _BAD:
             raise bad_field(at, name, row[name], "an answer to train on; a bad answer is no SFT example")
     for name in _REASONING:
         if isinstance(row.get(name), str) and row[name].strip():

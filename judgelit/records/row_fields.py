@@ -49,6 +49,13 @@ def int_field(row: Row, name: str, at: str) -> int:
     return value
 
 
+def label_text(value: object) -> str:
+    """A label in lower case, to look it up."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # Tables store whole numbers as floats if the column has missing values.
+    return str(value).strip().lower()
+
+
 def dict_field(row: Row, name: str, at: str) -> dict[str, Any]:
     value = row.get(name)
     if value is None:

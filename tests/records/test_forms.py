@@ -58,8 +58,8 @@ def better_and_worse(found: PreferencePair) -> tuple[str, str]:
         ({"conversations": sharegpt("q", "a")}, turns("q")),
         ({"conversations": sharegpt("q", "a"), "system": "s", "id": 7}, turns("q", system="s")),
         (
-            {"conversations": [{"from": "system", "value": "t"}, *sharegpt("q", "a")], "system": "s"},
-            turns("q", system="t"),
+            {"conversations": [{"from": "system", "value": "s"}, *sharegpt("q", "a")], "system": "s\n"},
+            turns("q", system="s"),
         ),
         ({"conversation": turns("1", "2", "q", "a")}, turns("1", "2", "q")),
         (
@@ -79,6 +79,11 @@ def better_and_worse(found: PreferencePair) -> tuple[str, str]:
         ({"instruction": "q", "output": "a"}, turns("q")),
         ({"instruction": "q", "input": "with this", "output": "a", "text": "..."}, turns("q\n\nwith this")),
         ({"instruction": "", "input": "q", "output": "a"}, turns("q")),
+        ({"instruction": "Is it prime?", "input": 7, "output": "a"}, turns("Is it prime?\n\n7")),
+        ({"instruction": "q", "input": float("nan"), "output": "a"}, turns("q")),
+        ({"instruction": "q", "input": [], "output": "a"}, turns("q")),
+        ({"prompt": "Do: q\nWith: 7", "instruction": "q", "input": 7, "output": "a"}, turns("Do: q\nWith: 7")),
+        ({"prompt": "q", "instruction": "q", "input": "", "completion": "a"}, turns("q")),
     ],
 )
 def test_sft_forms(row: dict[str, Any], prompt: list[dict[str, str]]) -> None:
@@ -510,6 +515,19 @@ def test_an_empty_history_is_none() -> None:
 @pytest.mark.parametrize(
     ("read", "row", "field"),
     [
+        (sft, {"instruction": "q", "input": ["this"], "output": "a"}, "input"),
+        (sft, {"instruction": "q", "input": {"x": 1}, "output": "a"}, "input"),
+        (pair, {"instruction": "q", "input": ["this"], "output_1": "x", "output_2": "y", "label": 1}, "input"),
+        (sft, {"question": "q", "instruction": "do", "input": "this", "output": "a"}, "instruction"),
+        (sft, {"question": "do", "instruction": "do", "input": "this", "output": "a"}, "input"),
+        (sft, {"prompt": "Shorten", "input": "this", "completion": "a"}, "input"),
+        (sft, {"messages": turns("q", "a", system="t"), "system": "s"}, "system"),
+        (
+            preference,
+            {"prompt": turns("q", system="t"), "system_prompt": "s", "chosen": "a", "rejected": "b"},
+            "system_prompt",
+        ),
+        (sft, {"prompt": "q", "completion": "a", "system": "s", "system_prompt": "t"}, "system_prompt"),
         (sft, {"instruction": "q", "output": "a", "history": [["1"]]}, "history[0]"),
         (sft, {"instruction": "q", "output": "a", "history": "we spoke"}, "history"),
         (sft, {"messages": turns("1", "2", "q", "a"), "history": HISTORY}, "history"),
@@ -530,6 +548,7 @@ def test_an_empty_history_is_none() -> None:
         (preference, {"prompt": "q", "chosen": "a", "rejected": "b", "images": ["x"]}, "images"),
         (sft, {"prompt": "q", "completion": "a", "label": False}, "label"),
         (sft, {"prompt": "q", "completion": "a", "label": 0}, "label"),
+        (sft, {"prompt": "q", "completion": "a", "label": 0.0}, "label"),
         (sft, {"prompt": turns("q"), "completion": "a", "label": "False"}, "label"),
         (sft, {"messages": turns("q", "a"), "kto_tag": False}, "kto_tag"),
         (sft, {"messages": [*turns("q"), {"role": "assistant", "content": "a", "weight": 0}]}, "messages[1].weight"),
