@@ -105,6 +105,11 @@ def _saves_memory(command: str) -> str:
             "halve data.tokens_per_batch or data.batch_size (and double trainer.accumulate_grad_batches), then "
             "data.max_length; `judgelit plan` with the same options and --gpu-memory says what other settings save"
         )
+    if command == "run":
+        return (
+            "choose a smaller batch_size (the teacher's is teacher.batch_size), and the same command continues; or "
+            "begin another run with a smaller max_new_tokens, or with quantization nf4 in the file of --sft"
+        )
     return "choose a smaller batch_size, then a smaller max_new_tokens, dtype bfloat16 or quantization nf4"
 
 

@@ -121,7 +121,9 @@ class EngineSpec:
             raise UserError(f"batch_size: found {self.batch_size}, expected 1 or more")
         if self.endpoint is None:
             for name in self.requests.changed():
-                raise UserError(f"requests.{name}: has no meaning for a model that is loaded here; give --endpoint too")
+                raise UserError(
+                    f"requests.{name}: has no meaning for a model that is loaded here; give its endpoint too"
+                )
             return
         base_urls(self.endpoint)
         for one in fields(self):

@@ -9,6 +9,7 @@ from judgelit.errors import UserError
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.pipeline.recipe import Recipe
 from judgelit.pipeline.run import DECIDES, Run
+from judgelit.pipeline.run_settings import deciding_settings
 from judgelit.runs.folder import claim_folder, locked
 from judgelit.yaml_files import read_text
 
@@ -40,5 +41,6 @@ def main(argv: list[str]) -> None:
     }
     run = Run(recipe)
     with locked(run.folder):
-        claim_folder(run.folder, files, {name: run.path(stage) for name, stage in DECIDES.items()})
+        decides = {name: run.path(stage) for name, stage in DECIDES.items()}
+        claim_folder(run.folder, files, decides, deciding_settings)
         run.go()

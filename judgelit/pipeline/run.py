@@ -51,7 +51,8 @@ DECIDES = {
     **dict.fromkeys(("enhancement", "enhancement_pairs"), "06-enhancement"),
     "dpo.yaml": "07-dpo",
 }
-"""The first stage that a setting, or a configuration of a fit, decides. All others decide all stages."""
+"""The first stage that a setting, or a configuration of a fit, decides. All others decide all stages.
+`deciding_settings` says which settings decide nothing."""
 _EXPORT_BEGUN = "begun"
 """File that says that the folder `export` is this run's."""
 

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,12 @@ def holds_something(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def claim_folder(folder: Path, files: Mapping[str, str], decides: Mapping[str, Path]) -> None:
+def claim_folder(
+    folder: Path,
+    files: Mapping[str, str],
+    decides: Mapping[str, Path],
+    deciding: Callable[[Mapping[str, Any]], dict[str, Any]] = dict,
+) -> None:
     """Write a run's configuration into its folder, or find that the same one is there, whatever its comments.
 
     A setting may differ as long as nothing has been made with it.
@@ -122,6 +127,7 @@ def claim_folder(folder: Path, files: Mapping[str, str], decides: Mapping[str, P
         files: Texts of the configuration by file name; one of the names is `config.yaml`.
         decides: The first stage that a setting of `config.yaml`, or all of another file, decides: its folder. One that
             is not named here decides all stages, and `output` none.
+        deciding: Returns the settings of `config.yaml` that must be the same; by default all of them.
 
     Raises:
         UserError: The folder holds another run.
@@ -134,6 +140,8 @@ def claim_folder(folder: Path, files: Mapping[str, str], decides: Mapping[str, P
     for name, text in files.items():
         if (folder / name).exists():
             old, new = read_mapping(folder / name), yaml.safe_load(text)
+            if name == "config.yaml":
+                old, new = deciding(old), deciding(new)
             for key in (one for one in [*old, *new] if one != "output" and old.get(one) != new.get(one)):
                 advice = _ADVICE
                 if (first := decides.get(key if name == "config.yaml" else name)) is not None:
