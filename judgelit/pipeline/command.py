@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         settings = parser.instantiate(parsed)
     recipe = Recipe(**{item.name: settings[item.name] for item in fields(Recipe)})
     # The run's config.yaml names the copies of both files beside it, so that the folder alone is enough to run again.
-    resolved = {**yaml.safe_load(parser.dump(parsed)), "sft": "sft.yaml", "dpo": "dpo.yaml"}
+    resolved = {**yaml.safe_load(parser.dump(parsed, skip_unset=False)), "sft": "sft.yaml", "dpo": "dpo.yaml"}
     files = {
         "config.yaml": yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True),
         "sft.yaml": read_text(recipe.sft.absolute),

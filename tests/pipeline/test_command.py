@@ -93,6 +93,22 @@ def test_a_server_may_move_but_not_take_the_place_of_a_loaded_model(
     assert "serving: found" in refused(capsys, *run, "--serving=null")
 
 
+def test_the_file_of_a_run_is_the_same_recipe(recipe: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    near = {"near_duplicates": None, "balance_labels": False, "balance_length": False}
+    main(["run", "--config", recipe(warmup=near, general=None), "--output", "run"])
+    assert written("run")["warmup"]["near_duplicates"] is None
+    main(["run", "--config", "run/config.yaml", "--output", "again"])
+    assert {**written("again"), "output": "run"} == written("run")
+    # Nulls were left out of the files of earlier versions. Such a run continues with the same recipe alone.
+    earlier = yaml.safe_load(Path("run/config.yaml").read_text(encoding="utf-8"))
+    del earlier["warmup"]["near_duplicates"], earlier["general"], earlier["serving"]
+    Path("run/config.yaml").write_text(yaml.safe_dump(earlier), encoding="utf-8")
+    other = ["run", "--config", "recipe.yaml", "--output", "run", "--warmup.near_duplicates=0.8"]
+    assert "warmup.near_duplicates: found None there and 0.8 here" in refused(capsys, *other)
+    main(["run", "--config", "recipe.yaml", "--output", "run"])
+    assert written("run")["warmup"]["near_duplicates"] is None
+
+
 def test_full_memory_names_settings_that_the_command_has(
     recipe: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
