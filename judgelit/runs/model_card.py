@@ -115,12 +115,15 @@ def _lora_settings(run: TrainedRun) -> dict[str, Any]:
 
 def _origin(name_or_path: str) -> str:
     """The base model: if `name_or_path` is the model of an earlier run, the base of that run."""
-    earlier = Path(name_or_path).parent / "config.yaml"
-    try:
-        before = read_mapping(earlier)["model"]["init_args"]["backbone"]["name_or_path"]
-    except (UserError, TypeError, KeyError):
-        return name_or_path
-    return _origin(before)
+    seen = set[Path]()
+    while (folder := Path(name_or_path)).is_dir() and folder.resolve() not in seen:
+        seen.add(folder.resolve())
+        try:
+            before = read_mapping(folder.parent / "config.yaml")["model"]["init_args"]["backbone"]["name_or_path"]
+        except (UserError, TypeError, KeyError):
+            break
+        name_or_path = str(before)
+    return name_or_path
 
 
 def _sources(sources: Any) -> Iterator[str]:
