@@ -8,7 +8,7 @@ from pathlib import Path
 
 _OF_THE_SYSTEM = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG),
-    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+    *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EBUSY),
 }
 """Error numbers that speak of the disk or of the user's path, and never of a bug."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

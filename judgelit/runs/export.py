@@ -1,5 +1,6 @@
 """`judgelit export`: the trained model of a run as a Hugging Face folder."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -179,16 +180,23 @@ def _write_model(
 def new_folder(to: Path) -> Iterator[Path]:
     """Make a folder to write into that appears at `to` when the block ends, and not at all if it raises.
 
+    Args:
+        to: The folder. A link stays, and the folder that it names is written.
+
     Raises:
         UserError: There is something at `to` already, or the folder cannot be made.
     """
     to = to.absolute()
     if holds_something(to):
         raise UserError(f"{to} exists already, expected a new or an empty folder; choose another one with --to")
+    written = Path(os.path.realpath(to))
+    if written.is_mount():
+        # A folder is moved to `to` in the end, and nothing can take the place of a mount point.
+        raise UserError(f"{to}: found a mount point, expected a folder; choose one below it with --to")
     with ExitStack() as stack:
         try:
-            remove_parts(to)
-            part = stack.enter_context(atomic_folder(to))
+            remove_parts(written)
+            part = stack.enter_context(atomic_folder(written))
         except OSError as error:
             raise UserError(f"{to} cannot be made: {error.strerror or error}; choose another one with --to") from error
         yield part

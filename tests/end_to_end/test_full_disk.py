@@ -1,5 +1,6 @@
 """A disk that is full, or a place where nothing can be written: one line, exit code 2, and nothing computed is lost."""
 
+import errno
 import json
 import os
 import resource
@@ -155,6 +156,9 @@ def test_impossible_paths_are_refused(refused: Refused, tmp_path: Path, argument
 def test_only_errors_of_the_system_are_named() -> None:
     assert system_error(ValueError("a bug")) is None
     assert system_error(FileNotFoundError(2, "No such file", "x")) is None
+    assert "there: Device or resource busy" in (
+        system_error(OSError(errno.EBUSY, "Device or resource busy", "there")) or ""
+    )
     wrapped = RuntimeError("a writer failed")
     wrapped.__context__ = OSError(28, "No space left on device", "there")
     assert "there: No space left on device" in (system_error(wrapped) or "")

@@ -383,6 +383,27 @@ class TestNewFolder:
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["file"]
 
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_a_link_stays_and_its_folder_is_written(self, exists: bool, tmp_path: Path) -> None:
+        (tmp_path / "disk").mkdir()
+        if exists:
+            (tmp_path / "disk/out").mkdir()
+        (tmp_path / "link").symlink_to(tmp_path / "disk/out")
+        with new_folder(tmp_path / "link") as part:
+            (part / "file").write_text("x")
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk/out/file").read_text() == "x"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+        assert [path.name for path in (tmp_path / "disk").iterdir()] == ["out"]
+
+    def test_a_mount_point_is_refused_before_the_work(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        disk = tmp_path / "disk"
+        disk.mkdir()
+        (tmp_path / "link").symlink_to(disk)
+        monkeypatch.setattr(Path, "is_mount", lambda path: path == disk)
+        for given in ("disk", "link"):
+            with pytest.raises(UserError, match=f"{given}: found a mount point, .*--to"), new_folder(tmp_path / given):
+                pytest.fail("the work has begun")
+
     def test_a_killed_export_leaves_no_folder(self, runs: dict[str, Path], tmp_path: Path) -> None:
         code = (
             "import os, sys; from judgelit.runs import export; "
