@@ -116,7 +116,7 @@ class OneLineErrors(ArgumentParser):
         if not self.exit_on_error and args:
             # jsonargparse passes the null of a value in a nested class on as `None`, which it then does not read.
             args = [f"{one.removesuffix('None')}null" if one.endswith("=None") else one for one in args]
-        args = args and self._as_written_out([_with_underscores(one) for one in args])
+        args = args and self._as_written_out([self._with_underscores(one) for one in args])
         # A value may contain a value of its own class, which the same parser then checks.
         before, outer, self._current = len(_mistakes), self._current, None
         try:
@@ -135,6 +135,26 @@ class OneLineErrors(ArgumentParser):
                 _set_mistake(unexpected, self._unknown(unknown[0].removeprefix("--").partition("=")[0]))
             raise unexpected
         return namespace, unknown
+
+    def _with_underscores(self, argument: Any) -> Any:
+        """`--both-orders=x` as `--both_orders=x`: keys are Python's names, and people type them in both ways.
+
+        The keys of a mapping are the user's, such as the names of sets, and stay. Of a class within an option's value
+        only the parameter is a key here; the class's own parser gets what follows it.
+        """
+        if not isinstance(argument, str) or not argument.startswith("--"):
+            return argument
+        key, equals, value = argument.removeprefix("--").partition("=")
+        parts = key.split(".")
+        plain = [part.replace("-", "_") for part in parts]
+        for known in range(len(parts), 0, -1):
+            action = self._option_string_actions.get("--" + ".".join(plain[:known]).removesuffix("+"))
+            if action is None:
+                continue
+            if not _takes_mapping(action):
+                known += 2 if plain[known : known + 1] == ["init_args"] else 1
+            return f"--{'.'.join([*plain[:known], *parts[known:]])}{equals}{value}"
+        return argument
 
     def _as_written_out(self, args: Sequence[Any]) -> list[Any]:
         """The arguments, with `=true` after each switch that has no value."""
@@ -260,16 +280,14 @@ _jsonargparse_yaml = get_loader("yaml")
 set_loader("yaml", _load_yaml, exceptions=(yaml.YAMLError,))
 
 
-def _with_underscores(argument: Any) -> Any:
-    """`--both-orders=x` as `--both_orders=x`: keys are Python's names, and people type them in both ways."""
-    if not isinstance(argument, str) or not argument.startswith("--"):
-        return argument
-    key, equals, value = argument.removeprefix("--").partition("=")
-    return f"--{key.replace('-', '_')}{equals}{value}"
-
-
 def _is_command(action: argparse.Action) -> bool:
     return isinstance(action, argparse._SubParsersAction)
+
+
+def _takes_mapping(action: argparse.Action) -> bool:
+    """Whether the value of an option may be a mapping with the user's own keys."""
+    kinds = _alternatives(getattr(action, "_typehint", None))
+    return any((get_origin(kind) or kind) in (dict, Mapping) for kind in kinds)
 
 
 def _most_telling(mistakes: list[Mistake]) -> Mistake:

@@ -142,6 +142,30 @@ def test_switches_need_no_value_and_keys_take_hyphens(
         assert (config["both_orders"], config["max_prompt_tokens"], config["output"]) == (True, 50, "o-o.jsonl")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["evaluate", "--model=nano", "--output=x", "--sets.my-set=p.jsonl", "--max-new-tokens=7"],
+        ["run", "--config=quickstart/run", "--sets.my-set", "p.jsonl", "--enhancement.max-new-tokens=7"],
+        ["run", "--config=recipe/24gb", "--sets.my-set", "p.jsonl", "--teacher.max-new-tokens", "7"],
+        [
+            *("fit", "--config=lora/sft", "--model.backbone.name-or-path=nano", "--data.train=p.jsonl"),
+            *("--data.judge.sets.my-set=p.jsonl", "--data.init-args.judge.max-new-tokens=7"),
+        ],
+        ["run", "--config=recipe/24gb", "--teacher.requests.extra-body.my-set", "p.jsonl", "--max-new-tokens=7"],
+    ],
+)
+def test_keys_that_the_user_has_chosen_keep_their_hyphens(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--print_config"])
+    shown = capsys.readouterr()
+    assert exit_.value.code == 0, shown.err
+    assert "my-set: p.jsonl" in shown.out and "my_set" not in shown.out
+    assert "max_new_tokens: 7" in shown.out and "max-new-tokens" not in shown.out
+
+
 def test_a_shipped_configuration_is_found_by_path_and_by_short_name() -> None:
     for name in ("quickstart/run", "quickstart/run.yaml", "configs/quickstart/run.yaml"):
         assert Path(find(name)).samefile(shipped()["quickstart/run"])

@@ -61,10 +61,6 @@ def _choose(
     found = {name_of_set(name): find_benchmark(name) for name in names}
     by_set = {name_of_set(name): name for name in names}
     check_file_names("benchmark", found)
-    if sets is not None and isinstance(benchmark, list):
-        # On the command line, `--sets.rewardbench2-ratings` arrives as `rewardbench2_ratings`.
-        dashed = {name.replace("-", "_"): name for name in found}
-        sets = {dashed.get(name, name): where for name, where in sets.items()}
     if source is not None:
         raise UserError("source: has no meaning with a benchmark, which has its own place on the hub")
     if pairs is not None and (sets is not None or len(found) > 1):
