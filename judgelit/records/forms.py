@@ -298,6 +298,8 @@ def _answers(row: Row, at: str) -> Answered | None:
         if isinstance(values, list):
             if len(values) != len(items):
                 raise bad_field(at, plural, values, f"{len(items)} values, one for each of the {name}")
+            if any(isinstance(value, bytes) for value in values):
+                raise bad_field(at, plural, values, "numbers or texts")
             meta[plural] = values
     return Answered(prompt, answers, meta)
 

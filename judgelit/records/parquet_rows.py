@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from judgelit.errors import UserError, first_line
 from judgelit.records.json_values import LONGEST_ROW, row_too_long
+from judgelit.records.table_values import plain
 
 _BATCH_ROWS = 1024
 _BATCH_BYTES = 1 << 27
@@ -38,7 +39,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                             raise row_too_long(f"{path}: row {number + index + 1}")
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{path}: row {number}", row
+                    yield f"{path}: row {number}", {name: plain(value) for name, value in row.items()}
     except (pa.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:
         raise UserError(f"{path}: not a readable Parquet file: {first_line(error)}") from error
 

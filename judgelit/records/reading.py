@@ -93,7 +93,7 @@ def _sft_examples(row: Row, at: str, loss_on: LossOn) -> Sequence[SFTExample | N
     for number in trained:
         name = found.name if number == len(turns) - 1 else f"turn {number + 1} of {len(turns)}"
         refuse_blank(name, turns[number]["content"], at)
-    whole = SFTExample(tuple(prompt), found.answer, _given_id(row), _kept(row) | _meta(row))
+    whole = SFTExample(tuple(prompt), found.answer, _given_id(row), _kept(row) | _meta(row, at))
     if trained == [len(turns) - 1]:
         return [whole]
     # A split into training and validation keeps the answers of a conversation on one side.
@@ -122,7 +122,7 @@ def _preference(row: Row, at: str) -> PreferenceExample | None:
         return None
     refuse_equal(found.names[0], found.chosen, found.names[1], found.rejected, at)
     refuse_blank(found.names[0], found.chosen, at)
-    meta = _kept(row) | ({"pair_id": _given_id(row)} if _given_id(row) else {}) | _meta(row)
+    meta = _kept(row) | ({"pair_id": _given_id(row)} if _given_id(row) else {}) | _meta(row, at)
     return PreferenceExample(tuple(complete_prompt(row, found.prompt, at)), found.chosen, found.rejected, meta)
 
 
@@ -174,7 +174,7 @@ def _answer_set(row: Row, at: str, place: str) -> AnswerSet | None:
     if last["role"] != "user":
         raise _not_the_users(last, at)
     identity = _given_id(row) or made_id(found.answers, prompt, place)
-    meta = dict(found.meta) | _meta(row)
+    meta = dict(found.meta) | _meta(row, at)
     content = {"id": identity, "question": last["content"], "answers": found.answers, "context": context, "meta": meta}
     return AnswerSet.from_dict({**content, **_kept(row), "right": row.get("right")}, at)
 
@@ -256,13 +256,18 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _meta(row: Row) -> dict[str, Any]:
+def _meta(row: Row, at: str) -> dict[str, Any]:
     """The field `meta`, which is an object. In Parquet it is JSON text."""
     meta = row.get("meta")
     if isinstance(meta, str):
         with suppress(ValueError, RecursionError):
             meta = json.loads(meta)
-    return dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
+    found = dict(meta) if isinstance(meta, Mapping) else {} if meta is None else {"meta": meta}
+    try:
+        json.dumps(found)
+    except TypeError as error:
+        raise bad_field(at, "meta", meta, f"values that JSON can hold ({error})") from error
+    return found
 
 
 _FORMS: dict[type, tuple[str, Sequence[str]]] = {

@@ -20,8 +20,9 @@ from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
 from judgelit.records.reading import LossOn, R, read_records, without_skip_advice
 from judgelit.records.records import AnswerSet, PreferencePair, SFTExample
+from judgelit.records.table_values import plain
 
-_READING = 3
+_READING = 4
 """Version of the readers. Raise it when the same rows would give other records."""
 _TAG = re.compile(r"[\w.-]+")
 
@@ -150,7 +151,7 @@ class FileSource(Source):
 
     def _hub_rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         for number, row in enumerate(self._hub_dataset(), 1):
-            yield f"{self.path}[{self.split}]: row {number}", row
+            yield f"{self.path}[{self.split}]: row {number}", {name: plain(value) for name, value in row.items()}
 
     def _hub_dataset(self) -> Any:
         import datasets

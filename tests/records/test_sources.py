@@ -1,3 +1,5 @@
+import datetime
+import decimal
 import json
 import os
 import random
@@ -235,6 +237,47 @@ def test_a_fingerprint_of_missing_files_is_refused(tmp_path: Path) -> None:
         FileSource("./none.jsonl").fingerprint()
     with pytest.raises(UserError, match="found split or name for a file"):
         FileSource(write_rows(tmp_path / "a.jsonl", [ROW]), split="test").fingerprint()
+
+
+# Values that JSON does not have.
+
+TIME = datetime.datetime(2024, 5, 1, 12, 30)
+TABLE_ROW = {
+    "question": "q",
+    "answers": ["a", "b"],
+    "scores": [decimal.Decimal("1.5"), decimal.Decimal("2.0")],
+    "meta": {"at": TIME, "days": [TIME.date()], "cost": decimal.Decimal("0.1")},
+    "unread": b"\xff",
+}
+PLAIN = {"scores": [1.5, 2], "at": "2024-05-01T12:30:00", "days": ["2024-05-01"], "cost": 0.1}
+
+
+@pytest.mark.parametrize("place", ["hub", "file"])
+def test_decimals_and_times_of_tables_can_be_written_as_json(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, path = pa.Table.from_pylist([TABLE_ROW]), str(tmp_path / "a.parquet")
+    pq.write_table(table, path)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset(table))
+    (found,) = FileSource("org/name" if place == "hub" else path).read(AnswerSet)
+    assert found.meta == PLAIN
+    write_records(tmp_path / "a.jsonl", [found])
+    assert FileSource(str(tmp_path / "a.jsonl")).read(AnswerSet) == [found]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("meta", {"raw": b"x"}), ("scores", [b"1", b"2"]), ("question", b"q"), ("meta", b"x")]
+)
+def test_bytes_are_refused_where_they_are_read(field: str, value: Any, tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**TABLE_ROW, field: value}]), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=rf"a\.parquet: row 1: field '{field}.*': found .*, expected"):
+        FileSource(str(tmp_path / "a.parquet")).read(AnswerSet)
+
+
+def test_a_label_that_a_table_stores_as_a_decimal_is_read(tmp_path: Path) -> None:
+    row = {"instruction": "q", "output_1": "x", "output_2": "y", "label": decimal.Decimal("2.0")}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
+    assert FileSource(str(tmp_path / "a.parquet")).read(PreferencePair)[0].label == "B"
 
 
 # The hub.
