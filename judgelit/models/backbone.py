@@ -19,6 +19,7 @@ from judgelit.models.lora import (
     edits_base_weights,
     replaces_base_weights,
     start_from_adapter,
+    trains_base_weights,
 )
 from judgelit.models.shard_loading import FileWeights, FirstRankWeights, build_without_weights, copy_weights
 from judgelit.models.sharding import Sharding
@@ -41,8 +42,10 @@ class Backbone:
     """Model to train: a name on the Hugging Face hub, a folder in its format, or `nano`, a small built-in model that
     starts from random weights."""
     dtype: DType = "auto"
-    """Dtype of the model's weights. The weights of an adapter are always float32. `auto`: on a GPU, the base of an
-    adapter has the dtype in which it was saved; otherwise float32. It becomes the chosen dtype at once."""
+    """Dtype of the model's weights. The low-rank weights of an adapter are always float32. `auto`: on a GPU, the base
+    of an adapter has the dtype in which it was saved; otherwise float32. It becomes the chosen dtype at once. An
+    adapter that also trains weights of the model itself (PEFT's `modules_to_save`, `bias`) needs a model in float32,
+    and `auto` is float32 for it."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Attention kernel. `sdpa` suits most models. `eager` is slower and works for all. `flash_attention_2` needs a CUDA
     GPU and the package flash-attn."""
@@ -60,7 +63,8 @@ class Backbone:
 
     def __post_init__(self) -> None:
         if self.dtype == "auto":
-            chosen = choose_dtype(self.name_or_path, self.uses_lora, torch.cuda.is_available(), self.trust_remote_code)
+            on_gpu = torch.cuda.is_available()
+            chosen = choose_dtype(self.name_or_path, self.uses_lora, on_gpu, self.trust_remote_code, self.adapter)
             object.__setattr__(self, "dtype", chosen)
 
     @property
@@ -69,15 +73,21 @@ class Backbone:
         return self.lora is not None or self.adapter is not None
 
     def refuse_untrainable(self) -> None:
-        """Check that 4-bit weights have an adapter to train.
+        """Check that 4-bit weights have an adapter to train, and that an adapter trains no weights in 16 bits.
 
         Raises:
-            UserError: They have none.
+            UserError: 4-bit weights have none, or it trains weights of a model in 16 bits.
         """
         if self.quantization is not None and not self.uses_lora:
             raise UserError(
                 f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
                 "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
+            )
+        if self.dtype != "float32" and self.adapter is not None and trains_base_weights(self.adapter):
+            raise UserError(
+                f"model.backbone.dtype: found {self.dtype!r} with the adapter {self.adapter!r}, which trains weights "
+                "of the model itself (modules_to_save or bias), expected 'float32', since 16 bits would round small "
+                "updates away; set it to float32, and trainer.precision to bf16-mixed to compute in 16 bits"
             )
 
     def build(
@@ -292,12 +302,21 @@ def _check_sizes(config: Any) -> None:
             raise ValueError(f"config.json: {name}: found {size}, expected 1 or more")
 
 
-def choose_dtype(name_or_path: str, uses_lora: bool, on_gpu: bool, trust_remote_code: bool = False) -> DType:
+def choose_dtype(
+    name_or_path: str, uses_lora: bool, on_gpu: bool, trust_remote_code: bool = False, adapter: str | None = None
+) -> DType:
     """The dtype of a model that is to be trained: on a GPU the saved one if it is frozen, otherwise float32.
 
     Weights that are trained are float32, since 16 bits would round small updates away. A CPU is slow in 16 bits.
+
+    Args:
+        name_or_path: The model.
+        uses_lora: Whether an adapter is trained, new or not.
+        on_gpu: Whether it is trained on a GPU.
+        trust_remote_code: Whether the model's own Python code may run.
+        adapter: Folder of the adapter that training continues from, if there is one.
     """
-    if not (uses_lora and on_gpu):
+    if not (uses_lora and on_gpu) or (adapter is not None and holds_adapter(adapter) and trains_base_weights(adapter)):
         return "float32"
     found = saved_dtype(name_or_path, trust_remote_code)
     return cast(DType, found) if found in get_args(DType) else "float32"

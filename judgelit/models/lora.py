@@ -155,6 +155,15 @@ def ties_weights(adapter: str) -> bool:
     return bool(_settings(adapter).get("ensure_weight_tying"))
 
 
+def trains_base_weights(adapter: str) -> bool:
+    """Whether an adapter trains weights of the model itself: copies of whole modules, or biases.
+
+    PEFT keeps these in the model's dtype; low-rank weights are float32.
+    """
+    settings = _settings(adapter)
+    return bool(settings.get("modules_to_save")) or settings.get("bias", "none") != "none"
+
+
 def edits_base_weights(adapter: str) -> bool:
     """Whether the initialisation of an adapter, which PEFT repeats when it loads it, changes the base's weights."""
     return (

@@ -148,7 +148,9 @@ class TrainingCLI(LightningCLI):
         backbone = self._get(self.config, "model").init_args.backbone
         if backbone.dtype == "auto":
             uses_lora = backbone.lora is not None or backbone.adapter is not None
-            backbone.dtype = choose_dtype(backbone.name_or_path, uses_lora, self._on_gpu(), backbone.trust_remote_code)
+            backbone.dtype = choose_dtype(
+                backbone.name_or_path, uses_lora, self._on_gpu(), backbone.trust_remote_code, backbone.adapter
+            )
 
     def _on_gpu(self) -> bool:
         """Whether the run will train on a GPU."""

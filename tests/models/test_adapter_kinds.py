@@ -1,5 +1,7 @@
 """Adapters that other programs have made, of every kind: DPO starts from the model that they are."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from judgelit.batches.flat_batch import PreferenceBatch, TokenizedPreference, fl
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
-from judgelit.models.backbone import Backbone
+from judgelit.models.backbone import Backbone, choose_dtype
 from judgelit.training.dpo import DPOModule
 from judgelit.training.reference import AdapterReference, FrozenReference, ReferenceKind
 
@@ -106,3 +108,32 @@ def test_a_run_from_it_starts_at_ln_2_and_is_saved(
     module.model.save_pretrained(tmp_path / "after", selected_adapters=["default"])  # type: ignore[union-attr]
     again = Backbone(folder, adapter=str(tmp_path / "after")).build()
     torch.testing.assert_close(logprobs(again, batch), logprobs(module.model, batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["whole head", "all biases", "biases of layers"])
+def test_an_adapter_that_trains_the_models_own_weights_needs_them_in_float32(
+    kind: str, model_folders: dict[str, str], preferences: Any, fit: Any, tmp_path: Path
+) -> None:
+    folder = str(shutil.copytree(model_folders["qwen2"], tmp_path / "model"))
+    config = Path(folder) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "bfloat16"}))
+    adapter = make_adapter(folder, {**ONE_MODEL, **TWO_MODELS}[kind], tmp_path / "adapter")
+    assert choose_dtype(folder, uses_lora=True, on_gpu=True, adapter=adapter) == "float32"
+    half = Backbone(folder, "bfloat16", adapter=adapter)
+    with pytest.raises(UserError, match=r"model\.backbone\.dtype: found 'bfloat16' .*expected 'float32'"):
+        half.build()
+    # Such a judge may generate in 16 bits.
+    half.build(for_training=False)
+    module = DPOModule(Backbone(folder, "float32", adapter=adapter))
+    fit(module, preferences, max_steps=1, precision="bf16-mixed")
+    assert {weight.dtype for weight in module.parameters() if weight.requires_grad} == {torch.float32}
+
+
+def test_an_adapter_of_low_rank_alone_keeps_the_saved_dtype(model_folders: dict[str, str], tmp_path: Path) -> None:
+    folder = str(shutil.copytree(model_folders["qwen2"], tmp_path / "model"))
+    config = Path(folder) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "bfloat16"}))
+    adapter = make_adapter(folder, {}, tmp_path / "adapter")
+    assert choose_dtype(folder, uses_lora=True, on_gpu=True, adapter=adapter) == "bfloat16"
+    trained = [w for w in Backbone(folder, "bfloat16", adapter=adapter).build().parameters() if w.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
