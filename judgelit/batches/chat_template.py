@@ -1,4 +1,4 @@
-"""Chat templates: variables set to a default, and a check that a template suits training."""
+"""Chat templates: variables set to a default, a fixed date, and a check that a template suits training."""
 
 import json
 import re
@@ -16,6 +16,15 @@ _REASONING_TAG = re.compile(r"[<\[]/?\|?/?[a-z:_]*(?:think|thought)[a-z:_]*\|?[>
 
 _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 _STRING = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+
+FIXED_DATE = "26 July 2024"
+"""The date that templates write, the one that Llama's fall back to where a program cannot tell the date."""
+_DATE_PARTS = {
+    **{"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"},
+    **{"%A": "Friday", "%a": "Fri", "%H": "00", "%M": "00", "%S": "00"},
+}
+"""Parts of `FIXED_DATE`, by the code of strftime."""
+_DEFINES_DATE = re.compile(r"\{%[-+]?\s*macro\s+strftime_now\b")
 
 
 def read_template(path: str) -> str:
@@ -47,8 +56,7 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> Any:
     """
     if isinstance(template, dict):
         return {name: with_defaults(text, values) for name, text in template.items()}
-    # Names in the template's code: not in the text that it writes, nor in its string literals.
-    code = _STRING.sub("", " ".join(_CODE.findall(template)))
+    code = _names_of(template)
     lines = []
     for name, value in values.items():
         at = f"chat_template_kwargs.{name}"
@@ -60,6 +68,29 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> Any:
         lines.append(f"{{% set {name} = {name} | default({_literal(value, at)}) %}}\n")
     # Templates are rendered with `trim_blocks`, so no line break comes out of these lines.
     return "".join(lines) + template
+
+
+def with_fixed_date(template: Any) -> Any:
+    """Return a chat template that writes `FIXED_DATE` where it would write the date of the day (`strftime_now`).
+
+    Prompts then do not depend on the day: stored ids stay those of a new prompt, and a judge is asked as it was
+    trained. The date is part of the template's text, so every program that renders the exported template writes it. A
+    template that names no date, or that has been changed before, is returned unchanged.
+
+    Args:
+        template: The Jinja text, or several by name, as transformers allows.
+    """
+    if isinstance(template, dict):
+        return {name: with_fixed_date(text) for name, text in template.items()}
+    if re.search(r"\bstrftime_now\b", _names_of(template)) is None or _DEFINES_DATE.search(template):
+        return template
+    parts = "".join(f" | replace({json.dumps(code)}, {json.dumps(value)})" for code, value in _DATE_PARTS.items())
+    return f"{{% macro strftime_now(format) %}}{{{{ format{parts} }}}}{{% endmacro %}}\n{template}"
+
+
+def _names_of(template: str) -> str:
+    """The code of a template: neither the text that it writes nor its string literals."""
+    return _STRING.sub("", " ".join(_CODE.findall(template)))
 
 
 def _literal(value: Any, at: str) -> str:

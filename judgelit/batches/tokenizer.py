@@ -11,7 +11,13 @@ from typing import Any
 
 import xxhash
 
-from judgelit.batches.chat_template import read_template, refuse_partial_header, with_defaults
+from judgelit.batches.chat_template import (
+    FIXED_DATE,
+    read_template,
+    refuse_partial_header,
+    with_defaults,
+    with_fixed_date,
+)
 from judgelit.batches.control_tokens import ControlTokens
 from judgelit.batches.tokenizer_files import base_of_adapter, holds_tokenizer, load_files, model_folder, row_limit
 from judgelit.errors import UserError, first_line
@@ -94,7 +100,15 @@ class ChatTokenizer:
                 f"tokenizer {name_or_path!r} has no chat template; give a Jinja file as `chat_template`, or start "
                 "from an instruction-tuned model"
             )
-        hf.chat_template = with_defaults(hf.chat_template, chat_template_kwargs or {})
+        given = with_defaults(hf.chat_template, chat_template_kwargs or {})
+        hf.chat_template = with_fixed_date(given)
+        if hf.chat_template != given:
+            rank_zero_info(
+                f"tokenizer {name_or_path!r}: the date that its chat template takes from strftime_now is fixed to "
+                f"{FIXED_DATE}, here and in the export, so that prompts do not change with the day; for another date, "
+                "set the template's variable in chat_template_kwargs (often date_string), or give a chat_template "
+                "without strftime_now"
+            )
         chat = cls(hf, min(hf.model_max_length, row_limit(config)))
         chat._refuse_partial_header()
         chat._refuse_more_ids_than(getattr(config, "vocab_size", None), name_or_path)

@@ -319,6 +319,63 @@ class TestReasoning:
             ChatTokenizer.load(folder, chat_template_kwargs={name: 1})
 
 
+class TestDate:
+    """A template that writes the date of the day writes a fixed one."""
+
+    @pytest.mark.parametrize(
+        ("code", "written"),
+        [
+            ("{{ strftime_now('%d %b %Y') }}", "26 Jul 2024"),
+            ('{%- set today = strftime_now("%d %B %Y") -%}{{ "Today: " + today }}', "Today: 26 July 2024"),
+            ("{% macro line() %}{{ strftime_now('%Y-%m-%d') }}{% endmacro %}{{ line() }}", "2024-07-26"),
+            ("{{ strftime_now('%A, %-d %B %Y, %H:%M') if strftime_now is defined }}", "Friday, 26 July 2024, 00:00"),
+        ],
+    )
+    def test_is_fixed_in_the_formats_of_templates(
+        self, code: str, written: str, hf_tokenizers: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = f"{code}\n{CHATML}"
+        with caplog.at_level("INFO"):
+            chat = ChatTokenizer.load(saved(hf, tmp_path / "model"))
+        assert "is fixed to 26 July 2024" in caplog.text
+        assert chat.raw_text(chat.prompt_ids(user("?"))).startswith(f"{written}\n<|im_start|>user")
+
+    def test_is_the_same_in_the_export(
+        self, hf_tokenizers: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = "{{ strftime_now('%d %b %Y') }}" + CHATML
+        chat = ChatTokenizer.load(saved(hf, tmp_path / "model"))
+        chat.hf.save_pretrained(tmp_path / "export")
+        shutil.copy(tmp_path / "model" / "config.json", tmp_path / "export")
+        other = AutoTokenizer.from_pretrained(tmp_path / "export")
+        rendered = other.apply_chat_template(user("?"), tokenize=False, add_generation_prompt=True)
+        assert rendered.startswith("26 Jul 2024")
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            again = ChatTokenizer.load(str(tmp_path / "export"))
+        assert again.hf.chat_template == chat.hf.chat_template and not caplog.text
+
+    def test_of_the_templates_variable_may_be_another(self, hf_tokenizers: dict[str, Any], tmp_path: Path) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = (
+            "{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+            "{{ date_string }}" + CHATML
+        )
+        folder = saved(hf, tmp_path / "model")
+        chat = ChatTokenizer.load(folder, chat_template_kwargs={"date_string": "1 May 2025"})
+        assert chat.raw_text(chat.prompt_ids(user("?"))).startswith("1 May 2025")
+
+    @pytest.mark.parametrize("text", ["strftime_now", "{{ 'strftime_now' }}"])
+    def test_of_a_template_without_one_is_not_added(
+        self, text: str, hf_tokenizers: dict[str, Any], tmp_path: Path
+    ) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = text + CHATML
+        assert ChatTokenizer.load(saved(hf, tmp_path / "model")).hf.chat_template == hf.chat_template
+
+
 class TestHeader:
     @pytest.mark.parametrize(
         ("template", "said"),
