@@ -1,8 +1,10 @@
-"""Fingerprint: a hash of a model's weights."""
+"""Fingerprints: a hash of a model's weights, and one of the settings that it computes with."""
 
 import hashlib
 import itertools
+import json
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from judgelit.models import quantization
+from judgelit.models.lora import without_adapter
 from judgelit.models.sharding import reshard
 
 _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -17,6 +20,16 @@ _INTEGER = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 24
 _FACTOR = 0x9E3779B97F4A7C15 - (1 << 64)
 """Spreads consecutive positions over all 64 bits (Knuth's multiplicative hashing)."""
+
+_NOT_COMPUTED = {
+    # Where the model comes from, and what wrote its files.
+    *("_name_or_path", "architectures", "auto_map", "transformers_version"),
+    *("base_model_name_or_path", "revision", "auto_mapping", "peft_version", "task_type", "inference_mode"),
+    # The weights' fingerprint covers these.
+    *("dtype", "torch_dtype", "quantization_config", "init_lora_weights"),
+    "use_cache",
+}
+"""Settings that no log-probability depends on."""
 
 
 @torch.no_grad()
@@ -42,6 +55,30 @@ def fingerprint(model: nn.Module, skip: str | None = None) -> str:
         for part, tensor in quantization.scales(layers.get(name, weight)).items():
             digest.update(f"{name}{part} {tuple(tensor.shape)} {_checksum(tensor) % (1 << 64)}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def settings_fingerprint(model: nn.Module, with_adapter: bool) -> str:
+    """Hash all that a model computes with beside its weights, such as rope scaling, to 16 hexadecimal digits.
+
+    Args:
+        model: The model, with or without adapter.
+        with_adapter: Whether the settings of the adapter `default` count, such as its alpha.
+    """
+    settings = [without_adapter(model).config.to_dict()]
+    if with_adapter:
+        peft: Any = model
+        settings.append(peft.peft_config["default"].to_dict())
+    text = json.dumps(_computed(settings), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _computed(value: Any) -> Any:
+    """The settings of a nested configuration without those that nothing depends on, as JSON values."""
+    if isinstance(value, dict):
+        return {str(name): _computed(inner) for name, inner in value.items() if name not in _NOT_COMPUTED}
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    return [_computed(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _checksum(weight: Tensor, before: int = 0) -> int:

@@ -59,8 +59,8 @@ class DPOModule(FineTuningModule):
             loss: The preference loss and its weights.
             reference: `adapter` (for LoRA: the same weights with the starting adapter, or with none), `frozen` (a
                 second model), `precomputed` (one pass before training; its values are stored beside the tokenised data
-                and used again while weights, tokenizer, template, layout and data stay the same), or `auto`: adapter
-                for LoRA, otherwise frozen.
+                and used again while the model and its settings, tokenizer, template, layout and data stay the same),
+                or `auto`: adapter for LoRA, otherwise frozen.
             optimizer: An optimizer by class_path.
             lr_scheduler: A learning-rate scheduler by class_path. It steps with the optimizer.
             layout: `shared_prefix` computes each prompt once for all its completions, in one row without padding;

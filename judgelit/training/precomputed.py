@@ -16,6 +16,7 @@ from judgelit.batches.flat_batch import PreferenceBatch, flatten_preferences
 from judgelit.batches.token_store import TokenRows
 from judgelit.errors import UserError
 from judgelit.likelihood.logprobs import Scorer
+from judgelit.models.fingerprint import settings_fingerprint
 from judgelit.progress import track
 from judgelit.training.reference import AdapterReference, starting_fingerprint
 from judgelit.training.reference_store import ReferenceStore, StoredLogProbs
@@ -79,6 +80,7 @@ def precompute(module: "DPOModule", part: str, rows: TokenRows) -> StoredLogProb
     key = {
         "model": module.backbone.name_or_path,
         "weights": module.reference.fingerprint(),
+        "settings of the model": settings_fingerprint(module.policy.model, module.backbone.adapter is not None),
         "tokenizer and template": data.tokenizer.fingerprint,
         "layout": module.policy.layout(flatten_preferences([first]).to(device)).rows,
         "precision": str(trainer.precision),

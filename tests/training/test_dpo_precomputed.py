@@ -1,5 +1,6 @@
 """DPO with a precomputed reference equals DPO with a second model, with and without stored values."""
 
+import json
 import random
 import shutil
 from functools import partial
@@ -183,6 +184,40 @@ def test_other_weights_are_computed_again(
         Runs(tmp_path / "run", file, Backbone(llama, adapter=warm_adapter)).fit("precomputed", steps=1)
     changed = [message for message in caplog.messages if "computed anew" in message]
     assert len(changed) == 2 and all("weights changed" in message for message in changed)
+
+
+def edited(file: Path, **settings: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
+
+
+def test_other_settings_of_the_same_weights_are_computed_again(
+    tmp_path: Path, file: str, llama: str, warm_adapter: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, adapter = (Path(shutil.copytree(a, tmp_path / b)) for a, b in ((llama, "model"), (warm_adapter, "adapter")))
+    for backbone, changed in (
+        (Backbone(str(model)), model / "config.json"),
+        (Backbone(str(model), adapter=str(adapter)), adapter / "adapter_config.json"),
+    ):
+        runs = Runs(tmp_path / changed.parent.name / "run", file, backbone)
+        runs.fit("precomputed", steps=1)
+        edited(changed, **({"lora_alpha": 77} if backbone.uses_lora else {"rms_norm_eps": 0.5}))
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            found = runs.fit("precomputed", steps=1)[2]
+        anew = [message for message in caplog.messages if "computed anew" in message]
+        assert len(anew) == 2 and all("settings of the model changed" in message for message in anew)
+        assert found[0][1] == pytest.approx(0, abs=1e-4), "policy and reference agree at the start"
+
+
+def test_settings_that_change_no_value_need_no_other_ones(
+    tmp_path: Path, file: str, llama: str, warm_adapter: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, adapter = (Path(shutil.copytree(a, tmp_path / b)) for a, b in ((llama, "model"), (warm_adapter, "adapter")))
+    Runs(tmp_path / "run", file, Backbone(str(model), adapter=str(adapter))).fit("precomputed", steps=1)
+    edited(model / "config.json", transformers_version="0", architectures=["Other"], use_cache=False)
+    edited(adapter / "adapter_config.json", base_model_name_or_path="someone/else", peft_version="0")
+    forbid_computing(monkeypatch)
+    Runs(tmp_path / "run", file, Backbone(str(model), adapter=str(adapter))).fit("precomputed", steps=1)
 
 
 def test_training_without_a_data_module_is_refused(llama: str, fit: Any, preferences: Any) -> None:
