@@ -32,7 +32,7 @@ _RULES = 2
 
 _QUESTION: list[Message] = [{"role": "user", "content": "?"}]
 _PROBE = "judgelit-probe"
-"""An answer that is looked for in a rendered chat."""
+"""A text that is looked for in a rendered chat."""
 
 
 @dataclass(frozen=True)
@@ -231,6 +231,11 @@ class ChatTokenizer:
         tags. The cuts of these turns are marked before the tags. If this changes which control tokens the template
         writes, the cuts are marked inside the tags, so that the template does not see any.
         """
+        if any(turn["role"] == "system" and turn["content"].strip() for turn in messages) and self._drops_system:
+            raise UserError(
+                "the chat template leaves out the text of a system turn, expected one that writes it; give another "
+                "template as `chat_template`, or remove the system text"
+            )
         turns = [{**turn, "content": replace_surrogates(turn["content"])} for turn in messages]
         cuts = [self._cuts(turn["content"]) for turn in turns]
         if not any(cuts):
@@ -253,6 +258,15 @@ class ChatTokenizer:
                 piece = piece[1:]
             outside.append(piece)
         return outside if self._written(outside) == self._written(inside) else inside
+
+    @cached_property
+    def _drops_system(self) -> bool:
+        """Whether the chat template leaves out a system turn without an error."""
+        turns: list[Message] = [{"role": "system", "content": _PROBE}, *_QUESTION]
+        try:
+            return _PROBE not in self._apply(turns, add_generation_prompt=True)
+        except UserError:
+            return False
 
     def _written(self, pieces: Sequence[str]) -> list[str]:
         """The control tokens that stand in the pieces: those that the template has written."""

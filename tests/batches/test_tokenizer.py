@@ -77,6 +77,23 @@ class TestPrompt:
         with pytest.raises(UserError, match=r"chat template refuses the turns \(system, user\): System role not supp"):
             ChatTokenizer(hf_tokenizers["gemma"]).prompt_ids([{"role": "system", "content": "Judge."}, *user("?")])
 
+    def test_a_system_text_that_the_template_leaves_out_is_the_users_error(self, hf_tokenizers: dict[str, Any]) -> None:
+        hf = copy.deepcopy(hf_tokenizers["chatml"])
+        hf.chat_template = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + CHATML
+        chat = ChatTokenizer(hf)
+        with pytest.raises(UserError, match="the chat template leaves out the text of a system turn, expected one"):
+            chat.prompt_ids([{"role": "system", "content": "Be strict."}, *user("?")])
+        # An empty text loses nothing.
+        assert chat.prompt_ids([{"role": "system", "content": "\n"}, *user("?")]) == chat.prompt_ids(user("?"))
+
+    def test_a_system_text_is_written_or_refused(self, chat: ChatTokenizer) -> None:
+        try:
+            ids = chat.prompt_ids([{"role": "system", "content": "Be strict."}, *user("?")])
+        except UserError as error:
+            assert "refuses the turns (system, user)" in str(error)
+        else:
+            assert "Be strict." in chat.raw_text(ids)
+
 
 class TestCompletion:
     def test_ends_with_the_templates_end_of_turn(
