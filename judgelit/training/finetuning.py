@@ -104,6 +104,8 @@ class FineTuningModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Tell the schedule the length of the run, which depends on the position of a checkpoint."""
+        # An earlier fit of this module may have stopped in the middle of a global batch.
+        self.global_mean.clear()
         for config in self.trainer.lr_scheduler_configs:
             fit_to_run(config.scheduler, total_steps(self.trainer))
 

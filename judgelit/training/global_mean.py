@@ -31,6 +31,10 @@ class GlobalMean:
         """Sum and count of each quantity, [2] float32."""
         self._micro_batches: list[tuple[Tensor, tuple[str, ...]]] = []
 
+    def clear(self) -> None:
+        """Forget the micro-batches of a global batch that no optimizer step has ended."""
+        self._sums, self._micro_batches = {}, []
+
     @property
     def begun(self) -> bool:
         """Whether the global batch has a micro-batch already."""
@@ -77,7 +81,7 @@ class GlobalMean:
             if weight.grad is not None:
                 weight.grad.div_(count)
         tokens = int(sums.pop("tokens")[0])
-        self._sums, self._micro_batches = {}, []
+        self.clear()
         return {name: total / count for name, (total, count) in sums.items()}, tokens
 
     def _not_finite(self, total: Tensor) -> UserError:

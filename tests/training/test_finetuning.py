@@ -89,6 +89,23 @@ def test_gradients_are_freed_before_the_next_forward_pass(
     assert gradient_exists == [False, True] * 5
 
 
+def test_a_fit_that_stops_in_a_global_batch_leaves_nothing_to_the_next(
+    llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any
+) -> None:
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    module, steps = make("sft", llama), []
+    stopped = fit(module, completions, 2, accumulate_grad_batches=3, callbacks=[Stop()])
+    assert stopped.global_step == 0
+    for one in (module, make("sft", llama)):
+        seen = recorder()
+        fit(one, completions, 2, accumulate_grad_batches=3, max_steps=1, callbacks=[seen])
+        steps.append((seen.logged[0], seen.gradients[0]))
+    torch.testing.assert_close(steps[0], steps[1])
+
+
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_callbacks_see_the_gradient_of_the_mean(kind: str, llama: str, request: pytest.FixtureRequest) -> None:
     fit, recorder = request.getfixturevalue("fit"), request.getfixturevalue("recorder")
