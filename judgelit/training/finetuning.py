@@ -1,5 +1,6 @@
 """What SFT and DPO share: building the model, the optimizer, validation, generation and checkpoints."""
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,9 @@ class FineTuningModule(L.LightningModule):
         terms = terms.counted(batch)
         for name, values in {"loss": terms.loss, **terms.logged}.items():
             if name not in self._validation:
-                self._validation[name] = MeanMetric().to(self.device)
+                # NaN must stay NaN: by default it would be left out of the mean. The strategy "disable" leaves it in,
+                # but takes all weights as 1 (torchmetrics #3434).
+                self._validation[name] = MeanMetric(nan_strategy=math.nan).to(self.device)
             metric: Any = self._validation[name]
             metric.update(values.detach().sum() / max(len(values), 1), weight=len(values))
             # Lightning looks the attribute up only once, before the later metrics are made.

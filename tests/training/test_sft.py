@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 
@@ -63,6 +65,21 @@ def test_validation_and_test_are_means_over_the_whole_set(
     assert again["val/loss"] == pytest.approx(plain_loss(Backbone(llama).build().eval(), completions[:5]), rel=1e-5)
     (tested,) = trainer.test(module, loader_of(completions, 3), verbose=False)
     assert tested["test/loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+@torch.no_grad()
+def test_one_batch_without_a_finite_loss_shows_in_the_validation(
+    llama: str, completions: list[TokenizedCompletion], loader_of: Any, tmp_path: Path
+) -> None:
+    module = SFTModule(Backbone(llama))
+    module.configure_model()
+    module.model.get_input_embeddings().weight[310] = math.nan  # type: ignore[union-attr]
+    rows = [*completions[:4], replace(completions[4], prompt=[310]), *completions[5:8]]
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    (found,) = trainer.validate(module, loader_of(rows, 2), verbose=False)
+    assert math.isnan(found["val/loss"])
+    (found,) = trainer.validate(module, loader_of(completions[:8], 2), verbose=False)
+    assert found["val/loss"] == pytest.approx(plain_loss(Backbone(llama).build().eval(), completions[:8]), rel=1e-5)
 
 
 def test_training_fits_a_small_set(llama: str, completions: list[TokenizedCompletion], fit: Any, recorder: Any) -> None:
