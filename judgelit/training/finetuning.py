@@ -141,15 +141,17 @@ class FineTuningModule(L.LightningModule):
         part = "test" if self.trainer.testing else "val"
         terms = terms.counted(batch)
         for name, values in {"loss": terms.loss, **terms.logged}.items():
-            if name not in self._validation:
+            # A module's name must not have dots. Tags may have dots, but no commas.
+            key = name.replace(".", ",")
+            if key not in self._validation:
                 # NaN must stay NaN: by default it would be left out of the mean. The strategy "disable" leaves it in,
                 # but takes all weights as 1 (torchmetrics #3434).
-                self._validation[name] = MeanMetric(nan_strategy=math.nan).to(self.device)
-            metric: Any = self._validation[name]
+                self._validation[key] = MeanMetric(nan_strategy=math.nan).to(self.device)
+            metric: Any = self._validation[key]
             metric.update(values.detach().sum() / max(len(values), 1), weight=len(values))
             # Lightning looks the attribute up only once, before the later metrics are made.
             self.log(
-                f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{name}"
+                f"{part}/{name}", metric, on_epoch=True, prog_bar=name == "loss", metric_attribute=f"_validation.{key}"
             )
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

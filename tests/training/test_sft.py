@@ -52,6 +52,16 @@ def test_the_loss_of_each_tag_is_logged_apart(
         assert found == pytest.approx(plain_loss(model, [row for row in rows if row.tag == tag]), rel=1e-5)
 
 
+def test_a_tag_may_hold_dots(llama: str, completions: list[TokenizedCompletion], fit: Any) -> None:
+    tags = ["v1.2", "v1.2", "v1_2", "v1.2.3"]
+    rows = [replace(row, tag=tag) for row, tag in zip(completions, tags, strict=False)]
+    trainer = fit(SFTModule(Backbone(llama), lambda groups: torch.optim.SGD(groups, lr=0.0)), rows, 2, val=rows)
+    model = Backbone(llama).build().eval()
+    for tag in set(tags):
+        wanted = plain_loss(model, [row for row in rows if row.tag == tag])
+        assert float(trainer.callback_metrics[f"val/loss/{tag}"]) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_validation_and_test_are_means_over_the_whole_set(
     llama: str, completions: list[TokenizedCompletion], fit: Any, loader_of: Any
 ) -> None:
