@@ -72,16 +72,26 @@ class Backbone:
         """Whether an adapter is trained and the model's own weights are frozen."""
         return self.lora is not None or self.adapter is not None
 
+    def is_in_4bit(self) -> bool:
+        """Whether linear layers have 4-bit weights, by `quantization` or because the model's files hold such."""
+        return self.quantization is not None or bool((self._stored_quantization() or {}).get("load_in_4bit"))
+
     def refuse_untrainable(self) -> None:
-        """Check that 4-bit weights have an adapter to train, and that an adapter trains no weights in 16 bits.
+        """Check that quantised weights have an adapter to train, and that an adapter trains no weights in 16 bits.
 
         Raises:
-            UserError: 4-bit weights have none, or it trains weights of a model in 16 bits.
+            UserError: Quantised weights have none, or it trains weights of a model in 16 bits.
         """
         if self.quantization is not None and not self.uses_lora:
             raise UserError(
                 f"quantization {self.quantization!r}: found neither lora nor adapter, expected one of them, since "
                 "4-bit weights cannot be trained; add lora (model.backbone.lora.r: 16), or leave quantization out"
+            )
+        if not self.uses_lora and self._stored_quantization() is not None:
+            raise UserError(
+                f"model {self.name_or_path!r}: found quantised weights and neither lora nor adapter, expected one of "
+                "them, since quantised weights cannot be trained; add lora (model.backbone.lora.r: 16), or take a "
+                "model that is not quantised"
             )
         if self.dtype != "float32" and self.adapter is not None and trains_base_weights(self.adapter):
             raise UserError(
@@ -162,7 +172,7 @@ class Backbone:
         4-bit weights are made from whole ones, and PEFT loads an adapter's copies of the model's own weights into
         whole ones. Some adapters edit the model's weights when they are loaded.
         """
-        if self.quantization is not None or (self.name_or_path != NANO and self._is_stored_quantized()):
+        if self.quantization is not None or self._stored_quantization() is not None:
             return True
         return self.adapter is not None and (replaces_base_weights(self.adapter) or edits_base_weights(self.adapter))
 
@@ -208,7 +218,7 @@ class Backbone:
                 )
             return self._from_config()
         options = self._load_options()
-        if self.quantization is not None and not self._is_stored_quantized():
+        if self.quantization is not None and self._stored_quantization() is None:
             options["quantization_config"] = quantization.nf4(options["dtype"])
         with self._loading_errors():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -236,12 +246,15 @@ class Backbone:
             model.requires_grad_(False)
         return model
 
-    def _is_stored_quantized(self) -> bool:
+    def _stored_quantization(self) -> dict[str, Any] | None:
+        """The settings with which the model's files were quantised; None if they hold ordinary weights."""
         from transformers import AutoConfig
 
+        if self.name_or_path == NANO:
+            return None
         with self._loading_errors():
             config = AutoConfig.from_pretrained(self.name_or_path, trust_remote_code=self.trust_remote_code)
-        return getattr(config, "quantization_config", None) is not None
+        return getattr(config, "quantization_config", None)
 
     def _set_attention(self, model: "PreTrainedModel") -> None:
         if self.attention == "sdpa" and model._supports_attention_backend:

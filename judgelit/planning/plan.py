@@ -138,6 +138,9 @@ def planned_run(module: Any, trainer: Any, gpus: int) -> PlannedRun:
     if backbone.adapter is not None and not holds_adapter(backbone.adapter):
         backbone = replace(backbone, adapter=None, lora=backbone.lora or LoRA())
         assumes_adapter = True
+    backbone.refuse_untrainable()
+    if backbone.is_in_4bit():
+        backbone = replace(backbone, quantization="nf4")
     return PlannedRun(
         backbone=backbone,
         assumes_adapter=assumes_adapter,

@@ -126,7 +126,7 @@ class TestRefusals:
         def gated(*_: Any, **__: Any) -> None:
             raise OSError("You are trying to access a gated repo.\nMore of it.")
 
-        monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", gated)
+        monkeypatch.setattr("transformers.AutoConfig.from_pretrained", gated)
         with pytest.raises(UserError, match=r"cannot be loaded: You are trying to access a gated repo\.$"):
             Backbone("someone/gated").build()
 

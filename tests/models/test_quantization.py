@@ -176,9 +176,16 @@ def test_a_4bit_checkpoint_is_loaded_unchanged(llama: str, tmp_path: Path) -> No
         assert layers_of(model)
         assert fingerprint(model) == fingerprint(wanted)
         assert torch.equal(logits(model), logits(wanted))
-    judge: Any = Backbone(str(tmp_path / "nf4"), "bfloat16").build()
+    judge: Any = Backbone(str(tmp_path / "nf4"), "bfloat16").build(for_training=False)
     assert not any(weight.requires_grad for weight in judge.parameters())
     assert {layer.compute_dtype for layer in layers_of(judge).values()} == {torch.bfloat16}
+
+
+def test_a_4bit_checkpoint_without_adapter_cannot_be_trained(llama: str, tmp_path: Path) -> None:
+    loaded = AutoModelForCausalLM.from_pretrained(llama, quantization_config=nf4(torch.float32), dtype=torch.float32)
+    loaded.save_pretrained(tmp_path / "nf4")
+    with pytest.raises(UserError, match=r"found quantised weights and neither lora nor adapter, .*; add lora"):
+        Backbone(str(tmp_path / "nf4")).build()
 
 
 def test_the_fingerprint_sees_scales_as_well_as_codes(llama: str, tmp_path: Path) -> None:

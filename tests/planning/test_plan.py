@@ -19,6 +19,7 @@ from judgelit.cli import main
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import Scorer, completion_logprobs
+from judgelit.models import quantization
 from judgelit.models.backbone import Backbone
 from judgelit.models.lora import LoRA
 from judgelit.planning.estimate import PlannedRun, estimate
@@ -272,6 +273,23 @@ def test_the_command_reads_the_data(capsys: pytest.CaptureFixture[str], tmp_path
     printed = capsys.readouterr().out
     assert "3 examples, 360 tokens" in printed and "prompts of 100" in printed
     assert "does not fit 0.00 GB" in printed and "no setting saves the last" in printed
+
+
+def test_a_model_that_is_stored_in_4_bits_is_planned_as_one_that_is_loaded_so(
+    model_folder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lengths = [f"--model.backbone.name_or_path={model_folder}", "--prompt-tokens=9"]
+    lora = [*lengths, "--model.backbone.lora.r=4"]
+    plan(*lora, "--model.backbone.quantization=nf4")
+    loaded_so = capsys.readouterr().out
+    path = Path(model_folder) / "config.json"
+    stored = quantization.nf4(torch.float32).to_dict()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": stored}))
+    plan(*lora)
+    assert capsys.readouterr().out == loaded_so
+    with pytest.raises(SystemExit):
+        plan(*lengths)
+    assert "found quantised weights and neither lora nor adapter" in capsys.readouterr().err
 
 
 def test_without_data_there_is_advice(model_folder: str) -> None:
