@@ -10,8 +10,8 @@ class GlobalBatch(Callback):
     """Sets `trainer.accumulate_grad_batches` so that an optimizer step has a fixed number of micro-batches in all.
 
     Devices take micro-batches in turn. With twice as many devices each accumulates half as many micro-batches, so a run
-    trains on the same examples in the same steps. In the last step of an epoch, a device without a micro-batch repeats
-    one from the beginning of the epoch.
+    trains on the same examples in the same steps. In the last step of an epoch, a device for which no micro-batch is
+    left gets an empty one, which counts nothing.
     """
 
     def __init__(self, micro_batches: int) -> None:
