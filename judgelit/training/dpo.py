@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from judgelit.batches.datamodules import DPODataModule
@@ -41,7 +42,8 @@ class DPOModule(FineTuningModule):
     """
 
     reference: Reference
-    """The frozen reference; there once the model is built. It is no submodule: it is never optimized or saved."""
+    """The frozen reference; there once the model is built, except to predict. It is no submodule: it is never optimized
+    or saved."""
 
     def __init__(
         self,
@@ -86,8 +88,15 @@ class DPOModule(FineTuningModule):
         self.log_terms(dpo_loss(policy, reference, batch, self.loss), batch)
 
     def configure_model(self) -> None:
-        """Build the policy and the reference."""
-        if self.model is None:
+        """Build the policy and, unless only judgments are generated, the reference."""
+        if self._is_predicting():
+            super().configure_model()
+            return
+        if not hasattr(self, "reference"):
+            if self.model is not None:
+                # It has predicted, perhaps with the weights of a checkpoint, which are not the start of the policy.
+                self.model = None
+                del self.policy
             super().configure_model()
             self.reference = build_reference(self.reference_kind, self.backbone, self.policy, self.sharding)
         if self.reference_kind == "precomputed":
@@ -95,6 +104,9 @@ class DPOModule(FineTuningModule):
             if not isinstance(data, DPODataModule):
                 raise UserError("reference 'precomputed' keeps its values beside the data; expected a DPODataModule")
             data.prepare_rows = self._precompute
+
+    def _is_predicting(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
 
     def before_sharding(self, model: "CausalLM") -> None:
         """Turn dropout off, since policy and reference must agree at the start; keep a copy of the starting adapter."""
@@ -146,6 +158,8 @@ class DPOModule(FineTuningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to continue against another reference."""
         super().on_load_checkpoint(checkpoint)
+        if self._is_predicting():
+            return
         found = self.reference.fingerprint()
         if checkpoint.get("reference", found) != found:
             raise UserError(

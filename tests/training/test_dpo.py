@@ -3,13 +3,16 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference, flatten_preferences
+from judgelit.batches.flat_batch import TokenizedCompletion, TokenizedPreference, flatten_preferences, pad_prompts
 from judgelit.errors import UserError
 from judgelit.likelihood.layouts import Layout
 from judgelit.likelihood.logprobs import completion_logprobs
@@ -246,6 +249,28 @@ class TestStep:
         moves.clear()
         trainer.test(module, loader_of(preferences, 4), verbose=False)
         assert set(moves) == {module.device}
+
+
+class TestPredict:
+    @pytest.mark.parametrize("kind", ["frozen", "precomputed"])
+    def test_needs_no_reference(
+        self, kind: Any, llama: str, preferences: Any, fit: Any, loader_of: Any, tmp_path: Path
+    ) -> None:
+        fit(DPOModule(Backbone(llama), optimizer=adamw), preferences, 4).save_checkpoint(tmp_path / "run.ckpt")
+        module = DPOModule(Backbone(llama), reference=kind)
+        trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+        prompts, mask = pad_prompts([[1, 2, 3], [4]], 0)
+        batch = SimpleNamespace(
+            input_ids=prompts, attention_mask=mask, max_new_tokens=5, stop_ids=(7,), pad_id=0, ends=None
+        )
+        loader: Any = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+        saved = {"ckpt_path": tmp_path / "run.ckpt", "weights_only": True}
+        (answers,) = trainer.predict(module, loader, **saved)  # type: ignore[misc, arg-type]
+        assert len(answers) == 2 and not hasattr(module, "reference")
+        if kind == "frozen":
+            # The reference is still the start of the policy, not the checkpoint.
+            (found,) = trainer.validate(module, loader_of(preferences, 4), verbose=False, **saved)  # type: ignore[arg-type]
+            assert found["val/kl"] > 1e-3
 
 
 class TestContinue:
