@@ -179,17 +179,24 @@ def mend(folders: Iterable[str | Path]) -> None:
 def newest(folders: Iterable[str | Path]) -> Path | None:
     """The complete checkpoint that was written last in these folders, or None.
 
-    It is `last.ckpt`, unless a kill came between the two files that Lightning writes at one step. All ranks find the
-    same one, before and after the first rank has called `mend`.
+    It is `last.ckpt`, unless a kill came between the two files that Lightning writes at one step. A run cannot continue
+    from weights alone, which a ModelCheckpoint may save beside it, so these count only if there is nothing else. All
+    ranks find the same one, before and after the first rank has called `mend`.
     """
     found = [
-        (path.stat().st_mtime_ns, checkpoint.with_name(checkpoint.name.removesuffix(_OLD)))
+        (path.stat().st_mtime_ns, checkpoint.with_name(checkpoint.name.removesuffix(_OLD)), path)
         for folder in folders
         for checkpoint in (*Path(folder).glob("*.ckpt"), *Path(folder).glob(f"*.ckpt{_OLD}"))
         for path in [checkpoint / META if checkpoint.is_dir() else checkpoint]
         if path.exists()
     ]
-    return max(found)[1] if found else None
+    latest = [(name, path) for _, name, path in sorted(found, reverse=True)]
+    return next((name for name, path in latest if not _is_weights_alone(path)), latest[0][0] if latest else None)
+
+
+def _is_weights_alone(file: Path) -> bool:
+    meta = read_meta(file)
+    return "state_dict" in meta and "callbacks" not in meta
 
 
 def _must_not_be_saved(checkpoint: dict[str, Any]) -> bool:

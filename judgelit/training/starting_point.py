@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from judgelit.errors import UserError
-from judgelit.runs.checkpoints import mend, newest, read_meta
+from judgelit.runs.checkpoints import META, mend, newest, read_meta
 from judgelit.runs.exact_resume import ExactResume
 
 
@@ -36,6 +36,11 @@ def find_checkpoint(asked: str | Path | None, command: str, trainer: Any, root: 
         return checkpoint
     if not Path(checkpoint).exists():
         raise UserError(f"ckpt_path {str(checkpoint)!r}: no such file; expected a checkpoint, or `last`")
+    if Path(checkpoint).is_dir() and not (Path(checkpoint) / META).exists():
+        raise UserError(
+            f"ckpt_path {str(checkpoint)!r}: found a folder that is no checkpoint, expected one such as "
+            f"{root / 'checkpoints/last.ckpt'}, or `last`; to start from a model, set model.backbone.name_or_path"
+        )
     if Path(checkpoint).is_dir() and not isinstance(trainer.strategy, ModelParallelStrategy):
         raise UserError(
             f"ckpt_path {str(checkpoint)!r}: found a sharded checkpoint, expected a file; continue with strategy FSDP2 "

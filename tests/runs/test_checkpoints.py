@@ -199,6 +199,18 @@ def test_a_kill_between_the_two_moves_of_a_swap_loses_nothing(
     assert newest([tmp_path]) == place and torch.load(place / "meta.pt") == 1
 
 
+def test_weights_alone_are_the_newest_only_without_a_whole_checkpoint(tmp_path: Path) -> None:
+    torch.save({"state_dict": {}}, tmp_path / "best.ckpt")
+    assert newest([tmp_path]) == tmp_path / "best.ckpt"
+    torch.save({"state_dict": {}, "callbacks": {}}, tmp_path / "last.ckpt")
+    for age, name in enumerate(["last.ckpt", "best.ckpt"]):
+        os.utime(tmp_path / name, ns=(0, age * 10**9))
+    assert newest([tmp_path]) == tmp_path / "last.ckpt"
+    # A damaged file is not passed over, so that its damage is reported.
+    (tmp_path / "newer.ckpt").write_bytes(b"damaged")
+    assert newest([tmp_path]) == tmp_path / "newer.ckpt"
+
+
 def test_the_newest_is_the_complete_checkpoint_written_last(tmp_path: Path) -> None:
     assert newest([tmp_path, tmp_path / "missing"]) is None
     for age, name in enumerate(["epoch=0-step=4.ckpt", "last.ckpt", "epoch=0-step=6.ckpt", "last.ckpt.part"]):

@@ -107,6 +107,7 @@ def test_last_starts_a_new_run_if_there_is_no_checkpoint(
         ("fit", "other data", "on other data than a SFTDataModule"),
         ("fit", "other adapter", "model.backbone.lora.r: found 3, expected nothing"),
         ("fit", "model alone", "choose another folder"),
+        ("fit", "folder", "ckpt_path 'run/model': found a folder that is no checkpoint"),
         ("validate", "nothing", "no checkpoint in run/checkpoints"),
     ],
 )
@@ -136,7 +137,7 @@ def test_a_run_that_cannot_continue_is_refused_in_one_line(
         shutil.rmtree("run/checkpoints")
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
-        main([*run, *lora, "--ckpt_path=last"])
+        main([*run, *lora, f"--ckpt_path={'run/model' if state == 'folder' else 'last'}"])
     assert exit_.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("judgelit: error:")]
     assert message in line
