@@ -138,12 +138,14 @@ class Throughput(ThroughputMonitor):
         )
         self._totals: dict[str, int] = {}
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the device's peak, also of GPUs that Lightning does not know."""
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Find the device's peak in 16 bits if the model computes in them; Lightning's table has other figures."""
         super().setup(trainer, pl_module, stage)
-        device = trainer.strategy.root_device
-        if self.available_flops is None and device.type == "cuda" and "16" in str(trainer.precision):
-            self.available_flops = peak_flops(torch.cuda.get_device_name(device))
+        device, backbone = trainer.strategy.root_device, pl_module.backbone
+        halves = "16" in str(trainer.precision) or backbone.dtype != "float32" or backbone.quantization is not None
+        if halves and device.type == "cuda":
+            known = peak_flops(torch.cuda.get_device_name(device))
+            self.available_flops = known or self.available_flops
             for one in self._throughputs.values():
                 one.available_flops = self.available_flops
 

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from judgelit.likelihood.flops import peak_flops
+from judgelit.models.backbone import Backbone, DType
 from judgelit.training.callbacks import Throughput
 from judgelit.training.cli import TrainingCLI
+from judgelit.training.sft import SFTModule
 
 
 @pytest.mark.parametrize("layout", ["shared_prefix", "concatenated"])
@@ -57,14 +59,28 @@ def test_a_gpu_is_known_by_pytorchs_name(card: str, peak: float | None) -> None:
     assert peak_flops(card) == peak
 
 
-@pytest.mark.parametrize(("precision", "peak"), [("bf16-mixed", 989e12), ("32-true", None)])
-def test_the_share_of_the_peak_is_known_for_a_gpu_that_lightning_does_not_know(
-    precision: str, peak: float | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("card", "precision", "dtype", "peak"),
+    [
+        ("NVIDIA H200", "bf16-mixed", "float32", 989e12),
+        ("NVIDIA H200", "32-true", "float32", None),
+        # Lightning knows this card, with another figure.
+        ("NVIDIA GeForce RTX 4090", "bf16-mixed", "float32", 165e12),
+        # A frozen base computes in its own dtype.
+        ("NVIDIA GeForce RTX 4090", "32-true", "bfloat16", 165e12),
+        ("NVIDIA A100-SXM4-80GB", "32-true", "bfloat16", 312e12),
+        ("NVIDIA A100-SXM4-80GB", "32-true", "float32", 19.5e12),
+    ],
+)
+def test_the_share_of_the_peak_is_that_of_the_precision(
+    card: str, precision: str, dtype: DType, peak: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False)  # type: ignore[arg-type]
     trainer.state.stage = "train"  # type: ignore[assignment]
     trainer.strategy._root_device = torch.device("cuda", 0)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 0))
     found = Throughput()
-    found.setup(trainer, L.LightningModule(), "fit")
+    module = SFTModule(Backbone("nano", dtype=dtype), torch.optim.AdamW)
+    found.setup(trainer, module, "fit")
     assert found.available_flops == peak
