@@ -49,8 +49,46 @@ class DroppedCheckpoints(Callback):
         checkpoint[_KEY] = sorted(path for path in self._written - kept if Path(path).exists())
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Read what the run of the checkpoint was about to remove."""
+        """Read what the run of the checkpoint was about to remove, and name all files as the run's folder is now."""
         self._dropped = checkpoint.get(_KEY, [])
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, ModelCheckpoint) and state and _saved_there(trainer, callback):
+                before, now = state.get("dirpath"), Path(str(callback.dirpath))
+                self._dropped = [
+                    str(now / Path(path).name) if str(Path(path).parent) == str(before) else path
+                    for path in self._dropped
+                ]
+                _follow_folder(callback, state)
+
+
+def _saved_there(trainer: L.Trainer, callback: ModelCheckpoint) -> bool:
+    """Whether the checkpoint that is loaded is of the run in whose folder this callback saves."""
+    if callback.dirpath is None or trainer.ckpt_path is None:
+        return False
+    read_from = Path(trainer.ckpt_path).resolve().parent
+    # SLURM's checkpoint lies beside the folder of the others.
+    return Path(callback.dirpath).resolve() in (read_from, read_from / "checkpoints")
+
+
+def _follow_folder(callback: ModelCheckpoint, state: dict[str, Any]) -> None:
+    """Name the files in a callback's state as its folder is named now.
+
+    If the name differs, Lightning forgets them: it would write `last-v1.ckpt` beside a `last.ckpt` that stays behind.
+    """
+    folder = Path(str(callback.dirpath))
+
+    def now(path: str) -> str:
+        return str(folder / Path(path).name) if path else path
+
+    for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+        state[name] = now(state.get(name, ""))
+    state["best_k_models"] = {now(path): score for path, score in state.get("best_k_models", {}).items()}
+    state["dirpath"] = callback.dirpath
+    # The first checkpoint of a run is written before the first `last.ckpt`.
+    last = folder / f"{callback.CHECKPOINT_NAME_LAST}{callback.FILE_EXTENSION}"
+    if callback.save_last and not state["last_model_path"] and last.exists():
+        state["last_model_path"] = str(last)
 
 
 def _kept(trainer: L.Trainer) -> set[str]:

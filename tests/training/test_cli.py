@@ -67,6 +67,26 @@ def test_the_last_checkpoint_is_from_the_last_step_and_continues_exactly(
         assert torch.equal(weight, broken["state_dict"][name]), name
 
 
+@pytest.mark.parametrize("now", ["moved", "absolute", "first checkpoint"])
+def test_a_run_that_continues_under_another_name_of_its_folder_has_one_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = [*SFT, "--trainer.callbacks.save_top_k=-1"]
+    main([*run, "--trainer.max_steps=4", "--trainer.default_root_dir=run"])
+    root, last = "run", "last"
+    if now == "moved":
+        root = "moved"
+        Path("run").rename(root)
+    if now == "absolute":
+        root = str(tmp_path / "run")
+    if now == "first checkpoint":
+        last = "run/checkpoints/epoch=0-step=2.ckpt"
+    main([*run, "--trainer.max_steps=6", f"--trainer.default_root_dir={root}", f"--ckpt_path={last}"])
+    assert [path.name for path in Path(root, "checkpoints").glob("last*")] == ["last.ckpt"]
+    assert checkpoint(root)["global_step"] == 6
+
+
 def test_the_saved_configuration_repeats_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=2", "--trainer.default_root_dir=first"])
