@@ -86,7 +86,7 @@ def run_fit(stage: str, folder: Path, arguments: Sequence[str]) -> dict[str, Any
     ended.unlink(missing_ok=True)
     shutil.rmtree(folder / "model", ignore_errors=True)
     resume = ["--ckpt_path=last"] if (folder / "checkpoints").exists() else []
-    _free_gpu_memory()
+    free_gpu_memory()
     status = _run_and_pass_on_signals([sys.executable, "-m", "judgelit.cli", "fit", *arguments, *resume])
     # `fit.json` comes last. With it, code 2 says that standard output has failed, as this process will say too.
     if status == 2 and not ended.exists():
@@ -142,8 +142,8 @@ def _run_and_pass_on_signals(command: Sequence[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _free_gpu_memory() -> None:
-    """Return GPU memory that PyTorch keeps for this process, so that the fit can have it."""
+def free_gpu_memory() -> None:
+    """Return GPU memory that PyTorch keeps for this process, so that another one can have it."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

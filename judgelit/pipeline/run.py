@@ -22,7 +22,7 @@ from judgelit.generation.engine import Engine
 from judgelit.generation.journal import JournaledEngine
 from judgelit.models.backbone import Backbone, trained_folder
 from judgelit.pipeline.engines import judge_engine
-from judgelit.pipeline.fit import check_fit, run_fit, trainer_device
+from judgelit.pipeline.fit import check_fit, free_gpu_memory, run_fit, trainer_device
 from judgelit.pipeline.recipe import GENERAL_DATA, TRAIN, Recipe
 from judgelit.pipeline.results import Results
 from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
@@ -155,16 +155,21 @@ class Run:
         """Make the SFT set from the teacher's judgments."""
         pairs = self.warmup_pairs()
         write_records(folder / "pairs.jsonl", pairs)
-        examples, report = synthesize_warmup(
-            pairs,
-            self.recipe.teacher,
-            self.recipe.templates,
-            self.tokenizer,
-            folder / "journal.sqlite",
-            max_prompt_tokens=self.tokenizer.context - self.recipe.max_new_tokens,
-            settings=self.recipe.warmup,
-            seed=self.recipe.seed,
-        )
+        try:
+            examples, report = synthesize_warmup(
+                pairs,
+                self.recipe.teacher,
+                self.recipe.templates,
+                self.tokenizer,
+                folder / "journal.sqlite",
+                max_prompt_tokens=self.tokenizer.context - self.recipe.max_new_tokens,
+                settings=self.recipe.warmup,
+                seed=self.recipe.seed,
+            )
+        finally:
+            # The fits and the servers of later stages need the memory of a teacher that was loaded here.
+            self.recipe.teacher.close()
+            free_gpu_memory()
         write_records(folder / "sft.jsonl", examples)
         settings = {"teacher": self.recipe.teacher.settings(), "seed": self.recipe.seed, **asdict(self.recipe.warmup)}
         name = self.base.name_or_path

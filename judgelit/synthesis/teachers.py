@@ -51,6 +51,9 @@ class Teacher(ABC):
         """This teacher, with the answers of a journal alone; one that asks no model stays as it is."""
         return self
 
+    def close(self) -> None:  # noqa: B027 (most load nothing)
+        """Release what the teacher has loaded. It is loaded again when it is asked again."""
+
 
 class EngineTeacher(Teacher):
     """A model as teacher."""
@@ -97,6 +100,10 @@ class EngineTeacher(Teacher):
     def engine(self) -> Engine:
         """The model, loaded once."""
         return load_engine(self.spec)
+
+    def close(self) -> None:
+        """Release the model."""
+        self.__dict__.pop("engine", None)
 
     def judgments(
         self, prompts: Sequence[JudgePrompt], templates: Mapping[str, Template], journal: Path, seed: int

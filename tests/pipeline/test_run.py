@@ -1,0 +1,63 @@
+"""Stages of `judgelit run`, one by one, with a small model, a scripted teacher and few pairs."""
+
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from judgelit.pipeline.recipe import ConfigFile, Recipe
+from judgelit.pipeline.run import Run
+from judgelit.records.files import write_records
+from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
+from judgelit.synthesis.warmup import Warmup
+from tests.support import ScriptedEngine, make_pair, short_templates
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, llama: str) -> MakeRun:
+    """A run with 8 training pairs, and one that is held out."""
+
+    def make(**changed: Any) -> Run:
+        for name, numbers in (("train", range(8)), ("held", [100])):
+            write_records(tmp_path / f"{name}.jsonl", [make_pair(number, "AB"[number % 2]) for number in numbers])
+        settings = {
+            "output": str(tmp_path / "run"),
+            "train": str(tmp_path / "train.jsonl"),
+            "sets": {"held": str(tmp_path / "held.jsonl")},
+            "teacher": TaskTeacher(),
+            "sft": ConfigFile("quickstart/sft"),
+            "dpo": ConfigFile("quickstart/dpo"),
+            "model": llama,
+            "templates": short_templates(tmp_path / "templates"),
+            "warmup": Warmup(balance_labels=False, balance_length=False),
+            "max_new_tokens": 16,
+            "device": "cpu",
+        }
+        return Run(Recipe(**{**settings, **changed}))
+
+    return make
+
+
+def right_judgment(prompt: str, sample: int = 0) -> str:
+    return "Fine. [[A]]" if "A: yes" in prompt else "Fine. [[B]]"
+
+
+def test_the_model_of_the_teacher_is_released_when_its_stage_ends(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(spec: Any) -> ScriptedEngine:
+        engine = ScriptedEngine(right_judgment)
+        loaded.append(weakref.ref(engine))
+        return engine
+
+    monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", load)
+    run = make_run(teacher=EngineTeacher(model="teacher"))
+    run.stage("01-pairs", run.make_pairs)
+    run.stage("02-warmup", run.make_warmup)
+    assert [engine() for engine in loaded] == [None]
