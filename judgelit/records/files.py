@@ -83,7 +83,11 @@ def data_files(path: str) -> tuple[Path, list[Path]]:
         found = [Path(name) for name in glob.glob(str(given), recursive=True)]  # noqa: PTH207 (takes absolute patterns)
     else:
         raise UserError(f"{path}: no such file")
-    files = sorted(file for file in found if _is_data(file) and file.is_file() and not file.name.startswith("."))
+    named = sorted(file for file in found if _is_data(file) and not file.name.startswith("."))
+    for file in named:
+        if file.is_symlink() and not file.exists():
+            raise UserError(f"{file}: found a link to {file.readlink()}, where there is nothing; expected a data file")
+    files = [file for file in named if file.is_file()]
     if not files:
         hint = "; for files in subfolders give a pattern such as folder/**/*.jsonl" if given.is_dir() else ""
         raise UserError(f"{path}: found no data file, expected one of {', '.join(SUFFIXES)}{hint}")

@@ -132,6 +132,18 @@ def test_a_folder_means_its_data_files_sorted_by_name(tmp_path: Path) -> None:
     assert data_files(f"{tmp_path}/**/*.jsonl")[0] == tmp_path
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.jsonl"])
+def test_a_link_to_nothing_is_refused(tmp_path: Path, pattern: str) -> None:
+    """As git-annex, DVC and the cache of Hugging Face leave them where a file was not fetched."""
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n')
+    (tmp_path / "b.jsonl").symlink_to("fetched/elsewhere")
+    with pytest.raises(UserError, match=r"b\.jsonl: found a link to fetched/elsewhere, where there is nothing"):
+        data_files(f"{tmp_path}{pattern}")
+    (tmp_path / "b.jsonl").unlink()
+    (tmp_path / "notes.txt").symlink_to("gone")
+    assert data_files(f"{tmp_path}{pattern}")[1] == [tmp_path / "a.jsonl"]
+
+
 def test_a_name_with_brackets_is_a_file_before_it_is_a_pattern(tmp_path: Path) -> None:
     assert rows(write(tmp_path / "a[1].jsonl", '{"x": 1}')) == [{"x": 1}]
 
