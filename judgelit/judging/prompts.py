@@ -44,6 +44,8 @@ class JudgePrompt:
     messages: tuple[Message, ...]
     wording: Mapping[str, str] = field(default_factory=dict)
     """Language, role, criteria and format of the template that it was asked with."""
+    shortened: bool = False
+    """Whether an answer was shortened."""
 
     @property
     def item(self) -> PreferencePair:
@@ -114,7 +116,7 @@ class PromptReport:
     shortened: int
     """Number of prompts with shortened answers."""
     skipped: tuple[str, ...]
-    """Ids of the pairs that do not fit even with the shortest answers."""
+    """Ids of the pairs that do not fit, even with the shortest answers or without making two answers equal."""
     note: str = ""
     """What else the user must know, such as that the templates were not asked with."""
 
@@ -155,7 +157,7 @@ def judge_prompts(
         templates: Templates by id. Each pair draws one for all orders.
         tokenizer: Counts the tokens of a prompt.
         max_tokens: Longest prompt. Longer ones lose the middle of their answers. A pair is skipped in all orders if
-            it does not fit in one of them.
+            it does not fit in one of them, or only if its two answers look the same.
         seed: Seed of the draw of templates.
         orders: Orders in which to show the answers of each pair.
         reword: Gives the template to ask with, from the drawn one and the pair's id. Default: the drawn one.
@@ -166,7 +168,6 @@ def judge_prompts(
 
     prompts: list[JudgePrompt] = []
     skipped: list[str] = []
-    shortened = 0
     for pair in pairs:
         template = draw_template(templates, pair.id, seed)
         if reword is not None:
@@ -180,6 +181,6 @@ def judge_prompts(
             continue
         for order, prompt in fitted:
             assert prompt is not None
-            shortened += prompt.shortened
-            prompts.append(JudgePrompt(pair.in_order(order), order, template.id, prompt.messages, wording))
-    return prompts, PromptReport(len(prompts), shortened, tuple(skipped))
+            shown = pair.in_order(order)
+            prompts.append(JudgePrompt(shown, order, template.id, prompt.messages, wording, prompt.shortened))
+    return prompts, PromptReport(len(prompts), sum(prompt.shortened for prompt in prompts), tuple(skipped))

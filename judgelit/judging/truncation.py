@@ -27,7 +27,8 @@ def fit_prompt(
 
     If the whole prompt is too long, the answers lose their middle. One limit of characters holds for both answers, so
     that shortening favours neither. The question is never cut. An answer is shortened only if that makes it shorter:
-    the line that marks the gap takes some characters too.
+    the line that marks the gap takes some characters too. Answers that differ must still differ when they are
+    shortened: no verdict about two equal texts is right.
 
     Args:
         pair: Pair in the order of the prompt.
@@ -69,10 +70,14 @@ def fit_answers(
         if length(messages) <= max_tokens:
             return FittedPrompt(messages, shortened=False)
 
-    def shorten(limit: int) -> tuple[int, FittedPrompt]:
-        messages = render([_without_middle(answer, limit) for answer in answers])
-        return length(messages), FittedPrompt(messages, shortened=True)
+    def shorten(limit: int) -> tuple[int, FittedPrompt | None]:
+        """Tokens of the prompt with this limit, and the prompt; None if it makes different answers equal."""
+        shown = [_without_middle(answer, limit) for answer in answers]
+        messages = render(shown)
+        is_usable = len(set(shown)) == len(set(answers))
+        return length(messages), FittedPrompt(messages, shortened=True) if is_usable else None
 
+    # Answers that are equal at a limit are equal at all smaller ones, so the largest limit that fits decides.
     best = None
     fewest = math.inf
     low, high = _SHORTEST_ANSWER, min(longest, ceiling) - 1
@@ -84,11 +89,11 @@ def fit_answers(
             best, low = fitted, limit + 1
         else:
             high = limit - 1
-    if best is None and fewest <= max_tokens + _NEAR_MISS:
+    if max_tokens < fewest <= max_tokens + _NEAR_MISS:
         # More characters may be fewer tokens, so the shortest text need not be the one that fits.
         for limit in range(_SHORTEST_ANSWER, min(longest, ceiling, _SHORTEST_ANSWER + _NEAR_LIMITS)):
             tokens, fitted = shorten(limit)
-            if tokens <= max_tokens:
+            if tokens <= max_tokens and fitted is not None:
                 return fitted
     return best
 

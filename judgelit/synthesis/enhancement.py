@@ -21,7 +21,7 @@ from judgelit.synthesis.couples import choose_couples
 from judgelit.synthesis.enhancement_report import EnhancementReport, count_rates, count_tokens
 from judgelit.synthesis.hint_writer import Hint, HintWriter, prompt_key
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
-from judgelit.synthesis.warmup import list_counts
+from judgelit.synthesis.warmup import count_shortened, list_counts
 
 _SAMPLES_WITHOUT_VERDICT = 64
 """Sampling stops with an error if none of the first samples, this many, has a verdict."""
@@ -222,6 +222,7 @@ def synthesize_enhancement(
         written=len(written.answers),
         solve_rates=count_rates(list(rates.values())),
         tokens=count_tokens([*answers, *written.answers]),
+        shortened=count_shortened(prompts),
     )
 
 

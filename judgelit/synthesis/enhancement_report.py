@@ -32,14 +32,17 @@ class EnhancementReport:
     """Number of pairs by solve rate over both orders: `0%`, `1-9%`, `10-19%`, ..., `90-99%`, `100%`."""
     tokens: dict[str, int]
     """Tokens of the prompts that were asked, and of the texts; 0 where the engine does not count."""
+    shortened: int = 0
+    """Number of pairs that were asked about with shortened answers."""
 
     def __str__(self) -> str:
         cut = f", {self.cut} cut by the limit" if self.cut else ""
+        shortened = f"; {self.shortened} pairs asked with shortened answers" if self.shortened else ""
         written = f" {self.written} more judgments written;" if self.written else ""
         return (
             f"{self.sampled} judgments of {self.prompts} prompts sampled: {self.right} right, {self.without_verdict} "
             f"without verdict{cut};{written} {self.kept} preference pairs kept; dropped: "
-            f"{list_counts(self.dropped) or 'none'}"
+            f"{list_counts(self.dropped) or 'none'}{shortened}"
         )
 
 
@@ -73,6 +76,7 @@ def write_enhancement_card(
         settings=settings,
         sampled={
             "prompts": report.prompts,
+            "pairs_shortened": report.shortened,
             "judgments": report.sampled,
             "right": report.right,
             "without_verdict": report.without_verdict,

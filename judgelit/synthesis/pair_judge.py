@@ -36,7 +36,7 @@ class PairJudge:
     shortened: int = field(default=0, init=False)
     """Prompts so far with shortened answers."""
     skipped: list[str] = field(default_factory=list, init=False)
-    """Ids of pairs so far that do not fit even with the shortest answers."""
+    """Ids of pairs so far that do not fit; see `PromptReport`."""
 
     @property
     def report(self) -> PromptReport:

@@ -1,7 +1,7 @@
 """The warm-up (SFT) set: a teacher's judgments of labelled pairs, filtered by the label and balanced."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,8 @@ class WarmupReport:
     """Prompts and tokens of all answers of the teacher, and what they cost if the teacher has prices."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Number of examples by kind."""
+    shortened: int = 0
+    """Number of pairs that were asked about with shortened answers."""
 
     def __str__(self) -> str:
         text = f"{self.pairs} pairs: {self.kept} judgments kept"
@@ -95,6 +97,8 @@ class WarmupReport:
         if others := list_counts({name: self.kinds.get(kind, 0) for kind, name in names.items()}):
             text += f", of these {others}"
         text += f"; dropped: {list_counts(self.dropped) or 'none'}"
+        if self.shortened:
+            text += f"; {self.shortened} pairs asked with shortened answers"
         if self.decontamination:
             held = {f"in {name}": of_set["pairs"] for name, of_set in self.decontamination.items()}
             text += f"; pairs that evaluation sets hold: {list_counts(held) or 'none'}"
@@ -108,6 +112,11 @@ class WarmupReport:
 def list_counts(counts: Mapping[str, int]) -> str:
     """The counts above zero as text: `4 ties, 3 too long`."""
     return ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
+
+
+def count_shortened(prompts: Iterable[JudgePrompt]) -> int:
+    """Number of pairs with a prompt that shows shortened answers."""
+    return len({prompt.pair.id for prompt in prompts if prompt.shortened})
 
 
 def synthesize_warmup(
@@ -213,6 +222,7 @@ def synthesize_warmup(
         rewriting=_rewriting(rewrites, prompts, numbers) if settings.rewrite_prompts else {},
         cost=_cost(teacher, len(prompts), [*rewrites.answers, *answers]),
         kinds=dict(sorted(Counter(example.meta["kind"] for example in examples).items())),
+        shortened=count_shortened(prompts),
     )
 
 
@@ -244,7 +254,7 @@ def write_warmup_card(
         dropped={reason: count for reason, count in report.dropped.items() if count},
         cost=report.cost,
         settings=settings,
-        pairs={"read": report.pairs, "kept": report.kept},
+        pairs={"read": report.pairs, "shortened": report.shortened, "kept": report.kept},
         decontamination=report.decontamination,
         rewriting=report.rewriting,
     )

@@ -64,6 +64,12 @@ def test_drawn_orders_are_balanced_and_keep_one_prompt_of_each_pair(
     assert [prompt.order for prompt in in_drawn_order(prompts, 8)] != [prompt.order for prompt in kept]
 
 
+def test_a_pair_whose_shortened_answers_are_equal_is_skipped(chatml: ChatTokenizer, templates: Templates) -> None:
+    right = "x" * 400 + "5" + "x" * 400
+    prompts, report = judge_prompts([make_pair(1, "A", right, right.replace("5", "6"))], templates.load(), chatml, 300)
+    assert (prompts, report.skipped) == ([], ("p1",))
+
+
 def test_too_long_answers_lose_their_middle_in_both_orders_alike(chatml: ChatTokenizer, templates: Templates) -> None:
     long = make_pair(1, "A", "begin " + "x" * 600 + " end", "short one")
     prompts, report = judge_prompts([long], templates.load(), chatml, 300)

@@ -45,7 +45,9 @@ class TestFitPrompt:
         if whole <= room:
             assert fitted is not None and not fitted.shortened
         elif fitted is None:
-            assert len(chatml.prompt_ids(judge_prompt(shortened(pair, 64)))) > room
+            cut = shortened(pair, 64)
+            alike = cut.answer_a == cut.answer_b and answers[0] != answers[1]
+            assert alike or len(chatml.prompt_ids(judge_prompt(cut))) > room
         else:
             assert fitted.shortened and len(chatml.prompt_ids(fitted.messages)) <= room
             limit = next(limit for limit in range(64, 1600) if judge_prompt(shortened(pair, limit)) == fitted.messages)
@@ -76,9 +78,12 @@ class TestFitPrompt:
     ) -> None:
         pair = pair_of("Better?", *answers)
         limits = range(64, max(65, *map(len, answers)))
-        counts = [len(chatml.prompt_ids(judge_prompt(shortened(pair, limit)))) for limit in limits]
+        cuts = [shortened(pair, limit) for limit in limits]
+        counts = [len(chatml.prompt_ids(judge_prompt(cut))) for cut in cuts]
         room = max(1, len(chatml.prompt_ids(judge_prompt(pair))) - less)
-        fits = min(counts) <= room
+        distinct = [cut.answer_a != cut.answer_b or pair.answer_a == pair.answer_b for cut in cuts]
+        fits = any(count <= room and differ for count, differ in zip(counts, distinct, strict=True))
+        fits = fits or len(chatml.prompt_ids(judge_prompt(pair))) <= room
         assert (fit_prompt(pair, judge_prompt, length(chatml), room) is not None) == fits
 
     @given(st.text(max_size=300), st.integers(30, 300))
@@ -88,6 +93,17 @@ class TestFitPrompt:
         if fitted is not None:
             shown = fitted.messages[0]["content"].partition("[A]\n")[2].rpartition("\n\n[B]\n")[0]
             assert len(shown) <= len(answer) and (len(shown) < len(answer) or shown == answer)
+
+    @pytest.mark.parametrize(("place", "fits"), [(20, True), (480, True), (250, False)])
+    def test_different_answers_stay_different(self, place: int, fits: bool) -> None:
+        pair = pair_of("?", "a" * 500, "a" * place + "b" + "a" * (499 - place))
+        fitted = fit_prompt(pair, judge_prompt, lambda messages: len(messages[0]["content"]), 700)
+        assert (fitted is not None) == fits
+        if fitted is not None:
+            assert fitted.shortened and "b" in fitted.messages[0]["content"].partition("[B]")[2].rpartition("Which")[0]
+        # Answers that are equal from the start are no mistake of shortening.
+        same = pair_of("?", "a" * 500, "a" * 500)
+        assert fit_prompt(same, judge_prompt, lambda messages: len(messages[0]["content"]), 700) is not None
 
     def test_a_longer_text_may_take_fewer_tokens(self) -> None:
         def count(messages: Sequence[Message]) -> int:

@@ -101,6 +101,12 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
     return synthesize
 
 
+def test_pairs_with_shortened_answers_are_counted_once_for_both_orders(make):
+    long = [make_pair(number, right="yes " + "x" * 2000 * (number < 5)) for number in range(8)]
+    _, report = make(judge_by(mixed), pairs=long)
+    assert report.shortened == 5 and str(report).endswith("; 5 pairs asked with shortened answers")
+
+
 def test_a_right_judgment_is_preferred_to_a_wrong_one_of_the_same_prompt(make):
     examples, _ = make(judge_by(mixed))
     pairs = {pair.id: pair for pair in PAIRS}

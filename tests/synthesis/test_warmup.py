@@ -279,6 +279,12 @@ def test_an_empty_set_is_a_one_line_error(make):
         make(long)
 
 
+def test_pairs_with_shortened_answers_are_counted(make):
+    pairs = [make_pair(n, "AB"[n % 2], right="yes " + "x" * 2000 * (n < 5)) for n in range(20)]
+    _, report = make(pairs, balance_labels=False, balance_length=False)
+    assert report.shortened == 5 and "; 5 pairs asked with shortened answers" in str(report)
+
+
 def test_a_try_that_asks_nothing_leaves_the_journal_open_for_other_settings(make, chatml, monkeypatch):
     engine = ScriptedEngine(lambda prompt, sample: "[[A]]", tokenizer=chatml)
     monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", lambda spec: engine)
