@@ -18,7 +18,8 @@ from judgelit.report.sources import Judge
 
 _ESCAPED = str.maketrans({character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"})
 RIGHT, WRONG, NO_VERDICT, OPEN = "right", "wrong", "none", "open"
-"""Outcomes of a judgment. OPEN: nothing says which verdict is right, as with a pair labelled tie or a rating."""
+"""Outcomes of a judgment. OPEN: nothing says which verdict is right, as with a rating, or a pair labelled tie unless
+the benchmark's ties count."""
 MOST_ATTACKED = 20_000
 """Most judgments of attacked pairs in a page. There are often thirty times as many as of the pairs themselves."""
 
@@ -92,14 +93,20 @@ class _Rows:
             places[pair_id] = self._place(name, items[pair_id], attack, attacked)
         counted = majorities(of_set.judgments)
         apart = _inconsistent(items, counted)
+
+        def said(one: Judgment) -> list[Any]:
+            """What a judgment is about and what it says."""
+            found = outcome(items[one.pair_id], one, of_set.benchmark.ties_count)
+            return [judge, places[one.pair_id], one.order, one.verdict, found]
+
         fooled = _fooled(before, of_set.items, counted) if before else set()
         for one in of_set.judgments:
             margin = one.margin if one.margin is not None and math.isfinite(one.margin) else None
             marks = [int(one.pair_id in apart), int((one.pair_id, one.order) in fooled)]
             described = [*marks, margin, one.finish, one.sample, one.template, one.text]
-            self.judgments.append([*_said(judge, places, items, one), *described])
+            self.judgments.append([*said(one), *described])
         if has_votes(of_set.judgments):
-            self.majorities += [_said(judge, places, items, one) for one in counted]
+            self.majorities += [said(one) for one in counted]
 
     def _place(self, name: str, item: Any, attack: str = "", attacked: Any = None) -> int:
         """The number of an item, which becomes one of `items` if it is new."""
@@ -116,11 +123,6 @@ class _Rows:
             self._places[key] = len(self.items)
             self.items.append(shown)
         return self._places[key]
-
-
-def _said(judge: int, places: Mapping[str, int], items: Mapping[str, Any], one: Judgment) -> list[Any]:
-    """What a judgment is about and what it says."""
-    return [judge, places[one.pair_id], one.order, one.verdict, outcome(items[one.pair_id], one)]
 
 
 def _first_pairs(of_set: SavedSet, attacks: Mapping[str, SavedSet], most: int) -> set[str]:
@@ -141,12 +143,18 @@ def _fooled(before: SavedSet, items: Sequence[Any], counted: Sequence[Judgment])
     return {(one.attacked, one.order) for one in found if one.picked and not one.picked_before}
 
 
-def outcome(item: PreferencePair | AnswerSet, judgment: Judgment) -> str:
-    """Whether a judgment is right."""
+def outcome(item: PreferencePair | AnswerSet, judgment: Judgment, ties_count: bool = False) -> str:
+    """Whether a judgment is right.
+
+    Args:
+        item: What was judged.
+        judgment: The judgment.
+        ties_count: Whether a tie is right about a pair labelled tie; see `Benchmark`.
+    """
     if judgment.verdict is None:
         return NO_VERDICT
     if isinstance(item, PreferencePair):
-        if item.label == "tie":
+        if item.label == "tie" and not ties_count:
             return OPEN
         return RIGHT if winner_of(judgment) == item.label else WRONG
     if len(judgment.order) < 2 or not item.right:

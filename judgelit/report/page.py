@@ -10,7 +10,7 @@ from typing import Any
 from judgelit.atomic import write_text
 from judgelit.report import figures, panels
 from judgelit.report.browser import browser_data, script_json
-from judgelit.report.sources import Judge, Reported, name_apart, read_reported
+from judgelit.report.sources import Judge, Reported, name_apart, name_sets_apart, read_reported
 
 _HERE = Path(__file__).parent
 _STYLES = ("vendor/uplot/uPlot.min.css", "page.css")
@@ -44,6 +44,7 @@ def page(found: Sequence[Reported]) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
+    found = name_sets_apart(found)
     judges = name_apart(found)
     data = {
         "judges": [judge.name for judge in judges],

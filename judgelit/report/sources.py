@@ -48,6 +48,24 @@ class Judge:
     against: Mapping[str, Any] = field(default_factory=dict)
     """The comparison with another judge, as `Against.to_dict` writes it."""
 
+    def with_set_names(self, names: Mapping[str, str]) -> "Judge":
+        """The same judge with other names of its sets: {name: new name}."""
+
+        def renamed(by_set: Mapping[str, Any]) -> dict[str, Any]:
+            return {names.get(name, name): one for name, one in by_set.items()}
+
+        return replace(
+            self,
+            sets=renamed(self.sets),
+            figures=renamed(self.figures),
+            groups=renamed(self.groups),
+            calibration=renamed(self.calibration),
+            attacks=renamed(self.attacks),
+            attacked=renamed(self.attacked),
+            votes=renamed(self.votes),
+            against={**self.against, "sets": renamed(self.against.get("sets", {}))},
+        )
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -116,6 +134,24 @@ def name_apart(found: Sequence[Reported]) -> list[Judge]:
         number = next(number for number in range(1, len(judges) + 1) if _numbered(name, number) not in taken)
         named.append(replace(judge, name=_numbered(name, number)))
     return named
+
+
+def name_sets_apart(found: Sequence[Reported]) -> list[Reported]:
+    """The same results; sets of one name that belong to two benchmarks also get the name of their benchmark."""
+    benchmarks: dict[str, set[str]] = {}
+    for name, of_set in ((name, one) for each in found for judge in each.judges for name, one in judge.sets.items()):
+        benchmarks.setdefault(name, set()).add(of_set.name)
+
+    def apart(one: Reported) -> Reported:
+        names = {
+            name: f"{name} ({of_set.name})" if len(benchmarks[name]) > 1 else name
+            for judge in one.judges
+            for name, of_set in judge.sets.items()
+        }
+        gains = [{**gain, "set": names.get(gain["set"], gain["set"])} for gain in one.gains]
+        return replace(one, judges=[judge.with_set_names(names) for judge in one.judges], gains=gains)
+
+    return [apart(one) for one in found]
 
 
 def _numbered(name: str, number: int) -> str:

@@ -65,16 +65,16 @@ def pairs_and_judgments(count: int, judge: str = "nano") -> tuple[list[Preferenc
     return pairs, judgments
 
 
-def write_results(folder: Path, count: int, model: str = "nano", **more: Any) -> Path:
+def write_results(folder: Path, count: int, model: str = "nano", benchmark: str = "pairs", **more: Any) -> Path:
     """A folder as `judgelit evaluate` writes it."""
     pairs, judgments = pairs_and_judgments(count, model)
-    one = BenchmarkSet("pairs", pairs)
+    one = BenchmarkSet(benchmark, pairs)
     write_set(folder, "mine", pairs, judgments)
     content = {
         "judgelit": "0.1.0",
         "model": model,
         "settings": {"seed": 0},
-        "benchmarks": {"mine": "pairs"},
+        "benchmarks": {"mine": benchmark},
         "sets": as_json({"mine": one.benchmark.estimates(pairs, judgments)}),
         "groups": as_json({"mine": one.benchmark.estimates_by_group(pairs, judgments)}),
         **more,

@@ -221,6 +221,30 @@ def test_outcome(item: Any, order: str, verdict: str | None, expected: str) -> N
     assert outcome(item, judgment) == expected
 
 
+@pytest.mark.parametrize(("verdict", "expected"), [("tie", "right"), ("A", "wrong"), (None, "none")])
+def test_a_tie_is_right_where_the_benchmark_counts_ties(verdict: str | None, expected: str, tmp_path: Path) -> None:
+    pairs = [make_pair(1, "tie")]
+    judgments = [make_judgment("p1", "ab", verdict)]
+    write_set(tmp_path, "mine", pairs, judgments)
+    content = {"model": "nano", "benchmarks": {"mine": "auto-j"}, "groups": {"mine": {}}}
+    sets = as_json({"mine": BenchmarkSet("auto-j", pairs).benchmark.estimates(pairs, judgments)})
+    (tmp_path / "results.json").write_text(json.dumps({**content, "sets": sets}), encoding="utf-8")
+    (row,) = json.loads(Elements(page_of(tmp_path, tmp_path)).data)["judgments"]
+    assert row[4] == expected
+
+
+def test_sets_of_one_name_and_two_benchmarks_are_two_sets(tmp_path: Path) -> None:
+    folders = [write_results(tmp_path / name, 6, benchmark=name) for name in ("pairs", "pandalm")]
+    saved = read_results(folders[0])
+    judged = {name: one.judgments for name, one in saved.sets.items()}
+    against = compare_with(saved, saved.sets, judged, saved.content["settings"]).to_dict()
+    (folders[0] / "results.json").write_text(json.dumps({**saved.content, "against": against}), encoding="utf-8")
+    for order in (folders, folders[::-1]):
+        elements = Elements(page_of(tmp_path, *order))
+        assert {item["set"] for item in json.loads(elements.data)["items"]} == {"mine (pairs)", "mine (pandalm)"}
+    assert ">mine<" not in page_of(tmp_path, *folders) and ">mine<" in page_of(tmp_path, folders[0])
+
+
 @pytest.mark.parametrize(
     ("name", "content", "error"),
     [

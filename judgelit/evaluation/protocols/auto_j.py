@@ -124,6 +124,7 @@ AUTO_J: Benchmark[PreferencePair] = Benchmark(
     "labelled tie needs two ties. Consistency is the share of pairs with the same winner in both orders.",
     read=read,
     metrics=metrics,
+    ties_count=True,
     shown={"agreement": "agreement", "consistency": "consistency", "no_verdict": "no verdict"},
     meanings={
         "agreement": "Share of pairs, those labelled tie included, whose verdicts equal the label in both orders.",

@@ -56,6 +56,8 @@ class Benchmark(Generic[Item]):
     have a meaning already, which a line here replaces."""
     hub: Sources | None = None
     """Where its rows are read from if the user gives no files. None: the user must give them."""
+    ties_count: bool = False
+    """Whether a tie is the right verdict about a pair labelled tie. If not, such pairs are left out of accuracy."""
     prompts: MakePrompts = judge_prompts
     """Makes the judge prompts of items."""
     verdict: Callable[[str], str | None] = verdict.parse

@@ -212,6 +212,7 @@ MT_BENCH_HUMAN: Benchmark[PreferencePair] = Benchmark(
     "is the majority of its votes.",
     read=read,
     metrics=metrics,
+    ties_count=True,
     shown={
         "agreement": "agreement",
         "agreement_without_ties": "without ties",

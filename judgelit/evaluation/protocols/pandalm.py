@@ -121,6 +121,7 @@ PANDALM: Benchmark[PreferencePair] = Benchmark(
     "they differ.",
     read=read,
     metrics=metrics,
+    ties_count=True,
     shown={
         "score": "accuracy, one order",
         "f1": "F1",
