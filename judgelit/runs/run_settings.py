@@ -13,7 +13,6 @@ _FREE = (
     "model.init_args.backbone.attention",
     "model.init_args.backbone.trust_remote_code",
     "model.init_args.layout",
-    "model.init_args.reference",
 )
 """Settings of the model that change how a value is computed, but not which one."""
 _PATHS = ("model.init_args.backbone.name_or_path", "model.init_args.backbone.adapter")

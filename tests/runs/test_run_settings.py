@@ -29,6 +29,11 @@ def test_settings_that_decide_nothing_may_change() -> None:
     [
         ({**START, "seed_everything": 4}, "seed_everything: found 4, expected 3, with which"),
         (configuration({"name_or_path": "nano", "lora": {"r": 8}}, ADAM), "model.backbone.lora.r: found 8, expected 4"),
+        # The checkpoint keeps a hash of the reference, which depends on its kind.
+        (
+            {**START, "model": {**START["model"], "init_args": {**START["model"]["init_args"], "reference": "frozen"}}},
+            "model.reference: found 'frozen', expected nothing",
+        ),
         (
             configuration({"name_or_path": "nano", "lora": None}, ADAM),
             "model.backbone.lora.r: found nothing, expected 4",
