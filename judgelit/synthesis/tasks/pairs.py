@@ -26,7 +26,7 @@ ANSWERS: tuple[Label, Label] = ("A", "B")
 R = TypeVar("R", bound=Record)
 _ID = re.compile(r"(?P<kind>[a-z_]+)-d(?P<difficulty>\d+)-s(?P<seed>-?\d+)-(?P<index>\d+)")
 _REPEATS = 2000
-"""After this many repeated questions in a row, a kind is taken to have no other questions."""
+"""After this many repeated questions in a row that are not wanted, a kind is taken to have no other questions."""
 _MOST_PAIRS = 10_000_000
 """Most pairs of a source; all are in memory at once."""
 _OPENINGS = (
@@ -151,18 +151,19 @@ class TaskPairs(Source):
         return [(kind, difficulty) for difficulty in self.difficulties for kind in self.kinds]
 
     def _stream(self, kind: str, difficulty: int, seen: set[str]) -> Iterator[PreferencePair]:
-        """Yield the pairs of one kind and difficulty with new questions of the wanted part, while there are any."""
+        """Yield the wanted pairs of one kind and difficulty, until only repeated questions come."""
         repeats = 0
         for index in count_up():
             pair = make_pair(kind, difficulty, self.seed or 0, index)
             key = pair.question_key
-            repeats = repeats + 1 if self.distinct and key in seen else 0
+            is_new = key not in seen
+            seen.add(key)
+            is_wanted = (is_new or not self.distinct) and self.part in ("all", _part(key, self.held_out_share))
+            repeats = 0 if is_new or is_wanted else repeats + 1
             if repeats == _REPEATS:
                 return
-            if not repeats:
-                seen.add(key)
-                if self.part == "all" or self.part == _part(key, self.held_out_share):
-                    yield pair
+            if is_wanted:
+                yield pair
 
     def _places(self, cells: list[tuple[str, int]]) -> list[list[Label]]:
         """The labels: half A and half B over all pairs and over each kind and difficulty."""

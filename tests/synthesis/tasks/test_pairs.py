@@ -164,6 +164,10 @@ def test_a_kind_with_too_few_questions_is_refused(monkeypatch):
     assert len(TaskPairs(["few"], [1], 5).read(PreferencePair)) == 5
     with pytest.raises(UserError, match="few of difficulty 1 has only 5 different questions"):
         TaskPairs(["few"], [1], 6).read(PreferencePair)
+    # Questions may repeat, but this part has none of the five.
+    assert len(TaskPairs(["few"], [1], 6, distinct=False).read(PreferencePair)) == 6
+    with pytest.raises(UserError, match="has only 0 different questions in part 'held_out'"):
+        TaskPairs(["few"], [1], 6, part="held_out", held_out_share=1e-9, distinct=False).read(PreferencePair)
 
 
 @pytest.mark.parametrize(
