@@ -35,8 +35,8 @@ _LEAKS = re.compile(
     # Words about the hint.
     r"|\b(?:i|we) (?:was|were|am|are|have been|had been|['’]m|['’]ve been) "
     r"(?:told|informed|instructed|asked to (?:prefer|favou?r|choose|pick))\b"
-    r"|\b(?:the|this|your|that|given|provided) (?:hint|paragraph above|last paragraph|instruction to|known (?:verdict|"
-    r"preference|outcome|label)|ground[ -]truth)\b"
+    r"|\b(?:the|this|your|that|given|provided) (?:hint|paragraph above|last paragraph|known (?:verdict|preference|"
+    r"outcome|label)|ground[ -]truth|instruction to (?:prefer|favou?r|choose|pick|argue))\b"
     r"|\b(?:given|provided|known|stated|reference|indicated) (?:label|preference|verdict|outcome)s?\b"
     r"|\b(?:as|since) (?:you|the prompt|the instructions?) (?:hinted|said|stated|told|indicated|noted|mentioned)\b"
     r"|\bas if (?:i|we) did(?:n['’]t| not) know\b|\bpretend(?:ing)? (?:not to know|i do(?:n['’]t| not) know)\b"

@@ -13,6 +13,7 @@ LEAKS = [
     "Answer A is preferred by most raters.",
     "The given label is A.",
     "According to the hint, B wins.",
+    "I follow the instruction to argue for B.",
     "As you hinted, Answer A is better.",
     "Following this paragraph above, no: the paragraph above says A.",
     "I will write as if I did not know the outcome.",
@@ -24,6 +25,7 @@ LEAKS = [
     "既然你告诉我A更好，我选A。",
 ]
 CLEAN = [
+    "Answer A follows the instruction to write in French, and the given instruction to be brief. [[A]]",
     "Answer A is right: 3 + 4 = 7. Answer B says 8. [[A]]",
     "The user asked for a list; Answer B gives one. I prefer Answer B. [[B]]",
     "Answer A follows the instructions and is preferable. [[A]]",
