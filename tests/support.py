@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from judgelit.generation.engine import Generated
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.prompts import Templates
@@ -46,6 +48,11 @@ def make_judgment(pair_id: str, order: Order, verdict: Label | None) -> Judgment
     """A judgment with this verdict."""
     text = "no idea" if verdict is None else f"[[{verdict}]]"
     return Judgment(pair_id, ({"role": "user", "content": "?"},), text, verdict, order, "t", "e", 0)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The numbers of a data card, by section."""
+    return yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])["judgelit"]
 
 
 def short_templates(folder: Path, styles: dict[str, str] | None = None) -> Templates:

@@ -88,13 +88,6 @@ def write_card(
     write_text(path, "\n".join(lines))
 
 
-def read_card(path: Path) -> dict[str, Any]:
-    """The numbers of a card, by section."""
-    front: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8").split("---\n")[1])
-    content: dict[str, Any] = front["judgelit"]
-    return content
-
-
 def describe(examples: Sequence[SFTExample] | Sequence[PreferenceExample], counter: PromptCounter) -> dict[str, Any]:
     """Sizes, balance, counts and lengths of a training set, from its examples alone.
 

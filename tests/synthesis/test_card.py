@@ -6,7 +6,8 @@ import pytest
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.generation.endpoint_tokens import EstimatedCounter, ExactCounter
 from judgelit.records.records import PreferenceExample, SFTExample
-from judgelit.synthesis.card import ESTIMATED, card_path, describe, read_card, write_card
+from judgelit.synthesis.card import ESTIMATED, card_path, describe, write_card
+from tests.support import read_card
 
 LANGUAGES = ("en", "en", "zh", "en")
 PROMPT = ({"role": "user", "content": "Which one?"},)

@@ -15,11 +15,10 @@ from judgelit.generation.local import LocalEngine
 from judgelit.records.files import write_records
 from judgelit.records.records import PreferencePair
 from judgelit.records.shards import Shard
-from judgelit.synthesis.card import read_card
 from judgelit.synthesis.command import main
 from judgelit.synthesis.shard_files import ShardFile, shard_path
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from tests.support import make_pair, short_templates
+from tests.support import make_pair, read_card, short_templates
 
 Run = Callable[..., Path]
 

@@ -14,11 +14,10 @@ from judgelit.judging.prompts import Templates, drawn_order
 from judgelit.judging.verdict import parse
 from judgelit.records.files import write_records
 from judgelit.records.records import PreferencePair
-from judgelit.synthesis.card import read_card
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher, Teacher
 from judgelit.synthesis.warmup import Warmup, synthesize_warmup, write_warmup_card
-from tests.support import ScriptedEngine, make_pair, short_templates
+from tests.support import ScriptedEngine, make_pair, read_card, short_templates
 
 
 class Says(Teacher):
