@@ -34,7 +34,7 @@ from judgelit.runs.export import export_run
 from judgelit.runs.folder import holds_something
 from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
-from judgelit.synthesis.decontamination import SIZE, EvaluationSet, decontaminate
+from judgelit.synthesis.decontamination import SIZE, EvaluationSet, decontaminate, read_evaluation_sets
 from judgelit.synthesis.enhancement import synthesize_enhancement
 from judgelit.synthesis.enhancement_report import write_enhancement_card
 from judgelit.synthesis.tasks.pairs import TaskPairs
@@ -183,8 +183,8 @@ class Run:
 
     def make_enhancement(self, folder: Path, warm: Backbone) -> Cost:
         """Make the DPO set from judgments that are sampled from the warm judge."""
-        settings = self.recipe.enhancement
-        pairs = self.enhancement_pairs()
+        settings, held_out = self.recipe.enhancement, self.recipe.warmup.decontaminate
+        pairs, sets = self.enhancement_pairs(), read_evaluation_sets(held_out)
         write_records(folder / "pairs.jsonl", pairs)
         with self.engine(warm, folder) as judge:
             examples, report = synthesize_enhancement(
@@ -195,9 +195,10 @@ class Run:
                 max_prompt_tokens=judge.tokenizer.context - settings.max_new_tokens,
                 settings=settings,
                 seed=self.recipe.seed,
+                decontaminate=sets,
             )
         write_records(folder / "dpo.jsonl", examples)
-        described = {"seed": self.recipe.seed, **asdict(settings)}
+        described = {"seed": self.recipe.seed, **asdict(settings), "decontaminate": held_out}
         write_enhancement_card(folder / "README.md", examples, report, self.tokenizer, warm.name_or_path, described)
         print(report)
         return self.tokens_in(text for example in examples for text in (example.chosen, example.rejected))

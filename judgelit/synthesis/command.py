@@ -21,6 +21,7 @@ from judgelit.records.shards import Shard
 from judgelit.records.sources import Sources, read_pairs
 from judgelit.runs.rounds import judge_of_round
 from judgelit.synthesis.card import card_path
+from judgelit.synthesis.decontamination import read_evaluation_sets
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.enhancement_report import write_enhancement_card
 from judgelit.synthesis.shard_files import ShardFile, find_shards, journal_path, shard_path
@@ -98,6 +99,7 @@ def enhancement(
     seed: int = 0,
     round: int = 1,
     shard: str | None = None,
+    decontaminate: dict[str, Sources] | Sources | None = None,
     **engine: Any,
 ) -> None:
     """Make the DPO set: pairs of a right and a wrong judgment of the same prompt, both sampled from the warm judge.
@@ -120,12 +122,28 @@ def enhancement(
         round: Number of the round. If the model is the folder of `judgelit run`, round 1 samples from its judge after
             the warm-up, and each later round from its newest judge, which is then where DPO starts and its reference.
         shard: Sample only the questions of part I of N, as I/N, on this machine; `merge` puts the parts together.
+        decontaminate: Evaluation sets by name, or one. Pairs are dropped whose question shares 13 words in a row with
+            one of theirs, or is shorter and equal.
         engine: The fields of `EngineSpec`: the warm judge.
     """
     refuse_unknown_suffix(Path(output))
     part, spec = None if shard is None else Shard.parse(shard), EngineSpec(batch_size=batch_size, **engine)
     used, load = _first(named_source(source, pairs), limit), partial(load_engine, batch_size=64)
-    _enhance(used, output, settings, teacher, templates, max_prompt_tokens, limit, seed, round, part, spec, load)
+    _enhance(
+        used,
+        output,
+        settings,
+        teacher,
+        templates,
+        max_prompt_tokens,
+        limit,
+        seed,
+        round,
+        part,
+        decontaminate,
+        spec,
+        load,
+    )
 
 
 def _enhance(
@@ -139,6 +157,7 @@ def _enhance(
     seed: int,
     round: int,
     shard: Shard | None,
+    decontaminate: dict[str, Sources] | Sources | None,
     spec: EngineSpec,
     load: Callable[[EngineSpec], Engine],
 ) -> None:
@@ -147,6 +166,7 @@ def _enhance(
 
     if spec.endpoint is None:
         spec = replace(spec, model=judge_of_round(spec.model, round))
+    sets = read_evaluation_sets(decontaminate)  # before the model is loaded, which takes long
     chosen, judge = templates_of(templates, spec), load(spec)
     room = _room(max_prompt_tokens, judge.tokenizer.context - settings.max_new_tokens)
     examples, report = synthesize_enhancement(
@@ -160,6 +180,7 @@ def _enhance(
         seed=seed,
         round=round,
         shard=shard,
+        decontaminate=sets,
     )
     write_records(Path(output), examples)
     described = {
@@ -171,6 +192,7 @@ def _enhance(
         "max_prompt_tokens": room,
         "limit": limit,
         "seed": seed,
+        "decontaminate": decontaminate,
         **({} if shard is None else {"shard": str(shard)}),
     }
     card = card_path(Path(output))

@@ -73,6 +73,14 @@ def decontaminate(
     return [pair for pair in pairs if not holders[pair.question_key]], found
 
 
+def drop_held(
+    pairs: Sequence[PreferencePair], sets: Mapping[str, EvaluationSet]
+) -> tuple[list[PreferencePair], dict[str, dict[str, int]]]:
+    """The pairs whose question is in none of the sets; and the number of each set's questions and of pairs it holds."""
+    kept, found = decontaminate(pairs, sets)
+    return kept, {name: {"questions": of_set.questions, "pairs": found[name]} for name, of_set in sets.items()}
+
+
 def read_evaluation_sets(named: dict[str, Sources] | Sources | None) -> dict[str, EvaluationSet]:
     """Read evaluation sets, by name. A file without a name gets that of the file.
 

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from judgelit.progress import track
 from judgelit.records.records import PreferenceExample, PreferencePair
 from judgelit.records.shards import Shard
 from judgelit.synthesis.couples import choose_couples
+from judgelit.synthesis.decontamination import EvaluationSet, drop_held
 from judgelit.synthesis.enhancement_report import EnhancementReport, count_rates, count_tokens
 from judgelit.synthesis.hint_writer import Hint, HintWriter, prompt_key
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
@@ -123,10 +124,12 @@ def synthesize_enhancement(
     seed: int = 0,
     round: int = 1,
     shard: Shard | None = None,
+    decontaminate: Mapping[str, EvaluationSet] | None = None,
 ) -> tuple[list[PreferenceExample], EnhancementReport]:
     """Preference pairs of a right and a wrong judgment of the same prompt, both sampled from the judge.
 
-    Dropped are prompts that the judge always gets right, and prompts without a wrong judgment that may be used. A
+    Pairs whose question is in an evaluation set are dropped, as in the warm-up.
+    Dropped are also prompts that the judge always gets right, and prompts without a wrong judgment that may be used. A
     prompt that the judge never gets right is dropped too, unless a right judgment is written for it: see
     `Enhancement.hint`. What is made of a prompt depends on its pair alone, and not on the other pairs.
 
@@ -144,6 +147,7 @@ def synthesize_enhancement(
         seed: Seed of all draws.
         round: Number of the round, from 1. Each round draws other samples.
         shard: The part of the questions to use. None: all.
+        decontaminate: Evaluation sets by name.
 
     Raises:
         UserError: The judge gives no verdict at all, or no preference pair is kept, except in a shard.
@@ -158,10 +162,12 @@ def synthesize_enhancement(
     pairs = pairs if shard is None else shard.part(pairs)
     usable = [pair for pair in pairs if pair.label != "tie"]
     template_by_id = templates.load()
-    prompts, report = judge_prompts(usable, template_by_id, judge.tokenizer, max_prompt_tokens, seed=templates.seed)
+    clean, decontamination = drop_held(usable, decontaminate or {})
+    prompts, report = judge_prompts(clean, template_by_id, judge.tokenizer, max_prompt_tokens, seed=templates.seed)
     if not settings.both_orders:
         prompts = in_drawn_order(prompts, seed)
-    dropped = Counter({"ties": len(pairs) - len(usable), "too long": len(report.skipped)})
+    dropped = Counter({"ties": len(pairs) - len(usable), "in evaluation sets": len(usable) - len(clean)})
+    dropped["too long"] = len(report.skipped)
 
     # A small part of the questions may have no verdict by chance.
     enough = _SAMPLES_WITHOUT_VERDICT if shard else min(_SAMPLES_WITHOUT_VERDICT, len(prompts) * settings.samples)
@@ -223,6 +229,7 @@ def synthesize_enhancement(
         solve_rates=count_rates(list(rates.values())),
         tokens=count_tokens([*answers, *written.answers]),
         shortened=count_shortened(prompts),
+        decontamination=decontamination,
     )
 
 

@@ -1,7 +1,7 @@
 """Report and data card of the enhancement synthesis."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from judgelit.generation.engine import Generated
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.records.records import PreferenceExample
 from judgelit.synthesis.card import write_card
-from judgelit.synthesis.warmup import list_counts
+from judgelit.synthesis.warmup import list_counts, list_held
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class EnhancementReport:
     kept: int
     """Number of preference pairs."""
     dropped: dict[str, int]
-    """Number of dropped prompts by reason; ties and pairs with a prompt that is too long are counted as pairs."""
+    """Number of dropped prompts by reason; ties, pairs whose question is in an evaluation set, and pairs with a prompt
+    that is too long are counted as pairs."""
     sampled: int
     """Number of sampled judgments, and of those that are right, that have no verdict and that the limit has cut."""
     right: int
@@ -34,6 +35,8 @@ class EnhancementReport:
     """Tokens of the prompts that were asked, and of the texts; 0 where the engine does not count."""
     shortened: int = 0
     """Number of pairs that were asked about with shortened answers."""
+    decontamination: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Number of questions of each evaluation set, and of pairs that it holds."""
 
     def __str__(self) -> str:
         cut = f", {self.cut} cut by the limit" if self.cut else ""
@@ -42,7 +45,7 @@ class EnhancementReport:
         return (
             f"{self.sampled} judgments of {self.prompts} prompts sampled: {self.right} right, {self.without_verdict} "
             f"without verdict{cut};{written} {self.kept} preference pairs kept; dropped: "
-            f"{list_counts(self.dropped) or 'none'}{shortened}"
+            f"{list_counts(self.dropped) or 'none'}{shortened}{list_held(self.decontamination)}"
         )
 
 
@@ -74,6 +77,7 @@ def write_enhancement_card(
         dropped={reason: count for reason, count in report.dropped.items() if count},
         cost={"judgments_sampled": report.sampled, "judgments_written": report.written, **report.tokens},
         settings=settings,
+        decontamination=report.decontamination,
         sampled={
             "prompts": report.prompts,
             "pairs_shortened": report.shortened,

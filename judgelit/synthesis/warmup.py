@@ -20,7 +20,7 @@ from judgelit.records.shards import Shard
 from judgelit.records.sources import Sources
 from judgelit.synthesis.balance import choose_balanced
 from judgelit.synthesis.card import write_card
-from judgelit.synthesis.decontamination import decontaminate, read_evaluation_sets
+from judgelit.synthesis.decontamination import drop_held, read_evaluation_sets
 from judgelit.synthesis.duplicates import drop_near_duplicates
 from judgelit.synthesis.example_kinds import JUDGMENT, RECONSTRUCTION, VERDICT_ONLY, Judged, replace_shares
 from judgelit.synthesis.rewriting import Rewrites, rewrite_templates
@@ -50,7 +50,7 @@ class Warmup:
     pairs with the same question and answers. Several pairs of one question stay. null: drop none."""
     decontaminate: dict[str, Sources] | Sources | None = None
     """Evaluation sets by name, or one. Pairs are dropped whose question shares 13 words in a row with one of theirs,
-    or is shorter and equal."""
+    or is shorter and equal. `judgelit run` leaves these pairs out of the enhancement too."""
     verdict_only: float = 0.0
     """Share of the examples that ask for the verdict alone, in place of their judgment."""
     reconstruction: float = 0.0
@@ -99,9 +99,7 @@ class WarmupReport:
         text += f"; dropped: {list_counts(self.dropped) or 'none'}"
         if self.shortened:
             text += f"; {self.shortened} pairs asked with shortened answers"
-        if self.decontamination:
-            held = {f"in {name}": of_set["pairs"] for name, of_set in self.decontamination.items()}
-            text += f"; pairs that evaluation sets hold: {list_counts(held) or 'none'}"
+        text += list_held(self.decontamination)
         if self.rewriting:
             failed = sum(self.rewriting["failed"].values())
             text += f"; {self.rewriting['rewrites']} rewrites of templates, {failed} failed the check"
@@ -117,6 +115,14 @@ def list_counts(counts: Mapping[str, int]) -> str:
 def count_shortened(prompts: Iterable[JudgePrompt]) -> int:
     """Number of pairs with a prompt that shows shortened answers."""
     return len({prompt.pair.id for prompt in prompts if prompt.shortened})
+
+
+def list_held(decontamination: Mapping[str, Mapping[str, int]]) -> str:
+    """How many pairs each evaluation set holds, as the end of a report; empty without sets."""
+    if not decontamination:
+        return ""
+    held = {f"in {name}": of_set["pairs"] for name, of_set in decontamination.items()}
+    return f"; pairs that evaluation sets hold: {list_counts(held) or 'none'}"
 
 
 def synthesize_warmup(
@@ -267,10 +273,8 @@ def _usable_pairs(
     dropped: Counter[str] = Counter()
     usable = [pair for pair in pairs if pair.label != "tie"]
     dropped["ties"] = len(pairs) - len(usable)
-    sets = read_evaluation_sets(settings.decontaminate)
-    clean, held = decontaminate(usable, sets)
+    clean, decontamination = drop_held(usable, read_evaluation_sets(settings.decontaminate))
     dropped["in evaluation sets"] = len(usable) - len(clean)
-    decontamination = {name: {"questions": of.questions, "pairs": held[name]} for name, of in sets.items()}
     if settings.near_duplicates is not None:
         clean, dropped["repeated"], dropped["with a question almost like another"] = drop_near_duplicates(
             clean, settings.near_duplicates, seed

@@ -1,7 +1,8 @@
 """Stages of `judgelit run`, one by one, with a small model, a scripted teacher and few pairs."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ import pytest
 from judgelit.pipeline.recipe import ConfigFile, Recipe
 from judgelit.pipeline.run import Run
 from judgelit.records.files import write_records
+from judgelit.records.records import PreferenceExample, SFTExample
+from judgelit.records.sources import FileSource
+from judgelit.synthesis.card import read_card
+from judgelit.synthesis.enhancement import Enhancement
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from judgelit.synthesis.warmup import Warmup
 from tests.support import ScriptedEngine, make_pair, short_templates
@@ -46,6 +51,17 @@ def right_judgment(prompt: str, sample: int = 0) -> str:
     return "Fine. [[A]]" if "A: yes" in prompt else "Fine. [[B]]"
 
 
+def let_judge(run: Run, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this engine judge in the run."""
+    engine.tokenizer = run.tokenizer
+
+    @contextmanager
+    def judge(*_: Any) -> Iterator[ScriptedEngine]:
+        yield engine
+
+    monkeypatch.setattr(run, "engine", judge)
+
+
 def test_the_model_of_the_teacher_is_released_when_its_stage_ends(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,3 +77,22 @@ def test_the_model_of_the_teacher_is_released_when_its_stage_ends(
     run.stage("01-pairs", run.make_pairs)
     run.stage("02-warmup", run.make_warmup)
     assert [engine() for engine in loaded] == [None]
+
+
+def test_both_trainings_leave_out_the_pairs_of_evaluation_sets(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bench.jsonl").write_text('{"question": "Question 3"}\n')
+    monkeypatch.setattr("judgelit.synthesis.teachers.load_engine", lambda _: ScriptedEngine(right_judgment))
+    chosen = Warmup(balance_labels=False, balance_length=False, decontaminate={"bench": str(tmp_path / "bench.jsonl")})
+    run = make_run(teacher=EngineTeacher(model="teacher"), warmup=chosen, enhancement=Enhancement(max_new_tokens=16))
+    let_judge(run, ScriptedEngine(lambda _, sample: f"{sample} [[{'AB'[sample % 2]}]]"), monkeypatch)
+    run.stage("01-pairs", run.make_pairs)
+    run.stage("02-warmup", run.make_warmup)
+    run.stage("06-enhancement", lambda folder: run.make_enhancement(folder, run.base))
+    left = {f"p{number}" for number in range(8)} - {"p3"}
+    assert {row.pair_id for row in FileSource(str(run.path("02-warmup", "sft.jsonl"))).read(SFTExample)} == left
+    examples = FileSource(str(run.path("06-enhancement", "dpo.jsonl"))).read(PreferenceExample)
+    assert {example.meta["pair_id"] for example in examples} == left
+    for stage in ("02-warmup", "06-enhancement"):
+        assert read_card(run.path(stage, "README.md"))["decontamination"] == {"bench": {"questions": 1, "pairs": 1}}

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec, Generated
 from judgelit.generation.local import LocalEngine
@@ -11,6 +12,7 @@ from judgelit.judging.verdict import parse
 from judgelit.records.files import write_records
 from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource
+from judgelit.synthesis.card import read_card
 from judgelit.synthesis.command import main
 from judgelit.synthesis.tasks.pairs import TaskPairs
 from tests.support import ScriptedEngine, short_templates
@@ -96,6 +98,27 @@ def test_enhancement_writes_a_set_to_train_on_and_asks_nothing_twice(
     before = Path(path).read_bytes()
     synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings)
     assert Path(path).read_bytes() == before and len(asked) == 48
+
+
+def test_enhancement_leaves_out_the_pairs_of_evaluation_sets(
+    tmp_path: Path, llama: str, pairs: list[PreferencePair], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine(lambda _, sample: f"[[{'AB'[sample % 2]}]]", tokenizer=ChatTokenizer.load(llama))
+    loaded: list[EngineSpec] = []
+    monkeypatch.setattr("judgelit.synthesis.command.load_engine", lambda spec, **_: loaded.append(spec) or engine)
+    settings = [f"--model={llama}", "--settings.samples=2", "--settings.max_new_tokens=20"]
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: no such file"):
+        synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, "--decontaminate=nowhere.jsonl")
+    assert not loaded, "refused before the model is loaded"
+    write_records(tmp_path / "eval.jsonl", pairs[:5])
+    held = {pair.question_key for pair in pairs[:5]}
+    path = synthesize(tmp_path, "enhancement", "dpo.jsonl", *settings, f"--decontaminate={tmp_path}/eval.jsonl")
+    kept = {pair.id for pair in pairs if pair.question_key not in held}
+    assert {example.meta["pair_id"] for example in FileSource(path).read(PreferenceExample)} == kept
+    card = read_card(Path(f"{path}.card.md"))
+    assert card["decontamination"] == {"eval": {"questions": len(held), "pairs": len(pairs) - len(kept)}}
+    assert card["dropped"]["in evaluation sets"] == len(pairs) - len(kept)
+    assert card["settings"]["decontaminate"] == f"{tmp_path}/eval.jsonl"
 
 
 def test_limit_takes_the_first_pairs(

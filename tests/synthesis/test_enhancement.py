@@ -1,6 +1,6 @@
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from judgelit.judging.prompts import JudgePrompt
 from judgelit.judging.verdict import parse
 from judgelit.records.records import PreferencePair, swap_label
 from judgelit.records.shards import Shard
+from judgelit.synthesis.decontamination import EvaluationSet
 from judgelit.synthesis.enhancement import Enhancement, synthesize_enhancement
 from judgelit.synthesis.teachers import TaskTeacher, Teacher
 from tests.support import ScriptedEngine, make_pair, short_templates
@@ -82,6 +83,7 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
         seed: int = 0,
         round: int = 1,
         shard: Shard | None = None,
+        decontaminate: Mapping[str, EvaluationSet] | None = None,
         **more: Any,
     ):
         judge.tokenizer = chatml
@@ -96,6 +98,7 @@ def make(chatml: ChatTokenizer, tmp_path: Path) -> Callable[..., Any]:
             seed=seed,
             round=round,
             shard=shard,
+            decontaminate=decontaminate,
         )
 
     return synthesize
@@ -124,7 +127,7 @@ def test_prompts_without_a_right_and_a_wrong_judgment_are_counted(make):
     prompts = {(example.meta["pair_id"], example.meta["order"]) for example in examples}
     assert prompts == {(f"p{number}", order) for number in (4, 5, 6, 7) for order in ("ab", "ba")}
     assert (report.prompts, report.sampled, report.right, report.without_verdict) == (16, 64, 32, 8)
-    assert report.dropped == {"ties": 0, "too long": 0, "always right": 4, "never right": 4}
+    assert {reason: count for reason, count in report.dropped.items() if count} == {"always right": 4, "never right": 4}
     assert report.prompts == len(prompts) + report.dropped["always right"] + report.dropped["never right"]
     assert report.kept == len(examples)
     assert "dropped: 4 always right, 4 never right" in str(report)
@@ -401,6 +404,21 @@ def test_ties_and_too_long_pairs_are_counted(make):
     others = [make_pair(10, "tie"), make_pair(11, question="question 11? " * 100)]
     _, report = make(judge_by(lambda number, sample: sample == 0), [*PAIRS, *others])
     assert (report.prompts, report.dropped["ties"], report.dropped["too long"]) == (16, 1, 1)
+
+
+def test_questions_of_evaluation_sets_are_not_asked(make):
+    half = judge_by(lambda number, sample: sample % 2 == 0)
+    sets = {
+        "held": EvaluationSet.of(["Question 2", "question 3?", "question 777?"]),
+        "other": EvaluationSet.of(["?!x"]),
+    }
+    examples, report = make(half, decontaminate=sets)
+    assert {example.meta["pair_id"] for example in examples} == {"p0", "p1", "p4", "p5", "p6", "p7"}
+    assert not any("question 2?" in prompt or "question 3?" in prompt for prompt in half.asked)
+    assert report.decontamination == {"held": {"questions": 3, "pairs": 2}, "other": {"questions": 1, "pairs": 0}}
+    assert report.dropped["in evaluation sets"] == 2 and "pairs that evaluation sets hold: 2 in held" in str(report)
+    with pytest.raises(UserError, match=r"right and a wrong judgment \(8 in evaluation sets\)"):
+        make(half, decontaminate={"all": EvaluationSet.of_pairs(PAIRS)}, journal="all.sqlite")
 
 
 def test_the_seed_decides(make):

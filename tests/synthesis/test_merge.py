@@ -74,11 +74,15 @@ def merge(folder: Path, *more: str) -> Path:
 
 
 def test_merged_shards_are_exactly_the_unsharded_set(tmp_path: Path, run: Run, asked: list[str], capsys) -> None:
-    whole = run("whole.jsonl")
+    pairs = TaskPairs(["sorting"], [1], 18).read(PreferencePair)
+    write_records(tmp_path / "pairs.jsonl", pairs)
+    write_records(tmp_path / "held.jsonl", pairs[:2])
+    held = f"--decontaminate={tmp_path}/held.jsonl"
+    whole = run("whole.jsonl", held)
     of_whole = sorted(asked)
     asked.clear()
     for number in (1, 2, 3):
-        run(f"part-{number}.jsonl", f"--shard={number}/3", f"--batch_size={number}")
+        run(f"part-{number}.jsonl", f"--shard={number}/3", f"--batch_size={number}", held)
     assert sorted(asked) == of_whole, "each prompt is asked in one shard"
     asked.clear()
     # On a third machine the pairs are elsewhere.
@@ -87,6 +91,7 @@ def test_merged_shards_are_exactly_the_unsharded_set(tmp_path: Path, run: Run, a
     assert merged.read_bytes() == whole.read_bytes() and asked == []
     cards = [read_card(Path(f"{path}.card.md")) for path in (merged, whole)]
     assert cards[0] == cards[1] and sum(cards[0]["solve_rates"]["pairs"].values()) == 16
+    assert cards[0]["decontamination"] == {"held": {"questions": 2, "pairs": 2}}
     assert f"written to {merged}" in capsys.readouterr().out
     card, rows = cards[0], [json.loads(line) for line in merged.read_text().splitlines()]
     assert card["data"]["examples"] == len(rows) > 0
