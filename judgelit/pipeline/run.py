@@ -76,7 +76,11 @@ class Run:
         base: Any = sft.model.backbone
         self.base: Backbone = base
         self.tokenizer: ChatTokenizer = sft.datamodule.tokenizer
-        self.check(recipe.dpo, self.dpo_arguments(self.base))
+        dpo = self.check(recipe.dpo, self.dpo_arguments(self.base))
+        self.warmup_room = self.prompt_room("02-warmup", "max_new_tokens", recipe.max_new_tokens, recipe.sft, sft)
+        self.enhancement_room = self.prompt_room(
+            "06-enhancement", "enhancement.max_new_tokens", recipe.enhancement.max_new_tokens, recipe.dpo, dpo
+        )
         if recipe.general is not None:
             GeneralMeasurement(recipe.general, self.folder)  # reads what it will measure with
 
@@ -162,7 +166,7 @@ class Run:
                 self.recipe.templates,
                 self.tokenizer,
                 folder / "journal.sqlite",
-                max_prompt_tokens=self.tokenizer.context - self.recipe.max_new_tokens,
+                max_prompt_tokens=self.warmup_room,
                 settings=self.recipe.warmup,
                 seed=self.recipe.seed,
             )
@@ -192,7 +196,8 @@ class Run:
                 judge,
                 self.recipe.templates,
                 folder / "journal.sqlite",
-                max_prompt_tokens=judge.tokenizer.context - settings.max_new_tokens,
+                # A server may have a shorter context than the model.
+                max_prompt_tokens=min(judge.tokenizer.context - settings.max_new_tokens, self.enhancement_room),
                 settings=settings,
                 seed=self.recipe.seed,
                 decontaminate=sets,
@@ -291,10 +296,35 @@ class Run:
             UserError: A setting is wrong.
         """
         try:
-            return check_fit(arguments)
+            checked = check_fit(arguments)
+            checked.datamodule.max_length  # noqa: B018 (refuses one that is longer than the context)
+            return checked
         except UserError as error:
             advice = "; give the model with --model" if "model.backbone.name_or_path" in str(error) else ""
             raise UserError(f"{config.relative}: {error}{advice}") from error
+
+    def prompt_room(self, stage: str, setting: str, max_new_tokens: int, config: Path_fr, fit: TrainingCLI) -> int:
+        """Most tokens of a prompt whose longest judgment, with its end of turn, still fits what a fit trains on.
+
+        Args:
+            stage: The stage that makes the prompts.
+            setting: The setting that says how long a judgment is.
+            max_new_tokens: Its value.
+            config: The fit's configuration.
+            fit: What was built from it.
+
+        Raises:
+            UserError: There is no room, and the stage has still to make prompts.
+        """
+        longest, context = fit.datamodule.max_length, fit.datamodule.tokenizer.context
+        room = longest - max_new_tokens - 1
+        if room < 1 and not self.path(stage, DONE).exists():
+            what, advice = ("", "raise it, or ") if longest < context else (", the context of the model", "")
+            raise UserError(
+                f"{config.relative}: data.max_length: found {longest}{what}, expected more than a judgment, which has "
+                f"up to {max_new_tokens} tokens, with its prompt; {advice}lower {setting}"
+            )
+        return room
 
     def dpo_arguments(self, start: Backbone) -> list[str]:
         """Arguments of the enhancement's fit, which starts from the model or adapter of `start`."""
