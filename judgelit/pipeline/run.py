@@ -25,14 +25,13 @@ from judgelit.pipeline.engines import judge_engine
 from judgelit.pipeline.fit import check_fit, free_gpu_memory, run_fit, trainer_device
 from judgelit.pipeline.recipe import GENERAL_DATA, TRAIN, Recipe
 from judgelit.pipeline.results import Results
-from judgelit.pipeline.stages import DONE, Cost, end_stage, ended_stage
+from judgelit.pipeline.stages import DONE, Cost, count_cost, end_stage, ended_stage
 from judgelit.records.files import read_rows, write_records
 from judgelit.records.records import Judgment, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource, Source, Sources, as_sources, read_pairs
 from judgelit.report.page import write_report
 from judgelit.runs.export import export_run
 from judgelit.runs.folder import holds_something
-from judgelit.runs.peak_memory import peak_memory, reset_peak_memory
 from judgelit.runs.trained_run import find_run
 from judgelit.synthesis.decontamination import SIZE, EvaluationSet, decontaminate, read_evaluation_sets
 from judgelit.synthesis.enhancement import synthesize_enhancement
@@ -124,11 +123,9 @@ class Run:
             return False
         print(f"{name}: begins", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        reset_peak_memory()
-        began = time.monotonic()
-        cost = work(folder)
-        seconds = round(time.monotonic() - began, 2)
-        self.results.cost[name] = {"seconds": seconds, "peak_memory_bytes": peak_memory(), **cost}
+        with count_cost(folder) as so_far:
+            cost = work(folder)
+            self.results.cost[name] = {**so_far(), **cost}
         end_stage(folder, self.results.cost[name])
         self.results.write()
         return True

@@ -1,5 +1,6 @@
 """Stages of `judgelit run`, one by one, with a small model, a scripted teacher and few pairs."""
 
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,27 @@ def test_the_model_of_the_teacher_is_released_when_its_stage_ends(
     run.stage("01-pairs", run.make_pairs)
     run.stage("02-warmup", run.make_warmup)
     assert [engine() for engine in loaded] == [None]
+
+
+def test_a_continued_stage_costs_what_all_its_calls_cost(make_run: MakeRun) -> None:
+    def work(seconds: float, *, ends: bool) -> Callable[[Path], dict[str, int]]:
+        def do(_: Path) -> dict[str, int]:
+            time.sleep(seconds)
+            if not ends:
+                raise KeyboardInterrupt
+            return {"tokens": 7}
+
+        return do
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            make_run().stage("02-warmup", work(0.3, ends=False))
+    run = make_run()
+    run.stage("02-warmup", work(0, ends=True))
+    assert 0.6 <= run.results.cost["02-warmup"]["seconds"] < 60
+    again = make_run()
+    assert not again.stage("02-warmup", work(0.3, ends=True))
+    assert again.results.cost == run.results.cost
 
 
 def test_both_trainings_leave_out_the_pairs_of_evaluation_sets(
