@@ -63,7 +63,9 @@ def main(argv: list[str]) -> None:
 
 
 def copy_config(name: str, to: str) -> None:
-    """Copy a shipped configuration and the configurations beside it that it names into one folder.
+    """Copy a shipped configuration and the configurations that it names into one folder.
+
+    The copy names the copies beside it.
 
     Args:
         name: Short name or path of a shipped configuration.
@@ -81,22 +83,27 @@ def copy_config(name: str, to: str) -> None:
         target /= source.name
     if target.suffix not in (".yaml", ".yml"):
         raise UserError(f"to: found {to!r}, expected a name that ends with .yaml, or a folder (with / at its end)")
-    named = yaml.safe_load(source.read_text(encoding="utf-8")).values()
-    others = [value for value in named if isinstance(value, str) and value.endswith(".yaml")]
-    copies = [(target, source), *((target.parent / other, source.parent / other) for other in others)]
-    if target.name in others:
-        raise UserError(f"to: found {target.name!r}, the name of another file that is copied; choose another one")
-    for path, _ in copies:
+    text = source.read_text(encoding="utf-8")
+    named = [value for value in yaml.safe_load(text).values() if isinstance(value, str) and value.endswith(".yaml")]
+    copies = {}
+    for other in named:
+        beside = target.parent / Path(other).name
+        if beside == target:
+            raise UserError(f"to: found {target.name!r}, the name of another file that is copied; choose another one")
+        copies[beside] = (source.parent / other).read_text(encoding="utf-8")
+        text = text.replace(other, beside.name)
+    copies = {target: text, **copies}
+    for path in copies:
         if os.path.lexists(path):
             raise UserError(f"{path} exists already; give another file or folder as second argument")
     try:
-        for path, original in copies:
-            write_text(path, original.read_text(encoding="utf-8"))
+        for path, content in copies.items():
+            write_text(path, content)
     except OSError:
-        for path, _ in copies:
+        for path in copies:
             path.unlink(missing_ok=True)
         raise
-    for path, _ in copies:
+    for path in copies:
         print(f"{path} written")
     print(f"run it with --config {target}")
 

@@ -205,6 +205,37 @@ def test_configs_copy_copies_the_configurations_that_a_recipe_names(tmp_path: Pa
         assert path.read_text() == shipped()[f"quickstart/{path.stem}"].read_text()
 
 
+@pytest.mark.parametrize("name", list(shipped()))
+def test_configs_copy_writes_all_into_the_folder_that_is_named(name: str, tmp_path: Path) -> None:
+    main(["configs", "copy", name, f"{tmp_path}/a/to/"])
+    source, folder = shipped()[name], tmp_path / "a/to"
+    written = {path for path in tmp_path.rglob("*") if path.is_file()}
+    original, copied = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in (source, folder / source.name))
+    named = {key: value for key, value in original.items() if isinstance(value, str) and value.endswith(".yaml")}
+    assert written == {folder / source.name, *(folder / copied[key] for key in named)}
+    assert {**copied, **named} == original
+    for key, value in named.items():
+        assert (folder / copied[key]).read_text(encoding="utf-8") == (source.parent / value).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [name for name, path in shipped().items() if "\nsft: " in path.read_text("utf-8")])
+def test_a_copied_recipe_reads_the_copies_beside_it(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["configs", "copy", name, f"{tmp_path}/mine.yaml"])
+    command = ["run", "--config", str(tmp_path / "mine.yaml"), "--print_config"]
+    with pytest.raises(SystemExit) as exit_:
+        main(command)
+    assert exit_.value.code == 0
+    beside = {path for path in tmp_path.iterdir() if path.name != "mine.yaml"}
+    assert len(beside) == 2
+    capsys.readouterr()
+    for path in beside:
+        path.rename(tmp_path / "away")
+        assert path.name in refusal(*command, capsys=capsys)
+        (tmp_path / "away").rename(path)
+
+
 def refusal(*arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as exit_:
         main(list(arguments))
@@ -223,6 +254,9 @@ def test_configs_copy_makes_folders_and_takes_another_name(tmp_path: Path) -> No
 def test_configs_copy_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another file that is copied" in refusal(
         "configs", "copy", "quickstart/run", str(tmp_path / "sft.yaml"), capsys=capsys
+    )
+    assert "another file that is copied" in refusal(
+        "configs", "copy", "recipe/24gb", str(tmp_path / "dpo.yaml"), capsys=capsys
     )
     assert "expected a name that ends with .yaml" in refusal(
         "configs", "copy", "quickstart/run", str(tmp_path / "mine"), capsys=capsys
