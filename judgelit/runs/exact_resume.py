@@ -9,9 +9,11 @@ Lightning's checkpoint holds weights, optimizer, schedule and the counters of it
 - Random numbers: each micro-batch is seeded from the seed of the run and its own number (`on_train_batch_start`). So
   no generator's state has to be saved, and validation, loader workers or a stop cannot change the numbers.
 - Lightning saves before it logs the step and before it validates. So a checkpoint also says how many rows the log had,
-  which row was about to be logged, and whether a validation or the end of an epoch was about to come. A continued run
-  cuts its logs back to that point, adds the row, validates and ends the epoch (`on_train_start`, `catch_up`).
-- Callbacks that save or stop by a metric read the last value of it, so the metrics are kept too.
+  which row was about to be logged, in which hook it was saved, and whether a validation was about to come. A continued
+  run cuts its logs back to that point, adds the row, and does what comes after: the saves of other callbacks, the
+  validation, the end of the epoch (`on_train_start`, `catch_up`; see `missed_hooks`).
+- Callbacks that save or stop by a metric read the last value of it, so the metrics are kept too, and whether a callback
+  has stopped the run.
 - A run that is killed after its last step, but before its end, must enter the training loop once more, so that it
   validates and ends (`_keep_loop_open`).
 
@@ -25,13 +27,14 @@ import hashlib
 import random
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -39,6 +42,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from judgelit.errors import UserError
 from judgelit.runs.checkpoints import NOT_SAVED
 from judgelit.runs.csv_log import RunLog
+from judgelit.runs.missed_hooks import (
+    count_epoch,
+    end_epoch,
+    epoch_ends,
+    restore_saved_steps,
+    save_again,
+    saved_steps,
+    set_epoch,
+    validate,
+)
 from judgelit.runs.resume_position import convert_position, correct_total
 from judgelit.runs.run_settings import refuse_changes
 
@@ -66,10 +79,11 @@ class ExactResume(Callback):
         self._in_optimizer_step = False
         self._row_pending = False  # Lightning has not yet logged the last step
         self._validation_pending = False
-        self._epoch_end_pending = False  # Lightning has not yet changed the learning rates that follow a metric
+        self._hook = ""  # the hook after the last optimizer step in which callbacks save, until the next step begins
         self._ended = False
         self._rows = 0  # rows logged before the global batch
         self._loaded: dict[str, Any] | None = None
+        self._loaded_from: str | Path | None = None
         self._max_steps: int | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -77,8 +91,8 @@ class ExactResume(Callback):
         self._seed = torch.initial_seed()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Cut the logs back to the checkpoint."""
-        self._ended = False
+        """Cut the logs back to the checkpoint, and restore what callbacks know beside their states."""
+        self._ended, self._hook = False, ""
         if self._max_steps is not None:
             _epoch_loop(trainer).max_steps, self._max_steps = self._max_steps, None
         saved, self._loaded = self._loaded, None
@@ -88,8 +102,10 @@ class ExactResume(Callback):
         _rewind_logs(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
         if saved["ranks"] != trainer.world_size:
             correct_total(trainer, self._last_step["data"])
-        self._validation_pending, self._epoch_end_pending = saved["validate"], saved.get("end_epoch", False)
+        self._validation_pending, self._hook = saved["validate"], saved["hook"]
         trainer.callback_metrics.update(saved.get("metrics", {}))
+        trainer.should_stop = trainer.should_stop or saved["stopped"]
+        restore_saved_steps(trainer, saved["saved_steps"], self._loaded_from, self._hook)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -97,6 +113,7 @@ class ExactResume(Callback):
         """Seed the micro-batch; at the start of a global batch, note the length of the log."""
         if not self._in_global_batch:
             self._in_global_batch, self._row_pending, self._rows = True, False, _rows(trainer)
+            self._hook = ""
         done: int = _epoch_loop(trainer).batch_progress.total.processed
         seed_all(f"{self._seed}/{done * trainer.world_size + trainer.global_rank}")
 
@@ -114,9 +131,9 @@ class ExactResume(Callback):
         if loop._should_accumulate():
             return
         self._in_global_batch = self._in_optimizer_step = False
-        self._row_pending = trainer._logger_connector.should_update_logs
+        self._row_pending = True
         self._validation_pending = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        self._epoch_end_pending = loop._num_ready_batches_reached()
+        self._hook = "on_train_batch_end"
         self._last_step = {
             "loop": trainer.fit_loop.state_dict(),
             "data": trainer.datamodule.state_dict(),  # type: ignore[attr-defined]
@@ -130,18 +147,28 @@ class ExactResume(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the validation is done."""
         self._validation_pending = False
+        self._hook = "" if self._in_global_batch else "on_validation_end"
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that Lightning has logged the step."""
-        self._row_pending = False
+        self._row_pending, self._hook = False, "on_train_epoch_end"
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the last epoch is over."""
-        self._epoch_end_pending = False
+        self._hook = ""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the training has ended: a checkpoint from now on leaves nothing to do."""
-        self._row_pending, self._epoch_end_pending, self._ended = False, False, True
+        self._row_pending, self._hook, self._ended = False, "", True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say why a continued run has done nothing, if a callback had stopped it."""
+        if self._loaded and self._loaded["stopped"] and trainer.is_global_zero:
+            print(
+                f"a callback such as EarlyStopping has ended this run at step {trainer.global_step}, so it does not "
+                "train on; to do so, remove EarlyStopping from trainer.callbacks or set a higher trainer.min_steps",
+                flush=True,
+            )
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the state after the last optimizer step."""
@@ -149,6 +176,14 @@ class ExactResume(Callback):
             why = "stopped in an optimizer step" if self._in_optimizer_step else "no step is done yet"
             checkpoint[NOT_SAVED] = f"{why}; an earlier one is kept"
             return
+        loop = _epoch_loop(trainer)
+        if self._hook == "on_train_batch_end" and loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            # A callback may have stopped the run since.
+            self._validation_pending = True
+        # Lightning counts the batch before it logs the step.
+        is_logged = loop.batch_progress.current.completed == loop.batch_progress.current.ready
+        row = self._row_pending and not is_logged and trainer._logger_connector.should_update_logs
+        epoch_is_over = trainer.fit_loop.epoch_progress.current.completed > self._last_step["epoch"]
         checkpoint["loops"]["fit_loop"] = copy.deepcopy(self._last_step["loop"])
         checkpoint[type(trainer.datamodule).__qualname__] = self._last_step["data"]  # type: ignore[attr-defined]
         for logger in trainer.loggers:
@@ -160,10 +195,12 @@ class ExactResume(Callback):
             "ranks": trainer.world_size,
             "epoch": self._last_step["epoch"],
             "rows": self._rows if self._in_global_batch else _rows(trainer),
-            "row": [_pending_row(trainer)] if self._row_pending else [],
+            "row": [_pending_row(trainer)] if row else [],
             "validate": self._validation_pending,
-            "end_epoch": self._epoch_end_pending,
+            "hook": "" if epoch_is_over else self._hook,
             "ended": self._ended,
+            "stopped": trainer.should_stop and not _is_time_over(trainer),
+            "saved_steps": saved_steps(trainer),
             "settings": self._of_all_ranks(trainer),
             "metrics": {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()},
         }
@@ -182,7 +219,16 @@ class ExactResume(Callback):
                 "`judgelit fit` has saved"
             )
         self.refuse_other_settings(trainer, checkpoint)
-        saved = self._loaded = checkpoint[_KEY]
+        # The last three are not in checkpoints of earlier versions.
+        saved = self._loaded = {**checkpoint[_KEY]}
+        for name, default in (("hook", ""), ("saved_steps", {}), ("stopped", False)):
+            saved.setdefault(name, default)
+        here = {callback.state_key for callback in trainer.callbacks}  # type: ignore[attr-defined]
+        if any(key.startswith("EarlyStopping") and key not in here for key in checkpoint["callbacks"]):
+            saved["stopped"] = False  # The user wants to train on.
+        if saved["ended"] and saved["stopped"]:
+            trainer.should_stop = True
+        self._loaded_from = trainer.ckpt_path
         self._seed = saved["seed"]
         kind = type(trainer.datamodule).__qualname__  # type: ignore[attr-defined]
         if kind not in checkpoint:
@@ -219,14 +265,22 @@ class ExactResume(Callback):
 
     def catch_up(self, trainer: L.Trainer) -> None:
         """Do what Lightning skips where a run continues within an epoch or at its end."""
+        # Lightning does not change rates that follow a metric at the end of the epoch in which it has restarted.
+        trainer.fit_loop._restarting = False
+        if self._last_step:
+            set_epoch(trainer, self._last_step["epoch"])
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):
                 # Lightning calls the hook only where an epoch begins.
                 callback.on_train_epoch_start(trainer, trainer.lightning_module)
+        if self._hook in ("on_train_batch_end", "on_validation_end"):
+            save_again(trainer, self._hook)
         if self._validation_pending:
-            _validate(trainer, self._last_step["epoch"])
-        if self._epoch_end_pending:
-            _epoch_loop(trainer).update_lr_schedulers("epoch", update_plateau_schedulers=True)
+            validate(trainer)
+        if self._hook and epoch_ends(trainer):
+            end_epoch(trainer, hooks=self._hook != "on_train_epoch_end")
+        elif self._last_step and _epoch_loop(trainer)._num_ready_batches_reached():
+            count_epoch(trainer)
 
     def _keep_loop_open(self, trainer: L.Trainer) -> None:
         """Raise `max_steps` until training starts, if the last step is done but the run has not ended.
@@ -267,6 +321,12 @@ def _rows(trainer: L.Trainer) -> int:
     return next((logger.rows for logger in trainer.loggers if isinstance(logger, RunLog)), 0)
 
 
+def _is_time_over(trainer: L.Trainer) -> bool:
+    """Whether a Timer has stopped the run. A continued run asks it again: it may have more time then."""
+    timers = [one for one in trainer.callbacks if isinstance(one, Timer)]  # type: ignore[attr-defined]
+    return any((timer.time_remaining() or 0) <= 0 for timer in timers if timer.time_remaining() is not None)
+
+
 def _pending_row(trainer: L.Trainer) -> dict[str, float]:
     """The row that Lightning will log next."""
     metrics = trainer._logger_connector.metrics["log"]
@@ -283,16 +343,3 @@ def _rewind_logs(trainer: L.Trainer, rows: int, more: list[dict[str, float]], st
             # A new event file tells TensorBoard from which step on older files are void.
             logger.experiment.close()
             logger.experiment.purge_step = step
-
-
-def _validate(trainer: L.Trainer, epoch: int) -> None:
-    """Run a validation as at the end of a step of `epoch`. By Lightning's counters that epoch is over."""
-    progress, connector = trainer.fit_loop.epoch_progress.current, trainer._logger_connector
-    now, first = progress.completed, connector._first_loop_iter
-    progress.completed = epoch
-    loop = _epoch_loop(trainer).val_loop
-    loop.restarting = False
-    trainer.validating = True
-    loop.run()
-    trainer.training = True
-    progress.completed, connector._first_loop_iter = now, first
