@@ -19,8 +19,8 @@ T = TypeVar("T")
 class PeriodicMeasurement(Callback, ABC):
     """Measures a model at chosen steps. A subclass implements `measure`.
 
-    A continued run does not measure the start or the step of its checkpoint again; its metrics come with the
-    checkpoint.
+    A continued run does not measure the start or the step of its checkpoint again, unless that measurement was
+    interrupted; its metrics come with the checkpoint.
     """
 
     def __init__(self, every_n_steps: int | None, at_start: bool, at_end: bool, at_epoch_end: bool) -> None:
@@ -50,11 +50,15 @@ class PeriodicMeasurement(Callback, ABC):
         trainer.callback_metrics.update({key: torch.tensor(value) for key, value in self._metrics.items()})
         if self.at_start and trainer.global_step == 0 and self._last_step != 0:
             self._measure(trainer, pl_module)
+        self._measure_if_due(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after every `every_n_steps` optimizer steps, and after an epoch's last one."""
+        self._measure_if_due(trainer, pl_module)
+
+    def _measure_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         step = trainer.global_step
         # The last step of an epoch is measured here, so that a checkpoint of this step knows that it was measured.
         due = (self.every_n_steps and step % self.every_n_steps == 0) or (self.at_epoch_end and trainer.is_last_batch)
@@ -81,8 +85,9 @@ class PeriodicMeasurement(Callback, ABC):
         self._measure(trainer, pl_module)
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._last_step = trainer.global_step
         self.measure(trainer, pl_module)
+        # An interrupted measurement is made again when the run continues.
+        self._last_step = trainer.global_step
 
     def log_metrics(self, trainer: L.Trainer, values: Mapping[str, float]) -> None:
         """Give metrics to the loggers and to other callbacks, such as ModelCheckpoint; loggers get no NaN."""

@@ -86,10 +86,10 @@ class RunLog(Logger):
         self.save()
 
     @rank_zero_only
-    def rewind(self, rows: int, more: Sequence[Row] = ()) -> None:
-        """Keep the first `rows` rows of the file, drop the others and add `more`."""
+    def rewind(self, rows: int) -> None:
+        """Keep the first `rows` rows of the file and drop the others."""
         remove_parts(self.path)
-        kept = [*self._read()[:rows], *more]
+        kept = self._read()[:rows]
         self.rows, self._columns, self._unsaved = len(kept), [], []
         if kept or self.path.exists():
             self._write(kept)

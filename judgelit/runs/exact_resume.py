@@ -82,6 +82,7 @@ class ExactResume(Callback):
         self._hook = ""  # the hook after the last optimizer step in which callbacks save, until the next step begins
         self._ended = False
         self._rows = 0  # rows logged before the global batch
+        self._pending: list[dict[str, float]] = []  # row of the last step that a continued run is to log
         self._loaded: dict[str, Any] | None = None
         self._loaded_from: str | Path | None = None
         self._max_steps: int | None = None
@@ -97,9 +98,10 @@ class ExactResume(Callback):
             _epoch_loop(trainer).max_steps, self._max_steps = self._max_steps, None
         saved, self._loaded = self._loaded, None
         if saved is None:
-            _rewind_logs(trainer, 0, [], 0)
+            _rewind_logs(trainer, 0, 0)
             return
-        _rewind_logs(trainer, saved["rows"], saved["row"], trainer.global_step + 1)
+        self._pending = saved["row"]
+        _rewind_logs(trainer, saved["rows"], trainer.global_step + 1)
         if saved["ranks"] != trainer.world_size:
             correct_total(trainer, self._last_step["data"])
         self._validation_pending, self._hook = saved["validate"], saved["hook"]
@@ -160,6 +162,10 @@ class ExactResume(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that the training has ended: a checkpoint from now on leaves nothing to do."""
         self._row_pending, self._hook, self._ended = False, "", True
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Note that the training has not ended, even if another callback was stopped while it ended it."""
+        self._ended = False
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say why a continued run has done nothing, if a callback had stopped it."""
@@ -265,6 +271,11 @@ class ExactResume(Callback):
 
     def catch_up(self, trainer: L.Trainer) -> None:
         """Do what Lightning skips where a run continues within an epoch or at its end."""
+        rows, self._pending = self._pending, []
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLog):
+                for row in rows:
+                    logger.log_metrics(row, int(row["step"]))
         # Lightning does not change rates that follow a metric at the end of the epoch in which it has restarted.
         trainer.fit_loop._restarting = False
         if self._last_step:
@@ -334,11 +345,11 @@ def _pending_row(trainer: L.Trainer) -> dict[str, float]:
     return {**values, "epoch": trainer.current_epoch, "step": _epoch_loop(trainer)._batches_that_stepped}
 
 
-def _rewind_logs(trainer: L.Trainer, rows: int, more: list[dict[str, float]], step: int) -> None:
+def _rewind_logs(trainer: L.Trainer, rows: int, step: int) -> None:
     """Drop what was logged after a checkpoint: all but `rows` rows of the CSV log, TensorBoard's events from `step`."""
     for logger in trainer.loggers:
         if isinstance(logger, RunLog):
-            logger.rewind(rows, more)
+            logger.rewind(rows)
         elif isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             # A new event file tells TensorBoard from which step on older files are void.
             logger.experiment.close()

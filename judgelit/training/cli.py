@@ -265,7 +265,8 @@ class TrainingCLI(LightningCLI):
             return callbacks
         callbacks.append(ModelLine())
         if logs:
-            callbacks = [LogShortRuns(), *callbacks, Throughput(), Padding()]
+            # A step is counted before the user's callbacks are called: an interrupt may come in a measurement.
+            callbacks = [LogShortRuns(), Throughput(), Padding(), *callbacks]
         # Exact resume prepares each step before all other callbacks, and catches up after them.
         resume = ExactResume(deciding_settings(self._resolved_settings()))
         dropped = DroppedCheckpoints(self._get(self.config_init, "ckpt_path") == "last")

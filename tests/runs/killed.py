@@ -6,6 +6,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
+from judgelit.evaluation.periodic import PeriodicMeasurement
+
 
 class Kill(Checkpoint):
     """Sends a signal to the process in a hook of a step, if the environment has KILL.
@@ -21,6 +23,22 @@ class Kill(Checkpoint):
     def kill(self, trainer: L.Trainer, *_: Any) -> None:
         if "KILL" in os.environ and trainer.global_step == self.step:
             os.kill(os.getpid(), self.number)
+
+
+class CountSteps(PeriodicMeasurement):
+    """Measures the step itself after every four steps and at the end.
+
+    If the environment has KILL, it raises KeyboardInterrupt in one measurement.
+    """
+
+    def __init__(self, interrupted: int) -> None:
+        super().__init__(4, at_start=False, at_end=True, at_epoch_end=False)
+        self.interrupted = interrupted
+
+    def measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if "KILL" in os.environ and trainer.global_step == self.interrupted:
+            raise KeyboardInterrupt
+        self.log_metrics(trainer, {"judge/step": float(trainer.global_step)})
 
 
 class StopAt(L.Callback):

@@ -185,7 +185,24 @@ def test_a_run_whose_time_was_over_trains_on_with_more_time(data: Path, monkeypa
     assert len(logged(data / "timed/run")) == steps + 2
 
 
-SAVE_WHEN_STOPPED = callback("ModelCheckpoint", every_n_train_steps=3, save_last=True, save_on_exception=True)
+SAVE_WHEN_STOPPED = callback("ModelCheckpoint", every_n_train_steps=5, save_last=True, save_on_exception=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 18], ids=["of-a-step", "at-the-end"])
+def test_an_interrupted_measurement_is_made_when_the_run_continues(
+    step: int, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = callback("ModelCheckpoint", every_n_train_steps=4, monitor="judge/step", save_top_k=-1, filename="{step}")
+    run = [*RUN, *SAVE_WHEN_STOPPED, *callback("tests.runs.killed.CountSteps", interrupted=step), *best]
+    fit(data / "unbroken", monkeypatch, run)
+    stopped = fit_and_kill(data / "stopped", run)
+    assert stopped.returncode == 130, stopped.stderr
+    fit(data / "stopped", monkeypatch, run, "--ckpt_path=last")
+    assert logged(data / "stopped/run") == logged(data / "unbroken/run")
+    kept = [{path.name for path in (data / name / "run/checkpoints").iterdir()} for name in ("unbroken", "stopped")]
+    assert not kept[0] - kept[1]
+    assert len(kept[1] - kept[0]) == 1  # of the interrupt
 
 
 @pytest.mark.slow
