@@ -32,7 +32,7 @@ def restore_saved_steps(trainer: L.Trainer, saved: dict[str, list[Any]], written
     for callback in _model_checkpoints(trainer):
         last, waits = saved.get(callback.state_key, [0, False])
         paths = {callback.last_model_path, callback.best_model_path, *callback.best_k_models} - {""}
-        if hook and written and Path(written).resolve() in {Path(path).resolve() for path in paths}:
+        if written and Path(written).resolve() in {Path(path).resolve() for path in paths}:
             last, waits = trainer.global_step, waits and hook != "on_validation_end"
         callback._last_global_step_saved, callback._defer_save_until_validation = last, waits
 
