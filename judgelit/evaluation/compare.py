@@ -148,7 +148,7 @@ def read_other(folder: Path, output: Path, sets: Mapping[str, BenchmarkSet]) -> 
         raise UserError(f"against: found {folder}, the folder of these results, expected that of another judge")
     if not sets:
         raise UserError("against: found no pairs to judge, expected some; general ability is not compared")
-    other = read_results(folder)
+    other = read_results(folder, {of_set.name for of_set in sets.values()})
     if missing := [name for name in sets if name not in other.sets]:
         there = ", ".join(other.sets) or "none"
         raise UserError(

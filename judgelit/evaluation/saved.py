@@ -2,14 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from judgelit.errors import UserError
 from judgelit.evaluation.judged_folder import ATTACKED, ITEMS, JUDGMENTS, RESULTS, BenchmarkSet
-from judgelit.evaluation.protocols import find_benchmark
+from judgelit.evaluation.protocols import find_benchmark, runs_code
 from judgelit.evaluation.protocols.benchmark import Benchmark
 from judgelit.records.files import data_files, read_rows
 from judgelit.records.records import ANSWER_LETTERS, AnswerSet, Judgment, PreferencePair
@@ -40,11 +40,15 @@ class SavedResults:
         return str(self.content["model"])
 
 
-def read_results(folder: Path) -> SavedResults:
+def read_results(folder: Path, named: Collection[str] = ()) -> SavedResults:
     """The results in a folder of `judgelit evaluate`.
 
+    Args:
+        folder: The folder.
+        named: The benchmarks of the form `FILE.py:NAME` whose code the user wants to run.
+
     Raises:
-        UserError: The folder has none, or a file is missing or damaged.
+        UserError: The folder has none, a file is missing or damaged, or a benchmark is the code of another file.
     """
     path = folder / RESULTS
     try:
@@ -57,6 +61,11 @@ def read_results(folder: Path) -> SavedResults:
         ) from error
     sets = {}
     for name, benchmark in benchmarks.items():
+        if runs_code(benchmark) and benchmark not in named:
+            raise UserError(
+                f"{path}: found the benchmark {benchmark!r}, which is Python code that judgelit runs only if you name "
+                "it: --benchmark FILE.py:NAME, exactly as here"
+            )
         find_benchmark(benchmark)
         sets[name] = _read_set(folder, name, benchmark)
     attacked = {}

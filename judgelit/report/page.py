@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,18 @@ _COLOURS = 8
 """Number of judges' colours in `page.css`; further judges take them again."""
 
 
-def write_report(sources: Sequence[Path], output: Path) -> None:
+def write_report(sources: Sequence[Path], output: Path, benchmarks: Collection[str] = ()) -> None:
     """Write the report of one or several folders.
 
     Args:
         sources: Folders that `judgelit run` or `judgelit evaluate` has written. The judges of all stand side by side.
         output: The HTML file.
+        benchmarks: The benchmarks of the form `FILE.py:NAME` whose code the user wants to run.
 
     Raises:
         UserError: A folder has no results, or a file is damaged.
     """
-    write_text(output, page([read_reported(path) for path in sources]))
+    write_text(output, page([read_reported(path, benchmarks) for path in sources]))
 
 
 def page(found: Sequence[Reported]) -> str:

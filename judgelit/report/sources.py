@@ -1,7 +1,7 @@
 """What a report shows: the judges and the training curves of run folders and of folders with results."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,12 @@ class Reported:
         return self.folder.resolve().name
 
 
-def read_reported(path: Path) -> Reported:
+def read_reported(path: Path, benchmarks: Collection[str] = ()) -> Reported:
     """The results of a run, of a run that has not ended, or of an evaluation.
 
     Args:
         path: The folder, or the file `results.json` in it.
+        benchmarks: The benchmarks of the form `FILE.py:NAME` whose code the user wants to run.
 
     Raises:
         UserError: The folder is neither, or a file is damaged.
@@ -110,7 +111,7 @@ def read_reported(path: Path) -> Reported:
             "give the value of its --output"
         )
     try:
-        return _evaluated(folder) if "benchmarks" in content else _run(folder, content)
+        return _evaluated(folder, benchmarks) if "benchmarks" in content else _run(folder, content)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{folder / RESULTS}: found content of another form ({type(error).__name__}: {error}), expected what "
@@ -191,8 +192,8 @@ def _run(folder: Path, content: Mapping[str, Any]) -> Reported:
     )
 
 
-def _evaluated(folder: Path) -> Reported:
-    saved = read_results(folder)
+def _evaluated(folder: Path, benchmarks: Collection[str]) -> Reported:
+    saved = read_results(folder, benchmarks)
     content = saved.content
     judge = Judge(
         saved.model,

@@ -137,7 +137,7 @@ def test_a_benchmark_is_added_by_one_file(
     (command,) = commands(guide)
     run(judgelit, command, {"JUDGE": llama})
     assert 0 <= json.loads((world / "scores/results.json").read_text())["sets"]["translations"]["score"]["value"] <= 1
-    judgelit("report", "scores", "-o", "page.html")
+    judgelit("report", "scores", "-o", "page.html", "--benchmark", "translations.py:TRANSLATIONS")
     assert "right in either order" in (world / "page.html").read_text(encoding="utf-8")
     rows[2]["winner"] = "third"
     (world / "translations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -233,6 +233,28 @@ def test_a_tie_is_right_where_the_benchmark_counts_ties(verdict: str | None, exp
     assert row[4] == expected
 
 
+def test_code_that_results_name_runs_only_if_the_user_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_results(tmp_path / "theirs", 4)
+    code = tmp_path / "bench.py"
+    code.write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n"
+        "from judgelit.evaluation.protocols import BENCHMARKS\nMINE = BENCHMARKS['pairs']\n",
+        encoding="utf-8",
+    )
+    content = json.loads((folder / "results.json").read_text())
+    content["benchmarks"] = {"mine": f"{code}:MINE"}
+    (folder / "results.json").write_text(json.dumps(content), encoding="utf-8")
+    report = ["report", str(folder), "--output", str(tmp_path / "r.html")]
+    with pytest.raises(SystemExit) as ended:
+        main(report)
+    assert ended.value.code == 2 and "runs only if you name it" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+    main([*report, "--benchmark", f"{code}:MINE"])
+    assert (tmp_path / "ran").exists() and (tmp_path / "r.html").exists()
+
+
 def test_sets_of_one_name_and_two_benchmarks_are_two_sets(tmp_path: Path) -> None:
     folders = [write_results(tmp_path / name, 6, benchmark=name) for name in ("pairs", "pandalm")]
     saved = read_results(folders[0])

@@ -58,6 +58,11 @@ def find_benchmark(name: str) -> Benchmark[Any]:
     return BENCHMARKS[name]
 
 
+def runs_code(benchmark: str) -> bool:
+    """Whether `find_benchmark` runs a Python file for this name."""
+    return benchmark.rpartition(":")[0].endswith(".py")
+
+
 def name_of_set(benchmark: str) -> str:
     """The name of a benchmark's set of items in results and files: of `FILE.py:NAME`, the name in small letters."""
     file, _, attribute = benchmark.rpartition(":")
