@@ -65,5 +65,6 @@ def merged(adapter: Path, tokenizer: ChatTokenizer) -> Path:
         )
     folder = fit / MERGED
     if not folder.exists():
-        export_run(find_run(fit), folder, merge=True, tokenizer=tokenizer)
+        run = find_run(fit)  # of the recipe, whose user has decided on the code of its model
+        export_run(run, folder, merge=True, tokenizer=tokenizer, trust_remote_code=run.backbone.trust_remote_code)
     return folder

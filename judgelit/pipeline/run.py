@@ -245,7 +245,14 @@ class Run:
         if not (begun.exists() and self.exported.exists()):
             self.refuse_other_export()
             write_text(begun, "")
-            export_run(find_run(self.path("07-dpo")), self.exported, merge=True, tokenizer=self.tokenizer)
+            trusts = self.base.trust_remote_code
+            export_run(
+                find_run(self.path("07-dpo")),
+                self.exported,
+                merge=True,
+                tokenizer=self.tokenizer,
+                trust_remote_code=trusts,
+            )
         return {"tokens": 0}
 
     @property

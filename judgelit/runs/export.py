@@ -38,6 +38,7 @@ def export_run(
     dtype: DType | None = None,
     tokenizer: ChatTokenizer | None = None,
     scores: Scores | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Write the model of a checkpoint as a Hugging Face folder that transformers, PEFT and vLLM load.
 
@@ -52,15 +53,22 @@ def export_run(
         dtype: Dtype of the exported weights; None keeps that of the trained ones.
         tokenizer: The exported tokenizer; None takes the one that the run was trained with.
         scores: Scores for the model card; None takes those in the run's folder.
+        trust_remote_code: Run the Python code that comes with the run's model.
 
     Raises:
-        UserError: The folder is not empty, or the checkpoint is broken or does not fit the run's configuration.
+        UserError: The folder is not empty, the run's model comes with code that is not trusted, or the checkpoint is
+            broken or does not fit the run's configuration.
     """
     backbone = run.backbone
     if backbone.uses_lora and backbone.name_or_path == NANO:
         raise UserError(
             f"{run.folder} has trained an adapter on the built-in model, whose random weights are in no file; expected "
             "a base model that is saved in files"
+        )
+    if backbone.trust_remote_code and not trust_remote_code:
+        raise UserError(
+            f"{run.folder} was trained with Python code that comes with its model; to run that code, add "
+            "--trust_remote_code"
         )
     with new_folder(to) as folder:
         content = run.load()
@@ -220,10 +228,13 @@ def main(argv: list[str]) -> None:
         help="Folder that `judgelit evaluate` has written: its scores stand in the model card. By default those in the "
         "run's own folder do.",
     )
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="Run the Python code that comes with the run's model."
+    )
     args = parser.parse_args(argv)
     run = find_run(args.run)
     scores = None if args.scores is None else evaluated_scores(Path(args.scores))
-    export_run(run, Path(args.to), args.merge, args.dtype, scores=scores)
+    export_run(run, Path(args.to), args.merge, args.dtype, scores=scores, trust_remote_code=args.trust_remote_code)
     is_adapter = run.backbone.uses_lora and not args.merge
     if args.merge and not run.backbone.uses_lora:
         print("there is no adapter to merge: the run has trained all weights")

@@ -712,3 +712,18 @@ class TestModelCard:
             main(["export", str(unmeasured), "--to", str(tmp_path / "out")])
             assert "were not evaluated" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
             shutil.rmtree(tmp_path / "out")
+
+
+def test_code_that_comes_with_a_model_runs_only_if_the_user_says_so(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(runs["lora"], tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["backbone"]["trust_remote_code"] = True
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(run), "--to", str(tmp_path / "out")])
+    assert ended.value.code == 2 and "add --trust_remote_code" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    main(["export", str(run), "--to", str(tmp_path / "out"), "--trust_remote_code"])
+    assert (tmp_path / "out/adapter_model.safetensors").exists()
