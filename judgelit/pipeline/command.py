@@ -1,11 +1,14 @@
 """The command `judgelit run`."""
 
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
+from typing import Any
 
 import yaml
 
 from judgelit.errors import UserError
+from judgelit.generation.requests import Key
 from judgelit.parsing import OneLineErrors, raise_user_errors
 from judgelit.pipeline.recipe import Recipe
 from judgelit.pipeline.run import DECIDES, Run
@@ -39,8 +42,33 @@ def main(argv: list[str]) -> None:
         "sft.yaml": read_text(recipe.sft.absolute),
         "dpo.yaml": read_text(recipe.dpo.absolute),
     }
+    _refuse_keys(resolved, files)
     run = Run(recipe)
     with locked(run.folder):
         decides = {name: run.path(stage) for name, stage in DECIDES.items()}
         claim_folder(run.folder, files, decides, deciding_settings)
         run.go()
+
+
+def _refuse_keys(settings: Mapping[str, Any], files: Mapping[str, str]) -> None:
+    """Refuse settings that hold the key of an endpoint, before they are written.
+
+    Raises:
+        UserError: One of the files holds a key, or a variable for a key is not set.
+    """
+    for variable in set(_key_variables(settings)):
+        key = Key.read(variable)
+        for name, text in files.items():
+            if key.mask(text) != text:
+                raise UserError(
+                    f"{name}: found the key of an endpoint in it, expected the key in the environment alone; take it "
+                    "out of the settings (a server that judgelit starts can read it from the environment too)"
+                )
+
+
+def _key_variables(settings: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _key_variables(value)
+        elif name == "key_variable" and isinstance(value, str):
+            yield value

@@ -51,6 +51,19 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
+@pytest.mark.parametrize("place", ["a field of requests", "the name of the variable"])
+def test_a_key_in_the_settings_is_refused_before_they_are_written(
+    place: str, recipe: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = "sk_live_0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    requests = {"extra_body": {"user": key}} if place == "a field of requests" else {"key_variable": key}
+    settings = {"model": "m", "endpoint": "http://127.0.0.1:9/v1", "requests": requests}
+    file = recipe(teacher={"class_path": "judgelit.EngineTeacher", "init_args": settings}, output="run")
+    said = refused(capsys, "run", "--config", file)
+    assert "key" in said and key not in said and not Path("run").exists()
+
+
 def test_a_run_goes_on_with_a_larger_budget_another_address_and_another_machine(
     recipe: Callable[..., str], capsys: pytest.CaptureFixture[str]
 ) -> None:
