@@ -1,5 +1,6 @@
 """The folder of a run: it belongs to one run, and one process at a time writes to it."""
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +69,12 @@ def _lock(folder: Path, option: str) -> int:
     """Lock the file in a folder, and return its descriptor."""
     path = folder / _LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise UserError(f"{path}: found a link, expected a file of judgelit; remove it") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

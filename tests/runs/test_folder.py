@@ -108,6 +108,15 @@ def test_a_second_process_is_refused_until_the_first_ends_or_dies(tmp_path: Path
     assert [path.name for path in folder.iterdir()] == ["file"]
 
 
+def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/.lock").symlink_to("../notes.txt")
+    with pytest.raises(UserError, match=r"\.lock: found a link"), locked(tmp_path / "run"):
+        pass
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     with locked(tmp_path):
         child = os.fork()
