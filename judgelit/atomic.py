@@ -55,14 +55,15 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Args:
         path: Path of the file. Its folder is made if needed.
-        mode: "wb", or "w" for UTF-8 text whose newlines are not translated.
+        mode: "wb", or "w" for UTF-8 text whose newlines are not translated. An unpaired surrogate, as in the name of a
+            file that is not UTF-8, is written as an escape.
 
     Raises:
         OSError: The file cannot be written. `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
-    text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
     try:
         with part.open(mode, **text) as file:  # type: ignore[call-overload]
             yield file

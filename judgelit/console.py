@@ -40,7 +40,9 @@ def keep_working_without_output() -> None:
             continue
         raw = _outputs[name] = _Stream(stream.fileno(), "wb", closefd=False)
         line_by_line = name == "stderr" or raw.isatty()
-        text = io.TextIOWrapper(io.BufferedWriter(raw), stream.encoding, stream.errors, line_buffering=line_by_line)
+        text = io.TextIOWrapper(
+            io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=line_by_line
+        )
         setattr(sys, name, text)
 
 

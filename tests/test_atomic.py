@@ -20,6 +20,11 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_that_is_no_utf_8_is_written_as_an_escape(tmp_path: Path) -> None:
+    write_text(tmp_path / "card.md", os.fsdecode(b"caf\xe9.jsonl"))
+    assert (tmp_path / "card.md").read_text(encoding="utf-8") == "caf\\udce9.jsonl"
+
+
 def test_an_exception_leaves_the_old_content_and_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"old": "é"})

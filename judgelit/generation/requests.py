@@ -145,9 +145,9 @@ def base_urls(endpoint: str | list[str]) -> list[str]:
 def without_password(url: str) -> str:
     """A URL for messages: without user, password and query."""
     head, slashes, rest = url.strip().partition("://")
-    place = (rest if slashes else head).split("?")[0].split("#")[0]
-    authority, slash, path = place.partition("/")
-    return (f"{head}://" if slashes else "") + (authority.rpartition("@")[2] + slash + path)[:200]
+    # A password may hold any character, unescaped by mistake.
+    place = (rest if slashes else head).rpartition("@")[2].split("?")[0].split("#")[0]
+    return (f"{head}://" if slashes else "") + place[:200]
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,11 @@ import jinja2
 import yaml
 from jinja2 import meta, nodes
 
-from judgelit.errors import UserError
+from judgelit.errors import UserError, first_line
 from judgelit.judging.sandbox import BoundedEnvironment, LimitError, render
 from judgelit.records.records import PreferencePair
 from judgelit.records.row_fields import ROLES, Message, bad_field, choice_field, text_field
+from judgelit.yaml_files import check_yaml
 
 Language = Literal["en", "zh"]
 Style = Literal["careful", "brief"]
@@ -201,11 +202,14 @@ def _read(path: Path) -> Template:
 
 def _with_front_matter(path: Path, front: str, body: str) -> Template:
     try:
+        check_yaml(front)
         row = yaml.safe_load(front)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        # PyYAML raises all of these for values such as `!!int abc` or `2024-99-99`.
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 2 if mark else 1
-        raise UserError(f"{path}:{line}: front matter is not YAML: {getattr(error, 'problem', error)}") from None
+        what = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"{path}:{line}: front matter is not YAML: {what}") from None
     if not isinstance(row, dict):
         raise UserError(f"{path}:1: front matter is not made of 'field: value' lines; expected {', '.join(FIELDS)}")
 

@@ -24,6 +24,7 @@ from judgelit.records.forms import (
 )
 from judgelit.records.records import AnswerSet, PreferenceExample, PreferencePair, Prompt, SFTExample
 from judgelit.records.row_fields import Message, Row, bad_field, label_text, refuse_blank, refuse_equal
+from judgelit.records.unicode import replace_surrogates
 
 R = TypeVar("R", bound=PreferencePair | AnswerSet | Prompt | SFTExample | PreferenceExample)
 Found = TypeVar("Found")
@@ -248,7 +249,8 @@ def _given_id(row: Row) -> str:
 def made_id(answers: Sequence[str], prompt: Sequence[Message], place: str) -> str:
     """An id for a row without one. It has a hash of the content, since many folders hold files of one name."""
     content = json.dumps([prompt, *answers])
-    return f"{place}#{text_hash(content)[:8]}"
+    # The name of a file may be no UTF-8.
+    return f"{replace_surrogates(place)}#{text_hash(content)[:8]}"
 
 
 def text_hash(text: str) -> str:

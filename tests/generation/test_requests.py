@@ -6,7 +6,7 @@ import pytest
 
 from judgelit.errors import UserError
 from judgelit.generation.engine import EngineSpec
-from judgelit.generation.requests import Key, Requests, base_urls
+from judgelit.generation.requests import Key, Requests, base_urls, without_password
 
 URL = "http://127.0.0.1:8000/v1"
 
@@ -64,6 +64,11 @@ def test_base_urls() -> None:
             base_urls(url)
     with pytest.raises(UserError, match="empty list"):
         base_urls([])
+
+
+@pytest.mark.parametrize("password", ["s3cret", "s3/cret", "s3#cret", "s3?cret", "s3@cret"])
+def test_a_shown_url_has_no_part_of_the_password(password: str) -> None:
+    assert without_password(f"http://user:{password}@host/v1?key=1") == "http://host/v1"
 
 
 @pytest.mark.parametrize("url", ["http://me:hunter22@a/v1", "http://hunter22@a/v1", "https://a/v1?key=hunter22"])

@@ -186,6 +186,7 @@ def test_a_shipped_id_cannot_be_taken(tmp_path):
         (("---\nlanguage", "language"), 1, "no front matter"),
         (("free\n---\n", "free\n"), 1, "no front matter"),
         (("language: en", "language: [en"), 3, "not YAML"),
+        (("format: free", "format: 2024-99-99"), 1, "not YAML: month must be in 1..12"),
         (("language: en", "language: fr"), 2, "field 'language': found 'fr', expected one of 'en', 'zh'"),
         (("role: You are a judge.\n", ""), 1, "field 'role': found nothing"),
         (("role: You are a judge.", "role: |\n  one\n  two"), 3, "field 'role': found 'one.ntwo', expected one line"),
