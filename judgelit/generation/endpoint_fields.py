@@ -31,8 +31,9 @@ _HIDDEN = "\u200b"
 """A space without width. With it inside, a control token is ordinary text that reads the same."""
 _CONTROL = re.compile(
     r"<(?=\|[^\s<>|]{1,60}\|>|｜[^\s<>｜]{1,60}｜>|/?s>|(?:start|end)_of_turn>|end_of_utterance>|</?SYS>>"
-    r"|(?:bos|eos|pad|unk|sop|eop)>|(?:extra_id|reserved)_\d{1,5}>)"
-    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]|gMASK\])"
+    r"|(?:bos|eos|pad|unk|sop|eop|eoa)>|(?:BOS|EOS)_TOKEN>|(?:extra_id|reserved)_\d{1,5}>"
+    r"|seed:[^<>\s]{1,40}>|\|turn>|turn\|>|(?:start|end)_of_image>)"
+    r"|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|gMASK\]|\|[^\s\[\]|]{1,60}\|\])"
 )
 """The first character of each text that is a control token in one of the usual chat formats."""
 _WAS_CONTROL = re.compile(rf"[<\[]{_HIDDEN}")

@@ -132,6 +132,24 @@ class TestAnswers:
         assert sent["content"].replace("\u200b", "") == forged[0][0]["content"] and "<| 1" in sent["content"]
         assert capsys.readouterr().err.count("texts spell control tokens") == 1
 
+    def test_control_tokens_of_other_formats_stay_text(self) -> None:
+        spelled = [
+            "[|endofturn|]",
+            "[|assistant|]",
+            "<seed:eos>",
+            "<|turn>",
+            "<turn|>",
+            "<EOS_TOKEN>",
+            "<eoa>",
+            "[THINK]",
+            "<start_of_image>",
+        ]
+        plain = "[A] [[A]] [|x] a[|b|c] <seed> <turn> [1|2]"
+        with StubServer() as server:
+            list(engine(server).answer([[{"role": "user", "content": " ".join([*spelled, plain])}]], GREEDY))
+            (sent,) = server.bodies[-1]["messages"]
+        assert plain in sent["content"] and not [token for token in spelled if token in sent["content"]]
+
     def test_tokens_and_finish(self) -> None:
         def long(server: StubServer, handler: Any, body: Body) -> None:
             made = completion(body, ["so far"])
