@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
+from judgelit.console import printable
+
 T = TypeVar("T")
 _SECONDS = 30.0
 """Seconds between two lines."""
@@ -16,6 +18,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     """Yield `items` and count them on stderr: in a bar if it is a terminal, otherwise in a line every 30 seconds."""
     if total is None and isinstance(items, Sized):
         total = len(items)
+    description = printable(description)
     if not sys.stderr.isatty():
         yield from _with_lines(items, description, total)
         return

@@ -36,6 +36,16 @@ def test_answers_of_a_journal_do_not_make_the_rest_look_fast(
     assert capsys.readouterr().err.splitlines() == ["judging: 102 of 104, 0.7 min left"]
 
 
+def test_a_name_in_it_is_no_command_to_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for _ in track(iter(range(3)), "asking \x1b[2Jm", total=3):
+        now[0] += 40.0
+    assert "\\x1b[2Jm: 1 of 3" in capsys.readouterr().err
+
+
 def test_a_list_knows_its_length_and_a_short_task_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track([1, 2, 3], "counting")) == [1, 2, 3]
     assert capsys.readouterr().err == ""

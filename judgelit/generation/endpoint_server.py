@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from judgelit.console import printable
 from judgelit.errors import UserError, first_line
 from judgelit.generation.endpoint_reply import Reply, UnreadableReplyError, error_text, read_number, read_reply
 from judgelit.generation.requests import Key
@@ -317,7 +318,7 @@ def import_openai() -> Any:
 
 def say(line: str) -> None:
     """Print a line about an endpoint on standard error, where progress is shown too."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _is_loopback(url: str) -> bool:

@@ -9,6 +9,7 @@ import torch
 
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import NANO, tokenizer_folder
+from judgelit.console import printable
 from judgelit.errors import UserError
 from judgelit.judging.kept_templates import KEPT, KeptTemplates
 from judgelit.judging.prompts import Templates
@@ -108,7 +109,8 @@ def templates_of(given: Templates, spec: "EngineSpec") -> Templates | KeptTempla
         found = find_run(model).templates
     if found is None:
         return given
-    print(f"judge prompts: those kept with {model} ({', '.join(found.load())}); choose others with --templates.names")
+    names = ", ".join(map(printable, found.load()))
+    print(f"judge prompts: those kept with {model} ({names}); choose others with --templates.names")
     return found
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from judgelit.console import printable
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
@@ -125,7 +126,7 @@ class PromptReport:
         if self.shortened:
             text += f", {self.shortened} with shortened answers"
         if self.skipped:
-            shown = ", ".join(self.skipped[:3]) + (", ..." if len(self.skipped) > 3 else "")
+            shown = ", ".join(map(printable, self.skipped[:3])) + (", ..." if len(self.skipped) > 3 else "")
             text += f", {len(self.skipped)} pairs skipped as too long ({shown})"
         return f"{text}; {self.note}" if self.note else text
 

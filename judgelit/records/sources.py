@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from judgelit.console import printable
 from judgelit.errors import UserError
 from judgelit.records.files import data_files, looks_like_file, read_rows
 from judgelit.records.reading import LossOn, R, read_records, without_skip_advice
@@ -254,7 +255,7 @@ def group_score(group: str, seed: int) -> float:
 @cache
 def report_once(line: str) -> None:
     """Print a line to stderr, once in a process, since a source may be read several times."""
-    logging.getLogger("judgelit.records").warning(line)
+    logging.getLogger("judgelit.records").warning("%s", printable(line))
 
 
 def _group(record: Any) -> str:

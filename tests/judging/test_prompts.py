@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_pairs_that_cannot_fit_are_skipped_in_both_orders_and_reported(
     assert [(prompt.pair.id, prompt.order) for prompt in prompts] == [("p0", "ab"), ("p0", "ba")]
     assert report.skipped == tuple(pair.id for pair in endless)
     assert str(report) == "2 judge prompts, 5 pairs skipped as too long (p100, p101, p102, ...)"
+    assert "(a\\x1b[2J)" in str(replace(report, skipped=("a\x1b[2J",)))
 
 
 def test_a_pair_that_fits_in_one_order_only_is_skipped_in_both(chatml: ChatTokenizer, tmp_path: Path) -> None:
