@@ -1,6 +1,7 @@
 """Fixtures of tiny models and tokenizers: each architecture and chat format, made once a session without download."""
 
 import copy
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,6 +20,7 @@ from tests.whole_blocks import save_adapter
 pytest_plugins = ["tests.training_fixtures"]
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start
 
 # No deadline: on a busy machine, single examples can be slow.
 settings.register_profile("judgelit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
