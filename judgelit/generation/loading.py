@@ -93,7 +93,7 @@ class NamedModel:
 def templates_of(given: Templates, spec: "EngineSpec") -> Templates | KeptTemplates:
     """The judge prompts to ask a model with: the given ones, else those that its folder or run keeps.
 
-    A line says which ones are used if none are given.
+    A line says which ones are used if none are given, also if the model keeps none and `rise` is asked with.
 
     Args:
         given: The user's choice; neither names nor a folder mean none.
@@ -108,6 +108,7 @@ def templates_of(given: Templates, spec: "EngineSpec") -> Templates | KeptTempla
     elif spec.endpoint is None and _is_run(Path(model)):
         found = find_run(model).templates
     if found is None:
+        print(f"judge prompts: {', '.join(given.load())} ({model} keeps none); choose others with --templates.names")
         return given
     names = ", ".join(map(printable, found.load()))
     print(f"judge prompts: those kept with {model} ({names}); choose others with --templates.names")

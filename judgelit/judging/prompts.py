@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from judgelit.console import printable
+from judgelit.errors import UserError
 from judgelit.judging.template import DEFAULT_TEMPLATE, Template, draw_template, load_templates
 from judgelit.judging.token_ids import PromptCounter
 from judgelit.judging.truncation import fit_prompt
@@ -23,12 +24,21 @@ class Templates:
     names: list[str] | None = None
     """Ids of templates, or patterns such as `en-*`. Default: `rise`, which is closest to the prompt of RISE-Judge."""
     folder: str | None = None
-    """Folder with your own templates, beside the shipped ones."""
+    """Folder with your own templates, beside the shipped ones; `names` says which to use."""
     seed: int = 0
     """Seed of the draw."""
 
     def load(self) -> dict[str, Template]:
-        """The chosen templates by id."""
+        """The chosen templates by id.
+
+        Raises:
+            UserError: One is wrong or unknown, or none of the folder's is chosen.
+        """
+        if self.folder is not None and self.names is None:
+            raise UserError(
+                f"templates.folder: found {self.folder!r} without templates.names, expected the names of those to use; "
+                "`--templates.names '[NAME]'` takes ids and patterns such as '*'"
+            )
         return load_templates([DEFAULT_TEMPLATE] if self.names is None else self.names, self.folder)
 
 

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 from judgelit.errors import UserError
 from judgelit.evaluation.evaluate import evaluate, main
 from judgelit.evaluation.protocols.pairs import PAIRS
-from judgelit.generation.engine import Generated
+from judgelit.generation.engine import EngineSpec, Generated
+from judgelit.generation.loading import templates_of
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
 from judgelit.judging.kept_templates import keep_templates
@@ -303,6 +304,11 @@ def test_a_judge_is_asked_with_the_templates_that_its_folder_keeps(
     other = folders.evaluate("other-out", templates=Templates(["other"], str(folders.folder / "other")))
     assert other["settings"]["templates"]["names"] == ["other"]
     assert "judge prompts" not in capsys.readouterr().out
+
+
+def test_a_line_says_that_a_judge_keeps_no_templates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert templates_of(Templates(), EngineSpec(str(tmp_path))) == Templates()
+    assert f"judge prompts: rise ({tmp_path} keeps none)" in capsys.readouterr().out
 
 
 def test_a_refused_command_does_not_take_the_folder(folders: Folders, speaking: list[str]) -> None:

@@ -65,6 +65,13 @@ def test_drawn_orders_are_balanced_and_keep_one_prompt_of_each_pair(
     assert [prompt.order for prompt in in_drawn_order(prompts, 8)] != [prompt.order for prompt in kept]
 
 
+def test_a_folder_of_templates_without_names_is_refused(tmp_path: Path) -> None:
+    folder = short_templates(tmp_path).folder
+    with pytest.raises(UserError, match=r"templates\.folder: found .* without templates\.names"):
+        Templates(folder=folder).load()
+    assert Templates(["rise"], folder).load().keys() == {"rise"}
+
+
 def test_a_pair_whose_shortened_answers_are_equal_is_skipped(chatml: ChatTokenizer, templates: Templates) -> None:
     right = "x" * 400 + "5" + "x" * 400
     prompts, report = judge_prompts([make_pair(1, "A", right, right.replace("5", "6"))], templates.load(), chatml, 300)
