@@ -63,7 +63,7 @@ def with_defaults(template: Any, values: Mapping[str, Any]) -> Any:
         if not name.isidentifier() or name in _GIVEN or re.search(rf"(?<![\w.]){re.escape(name)}\b", code) is None:
             raise UserError(
                 f"{at}: found a variable that the chat template does not take from outside, expected one that it "
-                "uses, such as enable_thinking; leave it out"
+                "uses; leave it out"
             )
         lines.append(f"{{% set {name} = {name} | default({_literal(value, at)}) %}}\n")
     # Templates are rendered with `trim_blocks`, so no line break comes out of these lines.
