@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import resource
 import shlex
@@ -361,3 +362,23 @@ def test_a_number_that_cannot_be_read_names_its_type(tmp_path: Path, capsys: pyt
     with pytest.raises(SystemExit, match="2"):
         main(["evaluate", "--pairs=p", "--model=nano", "--temperature=nan", f"--output={tmp_path}"])
     assert capsys.readouterr().err == "judgelit: error: temperature: found 'nan', expected float\n"
+
+
+def test_a_name_that_the_output_cannot_encode_stops_nothing(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "judgelit.cli",
+        "tasks",
+        "--output",
+        "比較.jsonl",
+        "--kinds",
+        "[sums]",
+        "--count",
+        "4",
+    ]
+    root = str(Path(judgelit.__file__).parents[1])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": root}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert ended.returncode == 0 and "written to \\u6bd4\\u8f03.jsonl" in ended.stdout, ended.stderr
+    assert (tmp_path / "比較.jsonl").exists()

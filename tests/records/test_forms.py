@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from typing import Any
 
@@ -323,6 +324,7 @@ def test_a_made_id_depends_on_place_and_content() -> None:
         read_record(row, "here", PreferencePair, "f:2").id,
         read_record({**row, "chosen": "c"}, "here", PreferencePair, "f:1").id,
     }
+    assert read_record(row, "here", PreferencePair, os.fsdecode(b"caf\xe9:1")).id.encode().startswith(b"caf")
     assert len(ids) == 3 and all(re.fullmatch(r"f:[12]#[0-9a-f]{8}", made) for made in ids)
 
 
