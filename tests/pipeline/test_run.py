@@ -17,11 +17,10 @@ from judgelit.records.files import write_records
 from judgelit.records.records import PreferenceExample, SFTExample
 from judgelit.records.sources import FileSource
 from judgelit.shipped_configs import find
-from judgelit.synthesis.card import read_card
 from judgelit.synthesis.enhancement import Enhancement
 from judgelit.synthesis.teachers import EngineTeacher, TaskTeacher
 from judgelit.synthesis.warmup import Warmup
-from tests.support import ScriptedEngine, make_pair, short_templates
+from tests.support import ScriptedEngine, make_pair, read_card, short_templates
 
 MakeRun = Callable[..., Run]
 

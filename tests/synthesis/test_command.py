@@ -12,10 +12,9 @@ from judgelit.judging.verdict import parse
 from judgelit.records.files import write_records
 from judgelit.records.records import PreferenceExample, PreferencePair, SFTExample
 from judgelit.records.sources import FileSource
-from judgelit.synthesis.card import read_card
 from judgelit.synthesis.command import main
 from judgelit.synthesis.tasks.pairs import TaskPairs
-from tests.support import ScriptedEngine, short_templates
+from tests.support import ScriptedEngine, read_card, short_templates
 
 
 @pytest.fixture
