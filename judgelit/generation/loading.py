@@ -11,7 +11,7 @@ from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import NANO, tokenizer_folder
 from judgelit.console import printable
 from judgelit.errors import UserError
-from judgelit.judging.kept_templates import KEPT, KeptTemplates
+from judgelit.judging.kept_templates import KeptTemplates, kept_with
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone, DType, saved_dtype, trained_folder
 from judgelit.runs.trained_run import TrainedRun, check_weights, find_run
@@ -102,10 +102,8 @@ def templates_of(given: Templates, spec: "EngineSpec") -> Templates | KeptTempla
     model = spec.model
     if given.names is not None or given.folder is not None:
         return given
-    found: Templates | KeptTemplates | None = None
-    if (Path(model) / KEPT).is_dir():
-        found = KeptTemplates(model, given.seed)
-    elif spec.endpoint is None and _is_run(Path(model)):
+    found: Templates | KeptTemplates | None = kept_with(model, given.seed)
+    if found is None and spec.endpoint is None and _is_run(Path(model)):
         found = find_run(model).templates
     if found is None:
         print(f"judge prompts: {', '.join(given.load())} ({model} keeps none); choose others with --templates.names")
@@ -143,11 +141,6 @@ def _backbone_of(run: TrainedRun, spec: "EngineSpec") -> Backbone:
         UserError: Its weights cannot be had with the settings of `spec`.
     """
     backbone = run.backbone
-    if backbone.uses_lora and backbone.name_or_path == NANO:
-        raise UserError(
-            f"{run.folder} has trained an adapter on the built-in model, whose random weights no file holds; expected "
-            "a base model that was loaded from files"
-        )
     if spec.quantization is not None and not backbone.uses_lora:
         raise UserError(
             f"quantization {spec.quantization!r}: found a run that has trained the whole model, expected an adapter or "

@@ -26,6 +26,11 @@ class KeptTemplates:
         return read_folder(Path(self.folder) / KEPT)
 
 
+def kept_with(model: str | None, seed: int = 0) -> KeptTemplates | None:
+    """The templates in a model's folder; None if it is no folder or keeps none."""
+    return KeptTemplates(model, seed) if model is not None and (Path(model) / KEPT).is_dir() else None
+
+
 def keep_templates(templates: Mapping[str, Template], folder: Path) -> None:
     """Write templates into a judge's folder."""
     (folder / KEPT).mkdir()

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from judgelit.atomic import atomic_folder, remove, remove_parts
 from judgelit.batches.tokenizer import ChatTokenizer
-from judgelit.batches.tokenizer_files import NANO
 from judgelit.errors import UserError
-from judgelit.judging.kept_templates import keep_templates
+from judgelit.judging.kept_templates import KeptTemplates, keep_templates
 from judgelit.judging.prompts import Templates
 from judgelit.models import quantization
 from judgelit.models.lora import without_adapter
@@ -60,11 +59,6 @@ def export_run(
             broken or does not fit the run's configuration.
     """
     backbone = run.backbone
-    if backbone.uses_lora and backbone.name_or_path == NANO:
-        raise UserError(
-            f"{run.folder} has trained an adapter on the built-in model, whose random weights are in no file; expected "
-            "a base model that is saved in files"
-        )
     if backbone.trust_remote_code and not trust_remote_code:
         raise UserError(
             f"{run.folder} was trained with Python code that comes with its model; to run that code, add "
@@ -115,7 +109,7 @@ def save_model(
     model: "CausalLM",
     tokenizer: ChatTokenizer,
     folder: Path,
-    templates: Templates | None = None,
+    templates: Templates | KeptTemplates | None = None,
     card: str | None = None,
 ) -> None:
     """Write a model as a Hugging Face folder, atomically; of a LoRA model only the adapter.
@@ -145,7 +139,7 @@ def _write_model(
     tokenizer: ChatTokenizer,
     folder: Path,
     weights: dict[str, Tensor] | None,
-    templates: Templates | None,
+    templates: Templates | KeptTemplates | None,
 ) -> None:
     """Write weights (safetensors), tokenizer, chat and judge templates and generation config; note a 4-bit base.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from judgelit.batches.tokenizer import ChatTokenizer
 from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
+from judgelit.judging.kept_templates import KeptTemplates, kept_with
 from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import Backbone
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -82,13 +83,19 @@ class TrainedRun:
         return above.parent if above.name == "stages" and (above.parent / "config.yaml").is_file() else None
 
     @property
-    def templates(self) -> Templates | None:
-        """The judge prompts of the run: those of its recipe or of its judged pairs; None if it names none."""
+    def templates(self) -> Templates | KeptTemplates | None:
+        """The judge prompts of the run: those of its recipe or of its judged pairs, else those kept with its base.
+
+        None if there are none of these.
+        """
         if self.recipe_folder is not None:
             named = read_mapping(self.recipe_folder / "config.yaml").get("templates")
         else:
             named = (self.of_data.get("judge") or {}).get("templates")
-        return None if named is None else Templates(named.get("names"), named.get("folder"), named.get("seed") or 0)
+        if named is not None:
+            return Templates(named.get("names"), named.get("folder"), named.get("seed") or 0)
+        base = self.of_model["backbone"]
+        return next((found for key in ("adapter", "name_or_path") if (found := kept_with(base.get(key)))), None)
 
     def tokenizer(
         self, chat_template: str | None = None, chat_template_kwargs: Mapping[str, Any] | None = None

@@ -26,6 +26,8 @@ from judgelit.batches.tokenizer_files import tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.evaluation.general.callback import GeneralAbility
+from judgelit.judging.kept_templates import KeptTemplates
+from judgelit.judging.prompts import Templates
 from judgelit.models.backbone import choose_dtype
 from judgelit.models.lora import loadable_adapter
 from judgelit.parsing import OneLineErrors, raise_user_errors
@@ -301,13 +303,20 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             (root / "fit.json").unlink(missing_ok=True)
         if self.trainer.is_global_zero or self.model.sharding is not None:
-            templates = None if self.datamodule.judge is None else self.datamodule.judge.templates
-            card = self._model_card(root)
-            save_model(self.model.model, self.datamodule.tokenizer, root / "model", templates, card)
+            prompts, card = self._judge_prompts(root), self._model_card(root)
+            save_model(self.model.model, self.datamodule.tokenizer, root / "model", prompts, card)
         if self.trainer.is_global_zero:
             print(f"model written to {root / 'model'}")
             cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}
             write_json(root / "fit.json", cost)
+
+    def _judge_prompts(self, root: Path) -> Templates | KeptTemplates | None:
+        """The judge prompts to keep with the trained model; the model must not be lost if they cannot be read."""
+        try:
+            return TrainedRun.last_of(root).templates
+        except UserError as error:
+            _say(f"no judge prompts are kept with the model: {error}")
+            return None
 
     def _model_card(self, root: Path) -> str | None:
         """The card of the trained model; None where a broken log would make it fail, since the model matters more."""

@@ -16,6 +16,7 @@ from judgelit.generation.engine import EngineSpec, load_engine
 from judgelit.generation.loading import NamedModel, templates_of
 from judgelit.generation.local import LocalEngine
 from judgelit.generation.sampling import Sampling
+from judgelit.judging.kept_templates import keep_templates
 from judgelit.judging.prompts import Templates
 from judgelit.models import quantization
 from judgelit.models.backbone import Backbone
@@ -246,6 +247,16 @@ class TestRun:
         # The user's folder is gone: the model is written all the same.
         export_run(find_run(root), tmp_path / "again")
         assert (tmp_path / "again/config.json").exists() and not (tmp_path / "again/judge_templates").exists()
+
+    @pytest.mark.parametrize("adapter", [False, True])
+    def test_keeps_the_judge_templates_of_its_base(
+        self, make_run: Any, llama: str, warm_adapter: str, tmp_path: Path, adapter: bool
+    ) -> None:
+        warm, own = tmp_path / "warm", short_templates(tmp_path / "own")
+        shutil.copytree(warm_adapter if adapter else llama, warm)
+        keep_templates(own.load(), warm)
+        root, _ = make_run(**({"adapter": str(warm)} if adapter else {"name_or_path": str(warm)}))
+        assert templates_of(Templates(), EngineSpec(str(root))).load() == own.load()
 
     def test_dtypes(self, make_run: Any) -> None:
         root, _ = make_run(dtype="bfloat16")

@@ -351,6 +351,26 @@ def test_pairs_that_are_not_judged_are_mentioned(
     assert said != callback
 
 
+def test_the_trained_model_keeps_the_judge_prompts_of_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge = '{"sets": {"own": "pairs.jsonl"}, "max_new_tokens": 8, "templates": {"names": ["nano-*"]}}'
+    pair = {"id": "1", "question": "1+1=?", "answer_a": "2", "answer_b": "3", "label": "A"}
+    Path("pairs.jsonl").write_text(json.dumps(pair) + "\n", encoding="utf-8")
+    main([*SFT, "--trainer.max_steps=1", f"--data.judge={judge}", "--trainer.default_root_dir=warm"])
+    kept = sorted(path.name for path in Path("warm/model/judge_templates").iterdir())
+    assert kept and all(name.startswith("nano-") for name in kept)
+    again = "--model.backbone.name_or_path=warm/model"
+    main([*SFT, "--trainer.max_steps=1", again, "--trainer.default_root_dir=next"])
+    assert sorted(path.name for path in Path("next/model/judge_templates").iterdir()) == kept
+    # A broken one costs the prompts, not the model.
+    (Path("warm/model/judge_templates") / kept[0]).write_text("{{", encoding="utf-8")
+    main([*SFT, "--trainer.max_steps=1", again, "--trainer.default_root_dir=last"])
+    assert "judge templates are not kept in " in capsys.readouterr().out
+    assert Path("last/model/model.safetensors").exists()
+
+
 def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
