@@ -206,13 +206,17 @@ def read_pairs(value: Sources | Sequence[Sources], limit: int | None = None) -> 
         UserError: Two different pairs have the same id.
     """
     seen: dict[str, PreferencePair] = {}
-    for source in as_sources(value):
-        for _, pair in source.stream(PreferencePair):
-            if limit is not None and len(seen) >= limit and pair.id not in seen:
-                return list(seen.values())
-            first = seen.setdefault(pair.id, pair)
-            if pair not in (first, first.swapped()):
-                raise UserError(f"pair id {pair.id!r}: found two different pairs with this id, expected different ids")
+    repeated = 0
+    for pair in (pair for source in as_sources(value) for _, pair in source.stream(PreferencePair)):
+        if limit is not None and len(seen) >= limit and pair.id not in seen:
+            break
+        first = seen.setdefault(pair.id, pair)
+        if pair not in (first, first.swapped()):
+            raise UserError(f"pair id {pair.id!r}: found two different pairs with this id, expected different ids")
+        repeated += pair is not first
+    if repeated:
+        named = f"{value}: " if isinstance(value, str) else ""
+        report_once(f"{named}{repeated} pairs repeat an earlier one, as it was or swapped; each pair is used once")
     return list(seen.values())
 
 

@@ -415,11 +415,12 @@ def test_prompts_must_leave_room_for_a_judgment(tmp_path: Path, llama: str) -> N
     assert JudgeDataModule(llama).judge_sets() == {}
 
 
-def test_an_id_stands_for_one_pair(tmp_path: Path) -> None:
+def test_an_id_stands_for_one_pair(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = str(tmp_path / "pairs.jsonl")
     pairs = [make_pair(1), make_pair(2), make_pair(1).swapped(), make_pair(2)]
     write_records(path, pairs)
     assert read_pairs(path) == pairs[:2]
+    assert f"{path}: 2 pairs repeat an earlier one, as it was or swapped" in caplog.text
     assert read_pairs([path, FileSource(path)]) == pairs[:2]
     write_records(path, [*pairs, make_pair(1, right="another")])
     with pytest.raises(UserError, match="pair id 'p1': found two different pairs"):
