@@ -11,6 +11,8 @@ from judgelit.errors import UserError, first_line
 
 _MOST_VALUES = 1_000_000
 """Most values of a file, once each alias stands for a copy of what it names."""
+_CHARACTERS = 100
+"""A text counts as a value for each of this many characters."""
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _KINDS = {
     list: "a list",
@@ -98,7 +100,8 @@ def _count(node: yaml.Node, counts: dict[int, int | None]) -> int:
                         problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                     )
                 keys.add(key.value)
-    count = 1 + sum(_count(inner, counts) for inner in _inside(node))
+    own = len(node.value) // _CHARACTERS if isinstance(node, yaml.ScalarNode) else 0
+    count = 1 + own + sum(_count(inner, counts) for inner in _inside(node))
     counts[id(node)] = count
     return count
 

@@ -11,6 +11,7 @@ from judgelit.yaml_files import read_mapping
 BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{depth}: &a{depth} [{','.join([f'*a{depth - 1}'] * 10)}]\n" for depth in range(1, 10)
 )
+LONG_BOMB = f"a: &a {'x' * 100_000}\nb: [{','.join(['*a'] * 9_999)}]\n"
 REFUSED = {
     "UTF-16": ("seed: 1\n".encode("utf-16"), ":1: found UTF-16, expected UTF-8"),
     "Latin-1": ("seed: 1\n# café\n".encode("latin-1"), ":2: found the byte 0xe9, expected UTF-8"),
@@ -23,6 +24,7 @@ REFUSED = {
     "recursion in a mapping": (b"a: &a\n  b: *a\n", ":1: not valid YAML: an anchor contains itself"),
     "recursion in a list": (b"b: 1\na: &a [*a]\n", ":2: not valid YAML: an anchor contains itself"),
     "many aliases": (BOMB.encode(), "more than 1000000 values"),
+    "aliases of a long text": (LONG_BOMB.encode(), "more than 1000000 values"),
     "depth": (b"a: " + b"[" * 5000 + b"]" * 5000, "nested too deeply"),
     "a key twice": (b"a: 1\nb: 1\na: 2\n", ":3: not valid YAML: the key 'a' is given twice"),
     "a Python object": (b"a: !!python/object/apply:os.system [ls]\n", ":1: not valid YAML"),

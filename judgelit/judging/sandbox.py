@@ -19,6 +19,8 @@ MAX_CHARACTERS = 4_000_000
 """Characters or list items that one operation or all printed values may have, beyond eight times those of the input."""
 MAX_SECONDS = 5.0
 """Time of one rendering."""
+_MOST_IN_ALL = 16
+"""What all operations of one rendering may make together, in multiples of what one of them may."""
 _MAX_BITS = 100_000
 """Bits of an integer."""
 
@@ -34,6 +36,7 @@ class _Budget:
     characters: int = MAX_CHARACTERS
     steps: int = MAX_STEPS
     printed: int = 0
+    made: int = 0
     until: float = field(default_factory=lambda: time.monotonic() + MAX_SECONDS)
 
     def step(self, printed: int = 0) -> None:
@@ -51,6 +54,13 @@ class _Budget:
     def check(self, size: int) -> None:
         if size > self.characters:
             raise LimitError(f"makes a text or list of more than {self.characters} items; make it shorter")
+
+    def make(self, size: int) -> None:
+        """Count what an operation makes, since a list can keep it all."""
+        self.check(size)
+        self.made += size
+        if self.made > _MOST_IN_ALL * self.characters:
+            raise LimitError(f"makes texts and lists of more than {_MOST_IN_ALL * self.characters} items in all")
 
 
 _BUDGET: ContextVar[_Budget] = ContextVar("budget")
@@ -77,6 +87,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_printed,
         )
         del self.globals["lipsum"]
+        for name in _ONE_BY_ONE & self.filters.keys():
+            self.filters[name] = _over_counted(self.filters[name], name)
         for name in _GROWTH.keys() & self.filters.keys():
             self.filters[name] = _checked(self.filters[name], name)
         self.filters["_counted"] = _counted
@@ -104,11 +116,11 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             counts = [side for side in (left, right) if isinstance(side, int)]
             lengths = [len(side) for side in (left, right) if hasattr(side, "__len__")]
             if counts and lengths:
-                budget.check(counts[0] * lengths[0])
+                budget.make(counts[0] * lengths[0])
         elif operator == "+":
-            budget.check(sum(len(side) for side in (left, right) if hasattr(side, "__len__")))
+            budget.make(sum(len(side) for side in (left, right) if hasattr(side, "__len__")))
         elif operator == "%" and isinstance(left, str):
-            budget.check(_of_format(left, right))
+            budget.make(_of_format(left, right))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -118,7 +130,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             _checked_size(value)
         receiver, name = getattr(called, "__self__", None), getattr(called, "__name__", "")
         if isinstance(receiver, str | bytes) and name in _GROWTH:
-            _budget().check(_GROWTH[name](receiver, *args, *kwargs.values()))
+            _budget().make(_GROWTH[name](receiver, *args, *kwargs.values()))
         return super().call(context, called, *args, **kwargs)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
@@ -128,7 +140,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return None
 
         def checked(*args: Any, **kwargs: Any) -> str:
-            _budget().check(_of_format(value.__self__, *args, *kwargs.values()))
+            _budget().make(_of_format(value.__self__, *args, *kwargs.values()))
             return wrapped(*args, **kwargs)
 
         return checked
@@ -180,16 +192,35 @@ def _checked_size(value: Any) -> Any:
     return value
 
 
+def _own_values(args: tuple[Any, ...]) -> list[Any]:
+    """The arguments of a filter without Jinja2's context, which some filters take first."""
+    return [arg for arg in args if not isinstance(arg, Context | jinja2.Environment | nodes.EvalContext)]
+
+
+def _over_counted(function: Any, name: str) -> Any:
+    """The filter `function`, each value that it reads counted as a turn of a loop."""
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        first, *others = _own_values(args)
+        start = kwargs.get("start", others[1] if len(others) > 1 else 0)
+        if name == "sum" and not isinstance(start, int | float):
+            raise LimitError("adds up something else than numbers; use join")
+        if isinstance(first, Iterable) and not isinstance(first, jinja2.Undefined):
+            first = _counted(first, 0)
+        return function(*args[: len(args) - len(others) - 1], first, *others, **kwargs)
+
+    return wraps(function)(counted)
+
+
 def _checked(function: Any, name: str) -> Any:
     """The filter `function` with a check of its size."""
 
     def checked(*args: Any, **kwargs: Any) -> Any:
-        # Some filters take Jinja2's context first.
-        values = [arg for arg in args if not isinstance(arg, Context | jinja2.Environment | nodes.EvalContext)]
+        values = _own_values(args)
         if name == "join":
             values[0] = list(values[0])
             args = (*args[: len(args) - len(values)], *values)
-        _budget().check(_GROWTH[name](*values, *kwargs.values()))
+        _budget().make(_GROWTH[name](*values, *kwargs.values()))
         return function(*args, **kwargs)
 
     return wraps(function)(checked)
@@ -242,6 +273,10 @@ def _of_format(text: Any, *args: Any) -> int:
     return len(spec) + widths + given + fields * max((len(part) for part in flat if isinstance(part, str)), default=20)
 
 
+_ONE_BY_ONE = frozenset(
+    "batch groupby join list map max min reject rejectattr select selectattr slice sort sum unique".split()  # noqa: SIM905
+)
+"""Filters that read a list one value at a time."""
 _GROWTH: dict[str, Any] = {
     **dict.fromkeys(("center", "ljust", "rjust", "zfill", "batch", "slice", "round"), _largest),
     **{"indent": partial(_for_each, "\n"), "expandtabs": partial(_for_each, "\t"), "tojson": partial(_for_each, ",")},

@@ -4,6 +4,7 @@ All numbers under `data` are computed from the rows of the data file, so that an
 others, what was dropped and what it cost, are of the command that made the file.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -182,4 +183,5 @@ def _tables(section: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 
 def _cell(value: Any) -> str:
-    return " ".join(str(value).replace("|", "\\|").split()) if value is not None else "none"
+    """A value as the text of a cell: a name in it can hold Markdown or HTML, which must not become a link or a tag."""
+    return " ".join(re.sub(r"([\\`*\[\]<>|&])", r"\\\1", str(value)).split()) if value is not None else "none"

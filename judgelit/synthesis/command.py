@@ -201,7 +201,7 @@ def _enhance(
     print(f"{report}\nwritten to {output}; {card} describes it")
 
 
-def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
+def merge(shards: str, output: str, pairs: Sources | None = None, trust_remote_code: bool = False) -> None:
     """Put the shards of one command together.
 
     Writes exactly the set that the same command writes without --shard, with its card. No model is asked, and no
@@ -212,12 +212,18 @@ def merge(shards: str, output: str, pairs: Sources | None = None) -> None:
         shards: Pattern of the shards' outputs, such as 'out-*.jsonl'.
         output: File to write, .jsonl or .parquet.
         pairs: The labelled pairs, if they are not where the first shard has read them.
+        trust_remote_code: Run the Python code that comes with the shards' model; its tokenizer is loaded.
     """
     refuse_unknown_suffix(Path(output))
     found = find_shards(shards)
     first, journal = found[0], journal_path(Path(output))
     if any(Path(output).absolute() == one.output.absolute() for one in found):
         raise UserError(f"output: found {output}, which is the output of a shard, expected another name")
+    if first.runs_remote_code and not trust_remote_code:
+        raise UserError(
+            f"{first.path}: the shards were made with Python code that comes with their model; to run that code, add "
+            "--trust_remote_code"
+        )
     command = make_command(COMMANDS, first.command, {**first.settings, "output": output, "shard": None})
     arguments = command.arguments()
     if pairs is not None:

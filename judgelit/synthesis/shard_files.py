@@ -44,6 +44,11 @@ class ShardFile:
         """The journal of the shard; there is none if no model was asked."""
         return journal_path(self.output)
 
+    @property
+    def runs_remote_code(self) -> bool:
+        """Whether the command was allowed to run code that comes with a model."""
+        return any(value for name, value in _flat(self.settings).items() if name.endswith("trust_remote_code"))
+
     def write(self) -> None:
         """Write the file. An endpoint's key is not written, wherever in the settings it stands."""
         keys = [Key.read(value) for name, value in _flat(self.settings).items() if name.endswith("key_variable")]

@@ -89,6 +89,17 @@ def test_the_card_is_read_by_machines_and_people(tmp_path: Path, chatml: ChatTok
     assert "| share | 0.6667 |" in text and "| one\\|two | 4 |" in text and "## Dropped\n\n" in text
 
 
+def test_names_are_shown_as_they_are(tmp_path: Path, chatml: ChatTokenizer) -> None:
+    hostile = "[a](https://x.example) <img src=x> `b` **c** &amp;"
+    path = tmp_path / "sft.jsonl.card.md"
+    settings = {"templates": hostile, hostile: 1, "max_new_tokens": 3}
+    nothing: dict[str, Any] = {"summary": "", "dropped": {}, "cost": {}}
+    write_card(path, "Judgments", [], chatml, tokenizer="chatml", settings=settings, **nothing)
+    table = path.read_text(encoding="utf-8").split("---\n")[-1]
+    shown = r"\[a\](https://x.example) \<img src=x\> \`b\` \*\*c\*\* \&amp;"
+    assert f"| templates | {shown} |" in table and f"| {shown} | 1 |" in table and "| max_new_tokens | 3 |" in table
+
+
 @pytest.mark.parametrize("examples", [[], [SFTExample(PROMPT, "x")]])
 def test_sets_without_meta_or_examples_have_a_description(examples: list[SFTExample], chatml: ChatTokenizer) -> None:
     found = describe(examples, chatml)

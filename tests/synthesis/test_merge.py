@@ -157,5 +157,9 @@ def test_wrong_arguments_are_one_line(tmp_path: Path, run: Run) -> None:
     ShardFile(shard_path(tmp_path / "part-1.jsonl"), "enhancement", Shard(1, 1), {}, 0).write()
     with pytest.raises(UserError, match=r"output: found .*part-1\.jsonl, which is the output of a shard"):
         main(["merge", f"--shards={tmp_path}/part-*.jsonl", f"--output={tmp_path}/part-1.jsonl"])
+    for settings in ({"trust_remote_code": True}, {"teacher": {"init_args": {"trust_remote_code": True}}}):
+        ShardFile(shard_path(tmp_path / "part-1.jsonl"), "enhancement", Shard(1, 1), settings, 0).write()
+        with pytest.raises(UserError, match=r"part-1\.jsonl.*made with Python code.*add --trust_remote_code"):
+            main(["merge", f"--shards={tmp_path}/part-*.jsonl", f"--output={tmp_path}/all.jsonl"])
     with pytest.raises(UserError, match=r"all\.txt: unknown suffix"):
         main(["merge", f"--shards={tmp_path}/part-*.jsonl", f"--output={tmp_path}/all.txt"])
