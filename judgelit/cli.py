@@ -119,8 +119,18 @@ def _run(argv: list[str]) -> None:
         raise UserError(_unknown(command))
     _configure_libraries()
     module, _ = COMMANDS[command]
+    if any(argument in ("-h", "--help") or argument.split("=")[0].endswith(".help") for argument in arguments):
+        _import_public_classes()
     options = ("--config", "-c", "--sft", "--dpo") if command == "run" else ("--config", "-c")
     import_module(module).main(_find_configs(argv if command in TRAINER_COMMANDS else arguments, options))
+
+
+def _import_public_classes() -> None:
+    """Import every class of the package, since the help of a setting lists the classes that are imported."""
+    import judgelit
+
+    for name in judgelit.__all__:
+        getattr(judgelit, name)
 
 
 def _help() -> str:

@@ -30,6 +30,15 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"  {name} " in said and what in said
 
 
+@pytest.mark.parametrize(
+    "command", [["run", "--help"], ["synthesize", "warmup", "--help"], ["fit", "--data.help", "DPODataModule"]]
+)
+def test_help_lists_every_kind_of_source(command: list[str]) -> None:
+    said = subprocess.run([sys.executable, "-m", "judgelit.cli", *command], capture_output=True, text=True, check=True)
+    listed = " ".join(said.stdout.split())
+    assert all(f"judgelit.{name}" in listed for name in ("FileSource", "Mixture", "PublicSource", "TaskPairs"))
+
+
 def test_help_is_quick_and_imports_no_large_library() -> None:
     code = (
         "import sys; from judgelit.cli import main; main(['--help']); "

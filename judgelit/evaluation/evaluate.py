@@ -69,7 +69,7 @@ def evaluate(
     Writes OUTPUT/results.json, and for each set one JSONL line for each pair and for each judgment, from which every
     number can be recomputed; for RewardBench also SET.leaderboard.json, in its leaderboard's form. After a kill, the
     same command continues. A folder with results of another model, other pairs or other settings is refused. Pairs
-    labelled tie are left out of accuracy and counted as `ties`.
+    labelled tie are left out of accuracy and counted as `ties`. `judgelit evaluate --list` shows the benchmarks.
 
     Args:
         output: Folder to write to.
