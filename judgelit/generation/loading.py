@@ -141,6 +141,11 @@ def _backbone_of(run: TrainedRun, spec: "EngineSpec") -> Backbone:
         UserError: Its weights cannot be had with the settings of `spec`.
     """
     backbone = run.backbone
+    if backbone.uses_lora and backbone.name_or_path == NANO:
+        raise UserError(
+            f"{run.folder} has trained an adapter on the built-in model, whose random weights no file holds; expected "
+            "a base model that was loaded from files"
+        )
     if spec.quantization is not None and not backbone.uses_lora:
         raise UserError(
             f"quantization {spec.quantization!r}: found a run that has trained the whole model, expected an adapter or "

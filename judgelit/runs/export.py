@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from judgelit.atomic import atomic_folder, remove, remove_parts
 from judgelit.batches.tokenizer import ChatTokenizer
+from judgelit.batches.tokenizer_files import NANO
 from judgelit.errors import UserError
 from judgelit.judging.kept_templates import KeptTemplates, keep_templates
 from judgelit.judging.prompts import Templates
@@ -59,6 +60,11 @@ def export_run(
             broken or does not fit the run's configuration.
     """
     backbone = run.backbone
+    if backbone.uses_lora and backbone.name_or_path == NANO:
+        raise UserError(
+            f"{run.folder} has trained an adapter on the built-in model, whose random weights are in no file; expected "
+            "a base model that is saved in files"
+        )
     if backbone.trust_remote_code and not trust_remote_code:
         raise UserError(
             f"{run.folder} was trained with Python code that comes with its model; to run that code, add "

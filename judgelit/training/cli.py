@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from judgelit.atomic import write_json
 from judgelit.batches.datamodules import DPODataModule, SFTDataModule
 from judgelit.batches.judge_datamodule import JudgeDataModule
-from judgelit.batches.tokenizer_files import tokenizer_folder
+from judgelit.batches.tokenizer_files import NANO, tokenizer_folder
 from judgelit.errors import UserError, first_line
 from judgelit.evaluation.callbacks import JudgeEvaluation, JudgmentWriter
 from judgelit.evaluation.general.callback import GeneralAbility
@@ -307,6 +307,8 @@ class TrainingCLI(LightningCLI):
             save_model(self.model.model, self.datamodule.tokenizer, root / "model", prompts, card)
         if self.trainer.is_global_zero:
             print(f"model written to {root / 'model'}")
+            if self.model.backbone.uses_lora and self.model.backbone.name_or_path == NANO:
+                print("it cannot be used: it is an adapter, and no file holds the random weights of the built-in model")
             cost = {"tokens": self.model.tokens_seen, "peak_memory_bytes": peak_memory()}
             write_json(root / "fit.json", cost)
 

@@ -371,6 +371,15 @@ def test_the_trained_model_keeps_the_judge_prompts_of_its_base(
     assert Path("last/model/model.safetensors").exists()
 
 
+def test_an_adapter_of_the_built_in_model_is_said_to_be_of_no_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in ([], ["--model.backbone.lora.r=2"]):
+        main([*SFT, "--trainer.max_steps=1", f"--trainer.default_root_dir=run{len(more)}", *more])
+        assert ("it cannot be used: it is an adapter, and no file holds" in capsys.readouterr().out) == bool(more)
+
+
 def test_a_huge_batch_limit_puts_all_examples_into_one_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     main([*SFT, "--trainer.max_steps=1", "--data.tokens_per_batch=99999999999999999999999"])
