@@ -199,7 +199,10 @@ def adapter_folder(adapter: str) -> str:
 
     folder = Path(adapter)
     if not holds_adapter(folder):
-        raise UserError(f"adapter {adapter!r}: no adapter_config.json there; expected a PEFT adapter folder")
+        raise UserError(
+            f"adapter {adapter!r}: no adapter_config.json there; give the folder of a PEFT adapter with "
+            "model.backbone.adapter"
+        )
     if (kind := adapter_settings(folder).get("peft_type")) not in list(PeftType):
         raise UserError(
             f"{folder / ADAPTER_CONFIG}: field 'peft_type': found {kind!r}, expected a kind that the installed PEFT "

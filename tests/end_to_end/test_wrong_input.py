@@ -327,6 +327,12 @@ def test_a_missing_adapter_is_found_before_the_data_are_read(refused: Refused) -
     assert line.startswith("adapter 'nowhere': no adapter_config.json there")
 
 
+@pytest.mark.parametrize("config", ["lora/dpo", "qlora/dpo"])
+def test_dpo_of_an_adapter_does_not_begin_without_it(refused: Refused, llama: str, config: str) -> None:
+    line = refused("fit", f"--config={config}", "--data.train=nowhere.jsonl", f"--model.backbone.name_or_path={llama}")
+    assert line.startswith("adapter 'REQUIRED': no adapter_config.json there; give the folder of a PEFT adapter with")
+
+
 def test_a_recipe_takes_the_name_of_a_shipped_configuration(refused: Refused, tmp_path: Path) -> None:
     path = shortened_quickstart(tmp_path / "configs")
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
